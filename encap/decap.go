@@ -1,0 +1,83 @@
+package encap
+
+import (
+	"net/netip"
+	"sync/atomic"
+
+	"goipip/internal/packet"
+)
+
+// Decapsulator strips and checks what a tunnel receives. It is safe for
+// concurrent use.
+type Decapsulator struct {
+	local, remote [4]byte
+	own           atomic.Pointer[map[[4]byte]struct{}]
+}
+
+// NewDecapsulator returns a Decapsulator for packets from remote to local. The
+// error names an address that is missing or not IPv4.
+func NewDecapsulator(local, remote netip.Addr) (*Decapsulator, error) {
+	l, r, err := pair(local, remote)
+	if err != nil {
+		return nil, err
+	}
+	d := &Decapsulator{local: l, remote: r}
+	d.SetOwn(nil)
+	return d, nil
+}
+
+// SetOwn tells the IPv4 addresses of this host, which no inner packet may have
+// as its source (G2). Decap of other goroutines sees the old set or the new one.
+func (d *Decapsulator) SetOwn(addrs []netip.Addr) {
+	own := make(map[[4]byte]struct{}, len(addrs))
+	for _, a := range addrs {
+		own[a.As4()] = struct{}{}
+	}
+	d.own.Store(&own)
+}
+
+// Decap returns the inner packet of an outer one, cut to its own total length.
+// It is a part of outer's memory; its ECN bits may have been rewritten (R5).
+// With a verdict other than Deliver, nothing is returned.
+func (d *Decapsulator) Decap(outer packet.IPv4) (packet.IPv4, Verdict) {
+	if !outer.Valid() || outer.Protocol() != packet.ProtoIPIP || outer.IsFragment() {
+		return nil, Malformed // no raw socket returns that
+	}
+	if outer.Source() != d.remote || outer.Destination() != d.local { // G1
+		return nil, WrongPeer
+	}
+	inner := packet.IPv4(outer.Payload())
+	if !inner.Valid() { // R4
+		return nil, Malformed
+	}
+	inner = inner[:inner.TotalLength()]
+	tos, ok := decapECN(outer.TOS(), inner.TOS()) // R5
+	if !ok {
+		return nil, BadECN
+	}
+	if inner.TTL() == 0 { // G3
+		return nil, TTLExpired
+	}
+	if d.martian(inner) {
+		return nil, Martian
+	}
+	if tos != inner.TOS() {
+		inner.RewriteTOS(tos)
+	}
+	return inner, Deliver
+}
+
+// martian reports whether the inner addresses are impossible for a packet from
+// outside (G2; RFC 1812 §5.3.7). Multicast destinations are fine: routing
+// protocols run over tunnels.
+func (d *Decapsulator) martian(inner packet.IPv4) bool {
+	src, dst := inner.Source(), inner.Destination()
+	switch {
+	case src[0] == 0, src[0] == 127, src[0] >= 224: // 255.255.255.255 among the last
+		return true
+	case dst[0] == 0, dst[0] == 127:
+		return true
+	}
+	_, own := (*d.own.Load())[src]
+	return own
+}

@@ -1,0 +1,37 @@
+package encap
+
+// ECN is the low two bits of the TOS field (RFC 3168 §5).
+const (
+	ecnMask = 0x03
+	ecnNot  = 0x00 // Not-ECT
+	ecnECT1 = 0x01
+	ecnECT0 = 0x02
+	ecnCE   = 0x03
+)
+
+// encapECN returns the outer TOS: tos with the ECN bits of the inner one, but
+// ECT(0) where that says CE (T9). RFC 6040's normal mode would copy CE; Linux
+// does not, and its peers expect no different (INET_ECN_encapsulate in
+// include/net/inet_ecn.h).
+func encapECN(tos, inner uint8) uint8 {
+	ecn := inner & ecnMask
+	if ecn == ecnCE {
+		ecn = ecnECT0
+	}
+	return tos&^ecnMask | ecn
+}
+
+// decapECN returns the inner TOS after decapsulation, and false for the one
+// combination that must be dropped: congestion was marked on a packet whose
+// sender would not see the mark (R5; RFC 6040 §4.2, INET_ECN_decapsulate).
+func decapECN(outer, inner uint8) (tos uint8, ok bool) {
+	switch out, in := outer&ecnMask, inner&ecnMask; {
+	case in == ecnNot:
+		return inner, out != ecnCE
+	case out == ecnCE:
+		return inner | ecnCE, true
+	case out == ecnECT1 && in == ecnECT0:
+		return inner&^ecnMask | ecnECT1, true
+	}
+	return inner, true
+}
