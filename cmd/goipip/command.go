@@ -1,0 +1,65 @@
+package main
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+const example = `  # on 10.90.6.238
+  goipip -local 10.90.6.238 -remote 192.168.1.129 -name tun01 -address 172.66.1.101 -peer 172.66.2.101
+  # on 192.168.1.129
+  goipip -local 192.168.1.129 -remote 10.90.6.238 -name tun01 -address 172.66.2.101 -peer 172.66.1.101
+
+  # in the words of ip-tunnel(8), in the background
+  goipip tunnel add tun01 mode ipip remote 192.168.1.129 local 10.90.6.238`
+
+// newCommand is the command line: the tunnel itself, and what stands beside it.
+func newCommand() *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:   "goipip --local ADDRESS --remote ADDRESS",
+		Short: "The Linux ipip tunnel (RFC 2003) in user space",
+		Long: `goipip makes a link that carries IPv4 packets to another host inside IPv4
+packets (RFC 2003, IP protocol 4), as the kernel's ipip module does, and runs
+until it gets SIGINT or SIGTERM or the link is deleted. Addresses, routes, MTU
+and so on are set with ip(8) as for any link. SIGUSR1 logs the counters.`,
+		Example:       example,
+		Version:       version(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.runTunnel(cmd.Context())
+		},
+	}
+	o.register(cmd.Flags())
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	cmd.AddCommand(newTunnelCommand(), newDemoCommand())
+	return cmd
+}
+
+func noArguments(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{errors.New("unknown word " + strings.Join(args, " ") + ": options begin with a dash")}
+	}
+	return nil
+}
+
+// doubleDashes lets a person write long flags with one dash, as -local, which
+// pflag would take for -l -o -c -a -l.
+func doubleDashes(args []string) []string {
+	out := make([]string, len(args))
+	for i, a := range args {
+		if a == "--" {
+			copy(out[i:], args[i:])
+			break
+		}
+		if len(a) > 2 && a[0] == '-' && (a[1]|0x20 >= 'a' && a[1]|0x20 <= 'z') {
+			a = "-" + a
+		}
+		out[i] = a
+	}
+	return out
+}

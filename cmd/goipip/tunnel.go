@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+
+	"goipip/internal/engine"
+	"goipip/tun"
+)
+
+// runTunnel is goipip in the foreground.
+func (o *options) runTunnel(ctx context.Context) error {
+	cfg, err := o.config()
+	if err != nil {
+		return err
+	}
+	return runTunnel(ctx, cfg, o.logger(), func() {})
+}
+
+// runTunnel carries a tunnel from its start to its end. It calls up when the
+// link is there.
+func runTunnel(ctx context.Context, cfg engine.Config, log *slog.Logger, up func()) error {
+	t, err := engine.Open(cfg, log)
+	if err != nil {
+		return err
+	}
+	log = log.With("name", t.Name())
+	log.Info("tunnel is up", "local", cfg.Local, "remote", cfg.Remote, "mtu", t.MTU())
+	stop := logCountersOn(syscall.SIGUSR1, t, log)
+	defer stop()
+	up()
+
+	why := "signal"
+	if err = t.Run(ctx); errors.Is(err, tun.ErrDeleted) {
+		why, err = "link deleted", nil
+	}
+	if err == nil {
+		log.Info("tunnel is down", "why", why, "tx", counters(t.Stats().TX), "rx", counters(t.Stats().RX))
+	}
+	return err
+}
+
+// logCountersOn logs the counters whenever the process gets sig.
+func logCountersOn(sig os.Signal, t *engine.Tunnel, log *slog.Logger) (stop func()) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, sig)
+	go func() {
+		for range signals {
+			s := t.Stats()
+			log.Info("counters", "tx", counters(s.TX), "rx", counters(s.RX))
+		}
+	}()
+	return func() {
+		signal.Stop(signals)
+		close(signals)
+	}
+}
+
+// counters shows one direction, drops in the order of their names.
+type counters engine.Direction
+
+func (c counters) LogValue() slog.Value {
+	attrs := []slog.Attr{slog.Uint64("packets", c.Packets), slog.Uint64("bytes", c.Bytes)}
+	for _, reason := range slices.Sorted(maps.Keys(c.Drops)) {
+		attrs = append(attrs, slog.Uint64("dropped_"+reason, c.Drops[reason]))
+	}
+	return slog.GroupValue(attrs...)
+}

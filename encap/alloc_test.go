@@ -1,0 +1,84 @@
+package encap_test
+
+import (
+	"net/netip"
+	"testing"
+
+	"goipip/encap"
+	"goipip/internal/packet"
+)
+
+// What runs for each packet allocates nothing. Each case says whether it did
+// its work, too: a function that does nothing allocates nothing either.
+func TestAllocs(t *testing.T) {
+	var (
+		withDF    = newEncapsulator(t, encap.Outer{})
+		withoutDF = newEncapsulator(t, encap.Outer{NoPMTUDisc: true, InheritTOS: true})
+		d         = newDecapsulator(t)
+		hdr       = packet.IPv4(make([]byte, encap.HdrLen))
+		inner     = ipv4{tos: ect0}.bytes()
+		dropped   = ipv4{ttl: -1}.bytes()
+		plain     = wrap(inner)
+		marked    = wrapTOS(ce, inner)
+		badECN    = wrapTOS(ce, ipv4{}.bytes())
+		own       = wrap(ipv4{src: "10.1.0.1"}.bytes())
+		super     = segment(ipv4{}, 32, 60000, partial)
+		whole     = segment(ipv4{}, 32, 1400, complete)
+		lastID    uint16
+	)
+	d.SetOwn([]netip.Addr{netip.MustParseAddr("10.1.0.1")})
+
+	tests := []struct {
+		name string
+		work func() bool
+	}{
+		{"Encap", func() bool {
+			clear(hdr)
+			return withDF.Encap(hdr, inner) == encap.Deliver && headerSum(hdr) == 0xffff &&
+				hdr.TotalLength() == encap.HdrLen+len(inner) && hdr.Destination() == remote.As4()
+		}},
+		{"Encap, with an ID", func() bool {
+			before := lastID
+			v := withoutDF.Encap(hdr, inner)
+			lastID = hdr.ID()
+			return v == encap.Deliver && lastID != before && headerSum(hdr) == 0xffff
+		}},
+		{"Encap, drop", func() bool { return withDF.Encap(hdr, dropped) == encap.TTLExpired }},
+		{"Decap", func() bool {
+			got, v := d.Decap(plain)
+			return v == encap.Deliver && len(got) == len(inner) && got.TOS() == ect0
+		}},
+		{"Decap, CE", func() bool {
+			copy(marked[packet.IPv4HdrLen:], inner)
+			got, v := d.Decap(marked)
+			return v == encap.Deliver && got.TOS() == ce && headerSum(got) == 0xffff
+		}},
+		{"Decap, bad ECN", func() bool {
+			_, v := d.Decap(badECN)
+			return v == encap.BadECN
+		}},
+		{"Decap, own address", func() bool {
+			_, v := d.Decap(own)
+			return v == encap.Martian
+		}},
+		{"Unfinished, superpacket", func() bool { return encap.Unfinished(super, tunMTU).GSOSize == tunMTU-52 }},
+		{"Unfinished, complete", func() bool { return encap.Unfinished(whole, tunMTU) == packet.VNetHdr{} }},
+		{"Verdict", func() bool { return encap.BadECN.String() != "" }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			failed := 0
+			allocs := testing.AllocsPerRun(100, func() {
+				if !tt.work() {
+					failed++
+				}
+			})
+			if failed > 0 {
+				t.Errorf("%d runs of 101 did not do the work", failed)
+			}
+			if allocs != 0 {
+				t.Errorf("%v allocations a run, want 0", allocs)
+			}
+		})
+	}
+}

@@ -1,0 +1,161 @@
+package encap_test
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"goipip/encap"
+	"goipip/internal/packet"
+)
+
+func TestR4_InnerHeader(t *testing.T) {
+	whole := ipv4{payload: []byte("12345678")}.bytes() // 28 bytes
+	change := func(f func(packet.IPv4)) packet.IPv4 {
+		p := packet.IPv4(bytes.Clone(whole))
+		f(p)
+		return p
+	}
+	tests := []struct {
+		name  string
+		inner packet.IPv4
+		want  encap.Verdict
+	}{
+		{"empty", packet.IPv4{}, encap.Malformed},
+		{"one byte", whole[:1], encap.Malformed},
+		{"19 bytes", whole[:19], encap.Malformed},
+		{"IPv6", append(packet.IPv4{0x60}, make([]byte, 47)...), encap.Malformed},
+		{"version 0", change(func(p packet.IPv4) { p[0] = 0x05 }), encap.Malformed},
+		{"version 5", change(func(p packet.IPv4) { p[0] = 0x55 }), encap.Malformed},
+		{"IHL 0", change(func(p packet.IPv4) { p[0] = 0x40 }), encap.Malformed},
+		{"IHL 4", change(func(p packet.IPv4) { p[0] = 0x44 }), encap.Malformed},
+		{"IHL 15, beyond the packet", change(func(p packet.IPv4) { p[0] = 0x4f }), encap.Malformed},
+		{"IHL 8, beyond the packet", change(func(p packet.IPv4) { p[0] = 0x48 }), encap.Malformed},
+		{"IHL 7, ends with the packet", change(func(p packet.IPv4) { p[0] = 0x47 }), encap.Deliver},
+		{"IHL 7, beyond the total length", change(func(p packet.IPv4) { p[0] = 0x47; p.SetTotalLength(24) }), encap.Malformed},
+		{"total length 0", change(func(p packet.IPv4) { p.SetTotalLength(0) }), encap.Malformed},
+		{"total length 19", change(func(p packet.IPv4) { p.SetTotalLength(19) }), encap.Malformed},
+		{"total length one beyond", change(func(p packet.IPv4) { p.SetTotalLength(29) }), encap.Malformed},
+		{"total length far beyond", change(func(p packet.IPv4) { p.SetTotalLength(65535) }), encap.Malformed},
+		{"payload cut off", whole[:27], encap.Malformed},
+		{"header only", ipv4{payload: []byte{}}.bytes(), encap.Deliver},
+		{"whole", whole, encap.Deliver},
+	}
+	d := newDecapsulator(t)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.want != encap.Deliver {
+				checkDrop(t, d, wrap(tt.inner), tt.want)
+				return
+			}
+			got := mustDecap(t, d, wrap(tt.inner))
+			if diff := cmp.Diff([]byte(tt.inner), []byte(got)); diff != "" {
+				t.Errorf("inner packet (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Short frames are padded on Ethernet; what is behind the total length is not
+// the packet's.
+func TestR4_PaddingIsTrimmed(t *testing.T) {
+	d := newDecapsulator(t)
+	inner := ipv4{}.bytes()
+	for _, padding := range []int{1, 6, 100} {
+		padded := append(bytes.Clone(inner), bytes.Repeat([]byte{0xee}, padding)...)
+		if diff := cmp.Diff([]byte(inner), []byte(mustDecap(t, d, wrap(padded)))); diff != "" {
+			t.Errorf("%d bytes of padding within the outer packet (-want +got):\n%s", padding, diff)
+		}
+		behind := append(wrap(inner), bytes.Repeat([]byte{0xee}, padding)...)
+		if diff := cmp.Diff([]byte(inner), []byte(mustDecap(t, d, behind))); diff != "" {
+			t.Errorf("%d bytes of padding behind the outer packet (-want +got):\n%s", padding, diff)
+		}
+	}
+}
+
+// The inner packet ends where the outer one does, whatever the buffer holds.
+func TestR4_InnerBeyondOuter(t *testing.T) {
+	outer := wrap(ipv4{}.bytes())
+	outer.SetTotalLength(len(outer) - 1)
+	outer.UpdateChecksum()
+	checkDrop(t, newDecapsulator(t), outer, encap.Malformed)
+}
+
+func TestR4_OuterOptionsAreSkipped(t *testing.T) {
+	inner := ipv4{options: []byte{1, 1, 1, 0}}.bytes()
+	outer := ipv4{
+		src: local.String(), dst: remote.String(), proto: packet.ProtoIPIP,
+		options: bytes.Repeat([]byte{0x45}, 40), payload: inner, // 0x45 would pass for an inner header
+	}.bytes()
+	if diff := cmp.Diff([]byte(inner), []byte(mustDecap(t, newDecapsulator(t), outer))); diff != "" {
+		t.Errorf("inner packet (-want +got):\n%s", diff)
+	}
+}
+
+// A raw socket hands over whole outer packets, but a promise is cheaper to
+// check than to trust: whatever the bytes are, no panic and no delivery.
+func TestR4_OuterCut(t *testing.T) {
+	outer := wrap(ipv4{}.bytes())
+	d := newDecapsulator(t)
+	for n := range len(outer) {
+		if inner, v := d.Decap(outer[:n:n]); v == encap.Deliver {
+			t.Errorf("cut to %d of %d bytes: delivered % x", n, len(outer), inner)
+		}
+	}
+}
+
+func TestR7_OuterDSCPIsNotCopied(t *testing.T) {
+	d := newDecapsulator(t)
+	for dscp := 0; dscp < 0x100; dscp += 4 {
+		inner := mustDecap(t, d, wrapTOS(uint8(dscp)|2, ipv4{tos: 0xb8 | 2}.bytes()))
+		if inner.TOS() != 0xb8|2 {
+			t.Errorf("outer DSCP %#02x: inner TOS %#02x, want %#02x", dscp, inner.TOS(), 0xb8|2)
+		}
+	}
+}
+
+// The payload is never copied: the inner packet is a part of what was read.
+func TestDecap_NoCopy(t *testing.T) {
+	outer := wrap(ipv4{}.bytes())
+	inner := mustDecap(t, newDecapsulator(t), outer)
+	inner[len(inner)-1] ^= 0xff
+	if outer[len(outer)-1] != inner[len(inner)-1] {
+		t.Error("the inner packet is a copy")
+	}
+}
+
+// A packet that is wrong in two ways counts under the rule that comes first:
+// R2 and G1, then R4, R5, and G2 last.
+func TestR_Order(t *testing.T) {
+	const ce = 3
+	fromElsewhere := func(outer packet.IPv4) packet.IPv4 {
+		outer.SetSource([4]byte{203, 0, 113, 9})
+		outer.UpdateChecksum()
+		return outer
+	}
+	tests := []struct {
+		name  string
+		outer packet.IPv4
+		want  encap.Verdict
+	}{
+		{"wrong peer, malformed", fromElsewhere(wrap([]byte{0x60})), encap.WrongPeer},
+		{"wrong peer, bad ECN", fromElsewhere(wrapTOS(ce, ipv4{}.bytes())), encap.WrongPeer},
+		{"wrong peer, martian", fromElsewhere(wrap(ipv4{src: "127.0.0.1"}.bytes())), encap.WrongPeer},
+		{"wrong peer, TTL 0", fromElsewhere(wrap(ipv4{ttl: -1}.bytes())), encap.WrongPeer},
+		{"malformed, bad ECN", wrapTOS(ce, ipv4{}.bytes()[:35]), encap.Malformed},
+		{"bad ECN, martian", wrapTOS(ce, ipv4{src: "127.0.0.1"}.bytes()), encap.BadECN},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) { checkDrop(t, newDecapsulator(t), tt.outer, tt.want) })
+	}
+}
+
+func TestG3_TTLZeroIsDiscarded(t *testing.T) {
+	d := newDecapsulator(t)
+	checkDrop(t, d, wrap(ipv4{ttl: -1}.bytes()), encap.TTLExpired)
+	// The last hop to live is lived here: only forwarding takes one off (O9).
+	if got := mustDecap(t, d, wrap(ipv4{ttl: 1}.bytes())).TTL(); got != 1 {
+		t.Errorf("inner TTL %d, want 1", got)
+	}
+}

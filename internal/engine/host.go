@@ -1,0 +1,106 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"syscall"
+
+	"goipip/encap"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+)
+
+// host asks the kernel about the namespace that it was opened in.
+type host struct {
+	handle *netlink.Handle
+	events *nl.NetlinkSocket
+}
+
+func openHost() (*host, error) {
+	handle, err := netlink.NewHandle(syscall.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	events, err := nl.Subscribe(syscall.NETLINK_ROUTE, syscall.RTNLGRP_LINK, syscall.RTNLGRP_IPV4_IFADDR)
+	if err != nil {
+		handle.Close()
+		return nil, fmt.Errorf("subscribe to netlink: %w", err)
+	}
+	return &host{handle: handle, events: events}, nil
+}
+
+// wait waits until a link or an IPv4 address changed. The error means that stop
+// was called.
+func (h *host) wait() error {
+	_, _, err := h.events.Receive()
+	if errors.Is(err, syscall.ENOBUFS) {
+		return nil // more changed than the socket holds (netlink(7))
+	}
+	return err
+}
+
+// stop ends wait.
+func (h *host) stop() { h.events.Close() }
+
+// close releases the rest. Nothing else runs any more.
+func (h *host) close() {
+	h.stop()
+	h.handle.Close()
+}
+
+// addresses returns the IPv4 addresses of all links.
+func (h *host) addresses() ([]netip.Addr, error) {
+	list, err := h.handle.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	addrs := make([]netip.Addr, 0, len(list))
+	for _, a := range list {
+		if ip, ok := netip.AddrFromSlice(a.IP.To4()); ok {
+			addrs = append(addrs, ip)
+		}
+	}
+	return addrs, nil
+}
+
+// linkMTU returns the MTU of a link in bytes, and false if it is not here.
+func (h *host) linkMTU(index int) (mtu int, ok bool) {
+	link, err := h.handle.LinkByIndex(index)
+	if err != nil {
+		return 0, false
+	}
+	return link.Attrs().MTU, true
+}
+
+// tunnelMTU is the MTU that Linux gives a tunnel (O2; ip_tunnel_bind_dev in
+// net/ipv4/ip_tunnel.c): that of the device which the route to the remote end
+// leaves by, or of the configured one, or an Ethernet's, less the outer header.
+func (h *host) tunnelMTU(cfg Config) int {
+	mtu := 1500
+	if index, ok := h.outDevice(cfg); ok {
+		if m, ok := h.linkMTU(index); ok {
+			mtu = m
+		}
+	}
+	return max(min(mtu, 65535)-encap.HdrLen, MinMTU)
+}
+
+func (h *host) outDevice(cfg Config) (index int, ok bool) {
+	routes, err := h.handle.RouteGetWithOptions(cfg.Remote.AsSlice(), &netlink.RouteGetOptions{
+		SrcAddr: cfg.Local.AsSlice(),
+		Oif:     cfg.Device,
+	})
+	if err == nil && len(routes) > 0 {
+		return routes[0].LinkIndex, true
+	}
+	if cfg.Device == "" {
+		return 0, false
+	}
+	link, err := h.handle.LinkByName(cfg.Device)
+	if err != nil {
+		return 0, false
+	}
+	return link.Attrs().Index, true
+}

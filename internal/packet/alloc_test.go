@@ -1,0 +1,62 @@
+package packet_test
+
+import (
+	"testing"
+
+	"goipip/internal/packet"
+)
+
+// No function that runs for each packet allocates. Each case says whether it
+// did its work, too: a function that does nothing allocates nothing either.
+func TestAllocs(t *testing.T) {
+	p := header(20, 1480, 1480)
+	p.SetProtocol(packet.ProtoUDP)
+	p.SetSource([4]byte{192, 0, 2, 1})
+	p.SetDestination([4]byte{198, 51, 100, 2})
+	p.UpdateChecksum()
+	vnet := packet.VNetHdr{Flags: packet.VNetNeedsCsum, CsumStart: 20, CsumOffset: packet.UDPCsumOffset}
+	buf := make([]byte, packet.VNetHdrLen)
+
+	wantSum := slowSum(p, 0)
+	wantPseudo := slowPseudoHeaderSum(p)
+	field := p[packet.IPv4HdrLen+packet.UDPCsumOffset:][:2]
+
+	tests := []struct {
+		name string
+		work func() bool
+	}{
+		{"Sum", func() bool { return packet.Sum(p, 0) == wantSum }},
+		{"PseudoHeaderSum", func() bool { return packet.PseudoHeaderSum(p) == wantPseudo }},
+		{"FinishChecksum", func() bool {
+			field[0], field[1] = byte(wantPseudo>>8), byte(wantPseudo)
+			return packet.FinishChecksum(p, packet.IPv4HdrLen, packet.UDPCsumOffset) &&
+				packet.Sum(p.Payload(), wantPseudo) == 0xffff
+		}},
+		{"PatchChecksum", func() bool { return packet.PatchChecksum(0xdd2f, 0x5555, 0x3285) == 0 }},
+		{"RewriteTOS", func() bool {
+			p.RewriteTOS(p.TOS() ^ 3)
+			return packet.Sum(p[:packet.IPv4HdrLen], 0) == 0xffff
+		}},
+		{"Valid", func() bool { return p.Valid() && packet.UDP(p.Payload()).Valid() }},
+		{"VNetHdr", func() bool {
+			vnet.Encode(buf)
+			return packet.DecodeVNetHdr(buf) == vnet
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			failed := 0
+			allocs := testing.AllocsPerRun(100, func() {
+				if !tt.work() {
+					failed++
+				}
+			})
+			if failed > 0 {
+				t.Errorf("%d runs of 101 did not do the work", failed)
+			}
+			if allocs != 0 {
+				t.Errorf("%v allocations a run, want 0", allocs)
+			}
+		})
+	}
+}

@@ -1,0 +1,122 @@
+package rawsock
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+
+	"goipip/internal/packet"
+
+	"golang.org/x/sys/unix"
+)
+
+// slotSize is the room for one packet, in bytes. It must hold the largest: a
+// kernel that merged segments returns them as one packet of up to 64 KiB.
+const slotSize = 1 << 16
+
+// Receiver receives a tunnel's packets. One goroutine at a time may Receive.
+type Receiver struct {
+	cfg  Config
+	conn *net.IPConn
+	raw  syscall.RawConn
+
+	buf     []byte
+	batch   batch
+	packets []packet.IPv4
+	err     error
+	receive func(fd uintptr) bool // r.recvmmsg, bound once: binding allocates
+}
+
+// NewReceiver opens a receiver in the network namespace of the calling thread.
+// It is bound, and gets all ipip packets to cfg.Local until Connect.
+func NewReceiver(cfg Config) (*Receiver, error) {
+	conn, err := open(packet.ProtoIPIP, cfg.Local)
+	if err != nil {
+		return nil, err
+	}
+	r := &Receiver{
+		cfg:     cfg,
+		conn:    conn,
+		buf:     make([]byte, BatchSize*slotSize),
+		batch:   newBatch(BatchSize, 1),
+		packets: make([]packet.IPv4, 0, BatchSize),
+	}
+	r.receive = r.recvmmsg
+	for i := range BatchSize {
+		r.batch.set(i, 0, r.slot(i))
+	}
+	if r.raw, err = conn.SyscallConn(); err == nil {
+		err = control(r.raw, func(fd int) error {
+			return setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF)
+		})
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("set up receiving socket: %w", err)
+	}
+	return r, nil
+}
+
+func (r *Receiver) slot(i int) []byte { return r.buf[i*slotSize : (i+1)*slotSize] }
+
+// Connect leaves to this socket only the packets from cfg.Remote. The kernel
+// refuses while it has no route there, or no such local address.
+func (r *Receiver) Connect() error {
+	return control(r.raw, func(fd int) error {
+		return os.NewSyscallError("connect", unix.Connect(fd, sockaddr(r.cfg.Remote)))
+	})
+}
+
+// Receive waits until there is a packet and returns it with all others that are
+// there already, at most BatchSize, each from its outer header on. They are valid
+// until the next Receive, and may be changed until then. It returns os.ErrClosed
+// after Close.
+//
+// ICMP errors about what the tunnel sent do not show here.
+func (r *Receiver) Receive() ([]packet.IPv4, error) {
+	r.packets, r.err = r.packets[:0], nil
+	if r.raw.Read(r.receive) != nil {
+		return nil, os.ErrClosed // the only reason: no deadline is ever set
+	}
+	return r.packets, r.err
+}
+
+func (r *Receiver) recvmmsg(fd uintptr) bool {
+	for {
+		n, errno := r.batch.recvmmsg(fd)
+		switch {
+		case errno == 0:
+			for i := range n {
+				r.packets = append(r.packets, r.slot(i)[:r.batch.len(i)])
+			}
+			return true
+		case errno == unix.EAGAIN:
+			return false
+		case fatal(errno):
+			r.err = os.NewSyscallError("recvmmsg", errno)
+			return true
+		}
+		// What remains is EINTR, no memory for the moment, or an ICMP error that
+		// waited on the socket (sk_err): the call took it away, so the next one
+		// gets on. An error costs the sender a packet on the wire, so this ends.
+	}
+}
+
+// fatal reports whether repeating the call is pointless.
+func fatal(errno syscall.Errno) bool {
+	switch errno {
+	case unix.EBADF, unix.ENOTSOCK, unix.EFAULT, unix.EINVAL:
+		return true
+	}
+	return false
+}
+
+// Close closes the socket and ends a Receive that waits.
+func (r *Receiver) Close() error {
+	if err := r.conn.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		return fmt.Errorf("close receiving socket: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,88 @@
+package rawsock
+
+import (
+	"fmt"
+
+	"goipip/internal/packet"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/net/ipv4"
+)
+
+// SetShare leaves to this receiver the share'th of n parts of the traffic, so
+// that n receivers of one tunnel get each packet once. Packets of one inner flow
+// (addresses and ports) stay together; fragments go by their addresses alone.
+func (r *Receiver) SetShare(share, n int) error {
+	program, err := bpf.Assemble(shareFilter(uint32(share), uint32(n)))
+	if err == nil {
+		err = ipv4.NewPacketConn(r.conn).SetBPF(program)
+	}
+	if err != nil {
+		return fmt.Errorf("set filter of receiving socket: %w", err)
+	}
+	return nil
+}
+
+// Offsets in an IPv4 header for the filter, in bytes.
+const (
+	offFragment    = 6
+	offProtocol    = 9
+	offSource      = 12
+	offDestination = 16
+	fragmentMask   = 0x3fff // MF and the fragment offset
+)
+
+// shareFilter is a classic BPF program that sees a packet from its outer header
+// on. It adds up the inner addresses and, where there are any, both ports,
+// multiplies by 2³²/φ, and takes the upper half modulo n. A packet too short for
+// an inner header goes to share 0, where it is counted as malformed.
+func shareFilter(share, n uint32) []bpf.Instruction {
+	const ports, source, destination = 0, 1, 2 // scratch cells, zero at first
+	const pass, drop = slotSize, 0
+	short := uint32(drop)
+	if share == 0 {
+		short = pass
+	}
+	return []bpf.Instruction{
+		bpf.LoadConstant{Dst: bpf.RegA, Val: 0},
+		bpf.StoreScratch{Src: bpf.RegA, N: ports},
+		bpf.LoadMemShift{Off: 0}, // X = where the inner packet begins
+		bpf.LoadExtension{Num: bpf.ExtLen},
+		bpf.ALUOpConstant{Op: bpf.ALUOpSub, Val: packet.IPv4HdrLen},
+		bpf.JumpIfX{Cond: bpf.JumpGreaterOrEqual, SkipTrue: 1},
+		bpf.RetConstant{Val: short},
+
+		bpf.LoadIndirect{Off: offSource, Size: 4},
+		bpf.StoreScratch{Src: bpf.RegA, N: source},
+		bpf.LoadIndirect{Off: offDestination, Size: 4},
+		bpf.StoreScratch{Src: bpf.RegA, N: destination},
+
+		bpf.LoadIndirect{Off: offFragment, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: fragmentMask, SkipTrue: 13},
+		bpf.LoadIndirect{Off: offProtocol, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: packet.ProtoTCP, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: packet.ProtoUDP, SkipTrue: 10},
+		bpf.LoadIndirect{Off: 0, Size: 1},
+		bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0x0f},
+		bpf.ALUOpConstant{Op: bpf.ALUOpShiftLeft, Val: 2},
+		bpf.ALUOpX{Op: bpf.ALUOpAdd},
+		bpf.TAX{}, // X = where the transport header begins
+		bpf.LoadExtension{Num: bpf.ExtLen},
+		bpf.ALUOpConstant{Op: bpf.ALUOpSub, Val: 4},
+		bpf.JumpIfX{Cond: bpf.JumpLessThan, SkipTrue: 2},
+		bpf.LoadIndirect{Off: 0, Size: 4},
+		bpf.StoreScratch{Src: bpf.RegA, N: ports},
+
+		bpf.LoadScratch{Dst: bpf.RegA, N: ports},
+		bpf.LoadScratch{Dst: bpf.RegX, N: source},
+		bpf.ALUOpX{Op: bpf.ALUOpAdd},
+		bpf.LoadScratch{Dst: bpf.RegX, N: destination},
+		bpf.ALUOpX{Op: bpf.ALUOpAdd},
+		bpf.ALUOpConstant{Op: bpf.ALUOpMul, Val: 0x9e3779b1},
+		bpf.ALUOpConstant{Op: bpf.ALUOpShiftRight, Val: 16},
+		bpf.ALUOpConstant{Op: bpf.ALUOpMod, Val: n},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: share, SkipTrue: 1},
+		bpf.RetConstant{Val: drop},
+		bpf.RetConstant{Val: pass},
+	}
+}
