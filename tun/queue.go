@@ -52,42 +52,23 @@ type Queue struct {
 	write    func(fd uintptr) bool // q.writev, bound once
 }
 
-// newQueue takes an attached TUN descriptor that does not block. The queue owns
-// file only when there is no error.
-func newQueue(file *os.File) (*Queue, error) {
+// newQueue takes a descriptor that does not block, and whose packets carry a
+// virtio-net header or not. The queue owns file only when there is no error.
+func newQueue(file *os.File, vnet bool) (*Queue, error) {
 	raw, err := file.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	flags, err := prepare(raw)
 	if err != nil {
 		return nil, err
 	}
 	q := &Queue{
 		file:    file,
 		raw:     raw,
-		vnet:    flags&unix.IFF_VNET_HDR != 0,
+		vnet:    vnet,
 		buf:     make([]byte, bufSize),
 		packets: make([]Packet, 0, BatchSize),
 		iovs:    make([]unix.Iovec, 0, BatchSize),
 	}
 	q.read, q.write = q.readBatch, q.writev
 	return q, nil
-}
-
-// prepare does what water leaves out: the descriptor is not inherited by child
-// processes, and its real flags are known (TUNGETIFF, IFF_*).
-func prepare(raw syscall.RawConn) (flags uint16, err error) {
-	ctlErr := raw.Control(func(fd uintptr) {
-		unix.CloseOnExec(int(fd))
-		ifr, _ := unix.NewIfreq("")
-		if err = unix.IoctlIfreq(int(fd), unix.TUNGETIFF, ifr); err != nil {
-			err = os.NewSyscallError("TUNGETIFF", err)
-			return
-		}
-		flags = ifr.Uint16()
-	})
-	return flags, errors.Join(ctlErr, err)
 }
 
 // VNet reports whether packets carry a virtio-net header.
@@ -100,7 +81,7 @@ func (q *Queue) VNet() bool { return q.vnet }
 func (q *Queue) Read() ([]Packet, error) {
 	q.packets, q.readErr = q.packets[:0], nil
 	if q.raw.Read(q.read) != nil {
-		return nil, os.ErrClosed // the only reason: no deadline is ever set
+		return nil, q.goneError()
 	}
 	return q.packets, q.readErr
 }
@@ -139,6 +120,17 @@ func (q *Queue) parse(b []byte) (p Packet, ok bool) {
 	return Packet{Bytes: b[packet.VNetHdrLen:], VNet: packet.DecodeVNetHdr(b)}, true
 }
 
+// goneError tells the two reasons apart for which there is no waiting for the
+// descriptor: it was closed, or the link is gone. The poller does not wait for a
+// descriptor that is in error and nothing else (tun_chr_poll in
+// drivers/net/tun.c).
+func (q *Queue) goneError() error {
+	if q.raw.Control(func(uintptr) {}) != nil {
+		return os.ErrClosed
+	}
+	return ErrDeleted
+}
+
 func readError(err error) error {
 	if err == unix.EBADFD {
 		return ErrDeleted
@@ -161,7 +153,7 @@ func (q *Queue) Write(hdr packet.VNetHdr, parts [][]byte) error {
 		q.iovs = appendIovec(q.iovs, part)
 	}
 	if q.raw.Write(q.write) != nil {
-		return os.ErrClosed
+		return q.goneError()
 	}
 	return q.writeErr
 }

@@ -82,18 +82,21 @@ func create(cfg Config) (control int, name string, err error) {
 	if err != nil {
 		return -1, "", openError(err)
 	}
-	defer func() {
-		if err != nil {
-			unix.Close(control)
-		}
-	}()
+	if name, err = configure(control, cfg); err != nil {
+		unix.Close(control)
+		return -1, "", err
+	}
+	return control, name, nil
+}
+
+func configure(control int, cfg Config) (name string, err error) {
 	pattern := cfg.Name
 	if pattern == "" {
 		pattern = "goipip%d"
 	}
 	ifr, err := unix.NewIfreq(pattern)
 	if err != nil {
-		return -1, "", fmt.Errorf("the name is longer than %d bytes", unix.IFNAMSIZ-1)
+		return "", fmt.Errorf("the name is longer than %d bytes", unix.IFNAMSIZ-1)
 	}
 	flags := uint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_MULTI_QUEUE | unix.IFF_TUN_EXCL)
 	if cfg.Offload {
@@ -101,18 +104,18 @@ func create(cfg Config) (control int, name string, err error) {
 	}
 	ifr.SetUint16(flags)
 	if err := unix.IoctlIfreq(control, unix.TUNSETIFF, ifr); err != nil {
-		return -1, "", createError(err)
+		return "", createError(err)
 	}
 	name = ifr.Name()
 	if err := setType(control, cfg.Offload); err != nil {
-		return -1, "", err
+		return "", err
 	}
 	// Detached, the descriptor gets no packets of its own.
 	ifr.SetUint16(unix.IFF_DETACH_QUEUE)
 	if err := unix.IoctlIfreq(control, unix.TUNSETQUEUE, ifr); err != nil {
-		return -1, "", os.NewSyscallError("TUNSETQUEUE", err)
+		return "", os.NewSyscallError("TUNSETQUEUE", err)
 	}
-	return control, name, nil
+	return name, nil
 }
 
 // setType makes the device, while it is down, what the kernel's ipip device is
@@ -171,12 +174,36 @@ func openQueue(name string) (*Queue, error) {
 		return nil, fmt.Errorf("attach queue: %w", err)
 	}
 	file := w.ReadWriteCloser.(*os.File) // what water opens on Linux
-	q, err := newQueue(file)
+	flags, err := prepare(file)
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	q, err := newQueue(file, flags&unix.IFF_VNET_HDR != 0)
 	if err != nil {
 		file.Close()
 		return nil, err
 	}
 	return q, nil
+}
+
+// prepare does what water leaves out: the descriptor is not inherited by child
+// processes, and its real flags are known (TUNGETIFF, IFF_*).
+func prepare(file *os.File) (flags uint16, err error) {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	ctlErr := raw.Control(func(fd uintptr) {
+		unix.CloseOnExec(int(fd))
+		ifr, _ := unix.NewIfreq("")
+		if err = unix.IoctlIfreq(int(fd), unix.TUNGETIFF, ifr); err != nil {
+			err = os.NewSyscallError("TUNGETIFF", err)
+			return
+		}
+		flags = ifr.Uint16()
+	})
+	return flags, errors.Join(ctlErr, err)
 }
 
 // Name returns the name that the device was created with. A person may rename

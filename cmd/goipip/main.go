@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 )
 
@@ -30,7 +31,6 @@ func main() {
 func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 
 	cmd := newCommand()
 	cmd.SetArgs(doubleDashes(args))
@@ -38,7 +38,12 @@ func run(args []string) int {
 	if err == nil {
 		return exitOK
 	}
-	fmt.Fprintln(os.Stderr, "goipip:", err)
+	if status := statusError(0); errors.As(err, &status) {
+		return int(status)
+	}
+	for line := range strings.Lines(err.Error()) { // there may be several errors
+		fmt.Fprintln(os.Stderr, "goipip:", strings.TrimSpace(line))
+	}
 	if errors.As(err, new(usageError)) {
 		fmt.Fprintln(os.Stderr, "Try 'goipip --help'.")
 		return exitUsage

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,18 +20,18 @@ import (
 type options struct {
 	tunnel    engine.Config
 	offload   string
-	logLevel  slog.Level
+	logLevel  string
 	logFormat string
 }
 
 func (o *options) register(f *pflag.FlagSet) {
 	c := &o.tunnel
 	f.SortFlags = false
-	f.Var(textValue{&c.Local, "address"}, "local", "outer address of this end, on this host")
-	f.Var(textValue{&c.Remote, "address"}, "remote", "outer address of the other end")
+	f.Var((*addrValue)(&c.Local), "local", "outer address of this end, on this host")
+	f.Var((*addrValue)(&c.Remote), "remote", "outer address of the other end")
 	f.StringVar(&c.Name, "name", "", "name of the link (default: the first free of goipip0, goipip1, …)")
 	f.Var((*prefixValue)(&c.Address), "address", "inner address of this end, A or A/length")
-	f.Var(textValue{&c.Peer, "address"}, "peer", "inner address of the other end")
+	f.Var((*addrValue)(&c.Peer), "peer", "inner address of the other end")
 	f.IntVar(&c.MTU, "mtu", 0, "of the link, 68 to 65515 (default: from the route to the remote end)")
 	f.Var((*ttlValue)(&c.TTL), "ttl", "of outer packets, 1 to 255, or inherit")
 	f.Var(tosValue{c}, "tos", "of outer packets, hexadecimal 00 to ff, or inherit")
@@ -37,7 +39,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&c.Device, "dev", "", "device that outer packets leave by")
 	f.IntVar(&c.Queues, "queues", 1, "of the link, each with its own pair of threads")
 	f.Var(newEnum(&o.offload, "auto", "off"), "offload", "what the kernel's side of the link leaves to goipip, auto or off")
-	f.Var(textValue{&o.logLevel, "level"}, "log-level", "debug, info, warn or error")
+	f.Var(newEnum(&o.logLevel, "info", "debug", "warn", "error"), "log-level", "debug, info, warn or error")
 	f.Var(newEnum(&o.logFormat, "text", "json"), "log-format", "text or json")
 }
 
@@ -52,7 +54,9 @@ func (o *options) config() (engine.Config, error) {
 }
 
 func (o *options) logger() *slog.Logger {
-	opts := &slog.HandlerOptions{Level: o.logLevel}
+	var level slog.Level
+	level.UnmarshalText([]byte(o.logLevel)) // one of newEnum's words
+	opts := &slog.HandlerOptions{Level: level}
 	if o.logFormat == "json" {
 		return slog.New(slog.NewJSONHandler(os.Stderr, opts))
 	}
@@ -74,40 +78,39 @@ func version() string {
 	return v
 }
 
-// text is what netip.Addr and slog.Level know.
-type text interface {
-	UnmarshalText([]byte) error
-	MarshalText() ([]byte, error)
+// addrValue is an IPv4 address. That it is not an IPv6 one, Validate checks.
+type addrValue netip.Addr
+
+func (v *addrValue) Set(s string) error {
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return errors.New("must be an IPv4 address, such as 192.0.2.1")
+	}
+	*v = addrValue(a)
+	return nil
 }
 
-// textValue is a flag of a type that reads itself. Unlike pflag's own, it says
-// in the help what is expected.
-type textValue struct {
-	p    text
-	kind string
-}
-
-func (v textValue) Set(s string) error { return v.p.UnmarshalText([]byte(s)) }
-func (v textValue) Type() string       { return v.kind }
-func (v textValue) String() string {
-	b, _ := v.p.MarshalText()
-	return string(b)
+func (v *addrValue) Type() string { return "address" }
+func (v *addrValue) String() string {
+	if a := netip.Addr(*v); a.IsValid() {
+		return a.String()
+	}
+	return ""
 }
 
 // prefixValue is an address with or without a prefix length.
 type prefixValue netip.Prefix
 
 func (v *prefixValue) Set(s string) error {
-	if strings.Contains(s, "/") {
-		p, err := netip.ParsePrefix(s)
-		*v = prefixValue(p)
-		return err
+	if !strings.Contains(s, "/") {
+		s += "/32"
 	}
-	a, err := netip.ParseAddr(s)
-	if err == nil {
-		*v = prefixValue(netip.PrefixFrom(a, a.BitLen()))
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return errors.New("must be an IPv4 address, such as 192.0.2.1 or 192.0.2.1/24")
 	}
-	return err
+	*v = prefixValue(p)
+	return nil
 }
 
 func (v *prefixValue) Type() string { return "address" }
@@ -128,7 +131,7 @@ func (v *ttlValue) Set(s string) error {
 	}
 	n, err := strconv.ParseUint(s, 0, 8)
 	if err != nil {
-		return fmt.Errorf("must be 1 … 255, or inherit")
+		return errors.New("must be 1 to 255, or inherit")
 	}
 	*v = ttlValue(n)
 	return nil
@@ -157,7 +160,7 @@ func (v tosValue) Set(s string) error {
 		var err error
 		tos, err = strconv.ParseUint(strings.TrimPrefix(number, "0x"), 16, 8)
 		if err != nil {
-			return fmt.Errorf("must be hexadecimal 00 … ff, inherit, or inherit/XX")
+			return errors.New("must be hexadecimal, 00 to ff, or inherit")
 		}
 	}
 	v.c.TOS, v.c.InheritTOS = uint8(tos), inherit
@@ -185,13 +188,11 @@ func newEnum(p *string, words ...string) enumValue {
 }
 
 func (v enumValue) Set(s string) error {
-	for _, w := range v.words {
-		if s == w {
-			*v.p = s
-			return nil
-		}
+	if !slices.Contains(v.words, s) {
+		return fmt.Errorf("must be %s", strings.Join(v.words, " or "))
 	}
-	return fmt.Errorf("must be %s", strings.Join(v.words, " or "))
+	*v.p = s
+	return nil
 }
 
 func (v enumValue) Type() string   { return "word" }

@@ -11,7 +11,6 @@ import (
 	"syscall"
 
 	"goipip/internal/engine"
-	"goipip/tun"
 )
 
 // runTunnel is goipip in the foreground.
@@ -37,7 +36,7 @@ func runTunnel(ctx context.Context, cfg engine.Config, log *slog.Logger, up func
 	up()
 
 	why := "signal"
-	if err = t.Run(ctx); errors.Is(err, tun.ErrDeleted) {
+	if err = t.Run(ctx); errors.Is(err, engine.ErrDeleted) {
 		why, err = "link deleted", nil
 	}
 	if err == nil {

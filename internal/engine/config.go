@@ -27,14 +27,14 @@ type Config struct {
 	Address netip.Prefix // inner address of this end
 	Peer    netip.Addr   // inner address of the other end
 
-	MTU        int   // MinMTU … MaxMTU; 0 derives it from the route to Remote (O2)
+	MTU        int   // MinMTU to MaxMTU; 0 derives it from the route to Remote (O2)
 	TTL        uint8 // 0 inherits (O3)
 	TOS        uint8 // (O4)
 	InheritTOS bool
 	NoPMTUDisc bool   // (O5)
 	Device     string // that outer packets leave by (O6)
 
-	Queues    int  // 1 … tun.MaxQueues
+	Queues    int  // 1 to tun.MaxQueues
 	NoOffload bool // leave nothing to the kernel on the other side of the TUN
 }
 
@@ -101,11 +101,11 @@ func (c Config) validateInner() error {
 func (c Config) validateOptions() error {
 	switch {
 	case c.MTU != 0 && (c.MTU < MinMTU || c.MTU > MaxMTU):
-		return fmt.Errorf("--mtu %d: must be %d … %d", c.MTU, MinMTU, MaxMTU)
+		return fmt.Errorf("--mtu %d: must be %d to %d", c.MTU, MinMTU, MaxMTU)
 	case c.TTL != 0 && c.NoPMTUDisc: // O3, as ip(8) says it
 		return errors.New("ttl != 0 and nopmtudisc are incompatible: leave out --ttl or --nopmtudisc")
 	case c.Queues < 1 || c.Queues > tun.MaxQueues:
-		return fmt.Errorf("--queues %d: must be 1 … %d", c.Queues, tun.MaxQueues)
+		return fmt.Errorf("--queues %d: must be 1 to %d", c.Queues, tun.MaxQueues)
 	}
 	return nil
 }

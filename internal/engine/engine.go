@@ -16,6 +16,9 @@ import (
 	"goipip/tun"
 )
 
+// ErrDeleted is how Run ends when somebody deleted the link.
+var ErrDeleted = tun.ErrDeleted
+
 // Tunnel is a tunnel whose link exists.
 type Tunnel struct {
 	cfg       Config
@@ -136,7 +139,7 @@ func (t *Tunnel) Stats() Stats {
 }
 
 // Run carries packets until ctx is done, and returns nil; or until the link is
-// deleted, and returns tun.ErrDeleted; or until something ends one of the loops,
+// deleted, and returns ErrDeleted; or until something ends one of the loops,
 // and returns that. It leaves nothing of the tunnel behind in any case.
 func (t *Tunnel) Run(ctx context.Context) error {
 	running, cancel := context.WithCancelCause(ctx)

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// newTunnelCommand is goipip tunnel add, in the words of ip-tunnel(8).
+func newTunnelCommand() *cobra.Command {
+	add := &cobra.Command{
+		Use:   "add NAME [mode ipip] remote ADDRESS local ADDRESS [ttl TTL] [tos TOS] [[no]pmtudisc] [dev DEVICE]",
+		Short: "Make a tunnel in the background, in the words of ip-tunnel(8)",
+		Long: `Make a tunnel in the words of ip-tunnel(8). The command returns when the link is
+up. A process in the background then carries its packets, until the link is
+deleted (ip link delete NAME) or it gets SIGTERM; it logs to syslog.`,
+		DisableFlagParsing: true, // ip(8) has words, no flags
+		RunE: func(cmd *cobra.Command, words []string) error {
+			if len(words) == 1 && (words[0] == "--help" || words[0] == "-h") {
+				return cmd.Help()
+			}
+			o, err := parseTunnelWords(words)
+			if err != nil {
+				return usageError{err}
+			}
+			return o.runInBackground(cmd.Context())
+		},
+	}
+	cmd := &cobra.Command{
+		Use:   "tunnel",
+		Short: "Make a tunnel in the words of ip-tunnel(8)",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return cmd.Help()
+		},
+	}
+	cmd.AddCommand(add)
+	return cmd
+}
+
+// parseTunnelWords fills the same options as the flags do.
+func parseTunnelWords(words []string) (*options, error) {
+	o := &options{}
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	o.register(flags)
+
+	for i := 0; i < len(words); i++ {
+		word, flag := words[i], words[i]
+		switch word {
+		case "nopmtudisc":
+			o.tunnel.NoPMTUDisc = true
+			continue
+		case "pmtudisc":
+			o.tunnel.NoPMTUDisc = false
+			continue
+		case "name", "remote", "local", "ttl", "tos", "dev", "mode":
+		case "hoplimit":
+			flag = "ttl"
+		case "dsfield", "tclass":
+			flag = "tos"
+		default:
+			if i > 0 {
+				return nil, fmt.Errorf("unknown word %q: see goipip tunnel add --help", word)
+			}
+			o.tunnel.Name = word // the name may stand alone, and first
+			continue
+		}
+		if i++; i == len(words) {
+			return nil, fmt.Errorf("%s needs a value", word)
+		}
+		if word == "mode" {
+			if m := strings.ToLower(words[i]); m != "ipip" && m != "ip/ip" {
+				return nil, fmt.Errorf("mode %s: goipip makes ipip tunnels only", words[i])
+			}
+			continue
+		}
+		if err := flags.Set(flag, words[i]); err != nil {
+			return nil, err
+		}
+	}
+	return o, nil
+}

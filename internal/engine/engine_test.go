@@ -1,0 +1,338 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"goipip/internal/engine"
+	"goipip/internal/netlab"
+	"goipip/internal/netlab/labtest"
+)
+
+// site is one end of the tunnel under test.
+type site struct {
+	host         *netlab.Host
+	outer, inner netip.Addr
+	tunnel       *engine.Tunnel
+	cancel       context.CancelFunc
+	ended        chan error
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// hosts returns two hosts on one cable, without a tunnel.
+func hosts(t testing.TB) (a, b *site) {
+	labtest.Need(t, "tun")
+	lab := labtest.New(t)
+	var sites [2]*site
+	for i, s := range []struct{ name, outer, inner string }{
+		{"a", "192.168.6.1", "172.56.1.101"},
+		{"b", "192.168.6.2", "172.56.2.101"},
+	} {
+		host, err := lab.Host(s.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sites[i] = &site{host: host, outer: netip.MustParseAddr(s.outer), inner: netip.MustParseAddr(s.inner)}
+	}
+	a, b = sites[0], sites[1]
+	if err := errors.Join(
+		lab.Veth(a.host, "eth0", b.host, "eth0"),
+		a.host.AddAddr("eth0", "192.168.6.1/24"),
+		b.host.AddAddr("eth0", "192.168.6.2/24"),
+	); err != nil {
+		t.Fatal(err)
+	}
+	return a, b
+}
+
+func config(near, far *site) engine.Config {
+	return engine.Config{
+		Name:    "tun01",
+		Local:   near.outer,
+		Remote:  far.outer,
+		Address: netip.PrefixFrom(near.inner, 32),
+		Peer:    far.inner,
+		Queues:  1,
+	}
+}
+
+// start opens and runs cfg on s until the test ends or stop.
+func (s *site) start(t testing.TB, cfg engine.Config) {
+	t.Helper()
+	if err := cfg.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.host.Do(func() (err error) {
+		s.tunnel, err = engine.Open(cfg, quiet())
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var ctx context.Context
+	ctx, s.cancel = context.WithCancel(context.Background())
+	s.ended = make(chan error, 1)
+	go func() { s.ended <- s.tunnel.Run(ctx) }()
+	t.Cleanup(s.cancel)
+}
+
+// end waits for the end of Run and returns its error.
+func (s *site) end(t testing.TB) error {
+	t.Helper()
+	select {
+	case err := <-s.ended:
+		return err
+	case <-time.After(10 * time.Second):
+		t.Fatal("Run does not return")
+		return nil
+	}
+}
+
+// tunnels returns two hosts with a running tunnel between them.
+func tunnels(t testing.TB, change func(*engine.Config)) (a, b *site) {
+	t.Helper()
+	a, b = hosts(t)
+	for _, end := range [][2]*site{{a, b}, {b, a}} {
+		cfg := config(end[0], end[1])
+		if change != nil {
+			change(&cfg)
+		}
+		end[0].start(t, cfg)
+	}
+	return a, b
+}
+
+func ping(t testing.TB, from, to *site, o netlab.PingOptions) netlab.PingResult {
+	t.Helper()
+	result, err := from.host.Ping(labtest.Context(t), to.inner, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return result
+}
+
+func TestTunnelCarriesAndCounts(t *testing.T) {
+	for _, queues := range []int{1, 3} {
+		a, b := tunnels(t, func(c *engine.Config) { c.Queues = queues })
+		const n = 20
+		o := netlab.PingOptions{Count: n, Interval: time.Millisecond, Size: 100}
+		if r := ping(t, a, b, o); r.Received != n {
+			t.Fatalf("queues %d: %d of %d pings answered", queues, r.Received, n)
+		}
+		want := engine.Direction{Packets: n, Bytes: n * (20 + 8 + 100), Drops: map[string]uint64{}}
+		for _, s := range []*site{a, b} {
+			labtest.WaitFor(t, "all packets to be counted", func() bool {
+				stats := s.tunnel.Stats()
+				return stats.TX.Packets == want.Packets && stats.RX.Packets == want.Packets
+			})
+			stats := s.tunnel.Stats()
+			for _, d := range []engine.Direction{stats.TX, stats.RX} {
+				if d.Bytes != want.Bytes || len(d.Drops) != 0 {
+					t.Errorf("queues %d, host %s: counted %+v, want %+v", queues, s.host.Name, d, want)
+				}
+			}
+		}
+	}
+}
+
+func TestRunReturnsNilOnCancel(t *testing.T) {
+	for _, traffic := range []bool{false, true} {
+		a, b := tunnels(t, nil)
+		if traffic {
+			defer flood(t, a, b)()
+		}
+		for _, s := range []*site{a, b} {
+			start := time.Now()
+			s.cancel()
+			if err := s.end(t); err != nil {
+				t.Errorf("traffic %v: Run = %v, want nil", traffic, err)
+			}
+			t.Logf("traffic %v: ended after %v", traffic, time.Since(start))
+			if _, err := s.host.Netlink().LinkByName("tun01"); err == nil {
+				t.Errorf("traffic %v: the link is still there", traffic)
+			}
+		}
+	}
+}
+
+func TestRunReturnsErrDeleted(t *testing.T) {
+	a, b := tunnels(t, nil)
+	defer flood(t, a, b)()
+	for _, s := range []*site{a, b} {
+		if err := s.host.DeleteLink("tun01"); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.end(t); !errors.Is(err, engine.ErrDeleted) {
+			t.Errorf("Run = %v, want ErrDeleted", err)
+		}
+	}
+}
+
+// TestNothingIsLeft starts and stops one tunnel many times.
+func TestNothingIsLeft(t *testing.T) {
+	a, b := hosts(t)
+	cycle := func() {
+		a.start(t, config(a, b))
+		a.cancel()
+		if err := a.end(t); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cycle() // what the runtime opens once is open now
+	goroutines, descriptors := runtime.NumGoroutine(), countDescriptors(t)
+	for range 200 {
+		cycle()
+	}
+	labtest.WaitFor(t, "goroutines to end", func() bool { return runtime.NumGoroutine() <= goroutines })
+	if n := countDescriptors(t); n > descriptors {
+		t.Errorf("%d descriptors, %d before", n, descriptors)
+	}
+	links, err := a.host.Netlink().LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(links) != 2 { // lo, eth0
+		t.Errorf("%d links are left, want 2", len(links))
+	}
+}
+
+// TestFailedOpenLeavesNothing fails at each step that can fail.
+func TestFailedOpenLeavesNothing(t *testing.T) {
+	a, b := hosts(t)
+	for name, change := range map[string]func(*engine.Config){
+		"name taken":     func(c *engine.Config) { c.Name = "eth0" },
+		"no such device": func(c *engine.Config) { c.Device = "nope" },
+		"bad mtu":        func(c *engine.Config) { c.MTU = 1 << 20 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := config(a, b)
+			change(&cfg)
+			open := func() error {
+				return a.host.Do(func() error {
+					_, err := engine.Open(cfg, quiet())
+					return err
+				})
+			}
+			if open() == nil {
+				t.Fatal("Open succeeded")
+			}
+			descriptors := countDescriptors(t)
+			for range 20 {
+				open()
+			}
+			if n := countDescriptors(t); n > descriptors {
+				t.Errorf("%d descriptors, %d before", n, descriptors)
+			}
+			if _, err := a.host.Netlink().LinkByName("tun01"); err == nil {
+				t.Error("the link is still there")
+			}
+		})
+	}
+}
+
+func countDescriptors(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// flood sends datagrams from a to b, which counts them, until stop.
+func flood(t testing.TB, a, b *site) (stop func()) {
+	t.Helper()
+	f := newFlow(t, a, b)
+	var done atomic.Bool
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for !done.Load() {
+			f.out.Write(f.datagram) // fails when the tunnel is gone
+		}
+	}()
+	labtest.WaitFor(t, "traffic", func() bool { return b.tunnel.Stats().RX.Packets > 100 })
+	return func() {
+		done.Store(true)
+		<-ended
+		f.out.Close()
+		f.in.Close()
+	}
+}
+
+// flow is a pair of UDP sockets with a tunnel between them.
+type flow struct {
+	out, in  *net.UDPConn
+	datagram []byte
+}
+
+func newFlow(t testing.TB, a, b *site) *flow {
+	t.Helper()
+	f := &flow{datagram: make([]byte, 1000)}
+	if err := errors.Join(
+		b.host.Do(func() (err error) {
+			f.in, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(b.inner, 0)))
+			return err
+		}),
+		a.host.Do(func() (err error) {
+			f.out, err = net.DialUDP("udp4", nil, f.in.LocalAddr().(*net.UDPAddr))
+			return err
+		}),
+	); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// TestHeapStaysFlat sends 100 000 packets through the whole engine, both ends in
+// this process, and counts the allocations.
+func TestHeapStaysFlat(t *testing.T) {
+	const packets, window = 100_000, 64
+	for name, offload := range map[string]bool{"offload": true, "plain": false} {
+		t.Run(name, func(t *testing.T) {
+			a, b := tunnels(t, func(c *engine.Config) { c.NoOffload = !offload })
+			f := newFlow(t, a, b)
+			defer f.out.Close()
+			defer f.in.Close()
+			if err := f.in.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+			buf := make([]byte, 2000)
+			exchange := func(n int) {
+				for range n / window {
+					for range window {
+						if _, err := f.out.Write(f.datagram); err != nil {
+							t.Fatal(err)
+						}
+					}
+					for range window {
+						if _, err := f.in.Read(buf); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+			}
+			exchange(10 * window)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			exchange(packets)
+			runtime.ReadMemStats(&after)
+
+			if got := b.tunnel.Stats().RX.Packets; got < packets {
+				t.Fatalf("%d packets came through the tunnel, want %d", got, packets)
+			}
+			// A few come from the runtime and the netlink watchers, whatever the number of packets.
+			if n := after.Mallocs - before.Mallocs; n > packets/100 {
+				t.Errorf("%d allocations for %d packets", n, packets)
+			}
+		})
+	}
+}

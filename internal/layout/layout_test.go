@@ -1,0 +1,131 @@
+// Package layout_test holds the shape of the project: which room may import
+// which, and where unsafe, system calls and byte offsets live.
+package layout_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const root = "../.."
+
+// rooms says for each package which of the project's others its code may import.
+// Tests may import more.
+var rooms = map[string][]string{
+	"cmd/goipip":              {"internal/engine", "internal/netlab"},
+	"internal/engine":         {"encap", "tun", "rawsock", "internal/packet"},
+	"encap":                   {"internal/packet"},
+	"tun":                     {"internal/packet"},
+	"rawsock":                 {"internal/packet"},
+	"internal/packet":         {},
+	"internal/netlab":         {},
+	"internal/netlab/labtest": {"internal/netlab"},
+	"internal/layout":         {},
+	"bench":                   {},
+	"bench/naive":             {},
+}
+
+// homes says which packages may import what only a few need. internal/netlab is
+// a laboratory, and may do what it studies.
+var homes = map[string][]string{
+	"unsafe":                         {"tun", "rawsock", "internal/netlab"},
+	"encoding/binary":                {"internal/packet", "internal/netlab"},
+	"golang.org/x/sys/unix":          {"tun", "rawsock", "internal/netlab", "internal/netlab/labtest"},
+	"golang.org/x/net/ipv4":          {"rawsock", "internal/netlab", "bench/naive"},
+	"golang.org/x/net/bpf":           {"rawsock", "internal/netlab"},
+	"github.com/songgao/water":       {"tun", "bench/naive"},
+	"github.com/vishvananda/netlink": {"tun", "internal/engine", "internal/netlab"},
+	"github.com/spf13/cobra":         {"cmd/goipip"},
+	"github.com/spf13/pflag":         {"cmd/goipip"},
+	"github.com/gopacket/gopacket":   {"internal/netlab"},
+	"github.com/cilium/ebpf":         {"internal/netlab", "internal/netlab/labtest"},
+	"testing":                        {"internal/netlab/labtest"},
+}
+
+// source is one Go file.
+type source struct {
+	path    string // slash-separated, from the root of the project
+	pkg     string // its directory
+	imports []string
+}
+
+func (s source) test() bool { return strings.HasSuffix(s.path, "_test.go") }
+
+func sources(t *testing.T) []source {
+	t.Helper()
+	var files []source
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".go") {
+			return err
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		s := source{path: filepath.ToSlash(rel)}
+		s.pkg = filepath.ToSlash(filepath.Dir(rel))
+		for _, i := range f.Imports {
+			name, err := strconv.Unquote(i.Path.Value)
+			if err != nil {
+				return err
+			}
+			s.imports = append(s.imports, name)
+		}
+		files = append(files, s)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) < 20 {
+		t.Fatalf("found only %d files", len(files))
+	}
+	return files
+}
+
+func TestImportDirections(t *testing.T) {
+	for _, s := range sources(t) {
+		may, known := rooms[s.pkg]
+		if !known {
+			t.Errorf("%s: a new room: say in this test what it may import", s.path)
+			continue
+		}
+		for _, name := range s.imports {
+			inner, ours := strings.CutPrefix(name, "goipip/")
+			if ours && !s.test() && !slices.Contains(may, inner) {
+				t.Errorf("%s imports %s: %s may import %q only", s.path, inner, s.pkg, may)
+			}
+		}
+	}
+}
+
+func TestHomes(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.test() {
+			continue
+		}
+		for _, name := range s.imports {
+			if home, ok := homes[name]; ok && !slices.Contains(home, s.pkg) {
+				t.Errorf("%s imports %s: its home is %q", s.path, name, home)
+			}
+		}
+	}
+}
+
+func TestUnsafeShowsInTheFileName(t *testing.T) {
+	for _, s := range sources(t) {
+		if slices.Contains(s.imports, "unsafe") && !s.test() && !strings.HasSuffix(s.path, "_linux.go") {
+			t.Errorf("%s imports unsafe: move it to a file that says so, NAME_linux.go", s.path)
+		}
+	}
+}
