@@ -26,12 +26,15 @@ func NewDecapsulator(local, remote netip.Addr) (*Decapsulator, error) {
 	return d, nil
 }
 
-// SetOwn tells the IPv4 addresses of this host, which no inner packet may have
-// as its source (G2). Decap of other goroutines sees the old set or the new one.
+// SetOwn tells the addresses of this host, which no inner packet may have as its
+// source (G2); those that are not IPv4 do not matter. A Decap at the same time
+// sees the old set or the new one.
 func (d *Decapsulator) SetOwn(addrs []netip.Addr) {
 	own := make(map[[4]byte]struct{}, len(addrs))
 	for _, a := range addrs {
-		own[a.As4()] = struct{}{}
+		if a.Is4() {
+			own[a.As4()] = struct{}{}
+		}
 	}
 	d.own.Store(&own)
 }
@@ -50,7 +53,8 @@ func (d *Decapsulator) Decap(outer packet.IPv4) (packet.IPv4, Verdict) {
 	if !inner.Valid() { // R4
 		return nil, Malformed
 	}
-	inner = inner[:inner.TotalLength()]
+	n := inner.TotalLength()
+	inner = inner[:n:n]
 	tos, ok := decapECN(outer.TOS(), inner.TOS()) // R5
 	if !ok {
 		return nil, BadECN

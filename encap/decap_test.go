@@ -105,6 +105,27 @@ func TestR4_OuterCut(t *testing.T) {
 	}
 }
 
+// A part of an outer packet, or one of another protocol, has no inner packet
+// where one would be looked for.
+func TestR1_NotAWholeIPIPPacket(t *testing.T) {
+	inner := ipv4{}.bytes()
+	as := func(s ipv4) packet.IPv4 {
+		s.src, s.dst, s.payload = local.String(), remote.String(), inner
+		return s.bytes()
+	}
+	d := newDecapsulator(t)
+	mustDecap(t, d, as(ipv4{proto: packet.ProtoIPIP}))
+	for name, outer := range map[string]packet.IPv4{
+		"first fragment":  as(ipv4{proto: packet.ProtoIPIP, mf: true}),
+		"middle fragment": as(ipv4{proto: packet.ProtoIPIP, mf: true, offset: 1480}),
+		"last fragment":   as(ipv4{proto: packet.ProtoIPIP, offset: 1480}),
+		"IPv6 in IPv4":    as(ipv4{proto: 41}),
+		"UDP":             as(ipv4{proto: packet.ProtoUDP}),
+	} {
+		t.Run(name, func(t *testing.T) { checkDrop(t, d, outer, encap.Malformed) })
+	}
+}
+
 func TestR7_OuterDSCPIsNotCopied(t *testing.T) {
 	d := newDecapsulator(t)
 	for dscp := 0; dscp < 0x100; dscp += 4 {

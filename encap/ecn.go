@@ -10,9 +10,8 @@ const (
 )
 
 // encapECN returns the outer TOS: tos with the ECN bits of the inner one, but
-// ECT(0) where that says CE (T9). RFC 6040's normal mode would copy CE; Linux
-// does not, and its peers expect no different (INET_ECN_encapsulate in
-// include/net/inet_ecn.h).
+// ECT(0) where that says CE (T9), as Linux does (INET_ECN_encapsulate in
+// include/net/inet_ecn.h). RFC 6040's normal mode would copy CE.
 func encapECN(tos, inner uint8) uint8 {
 	ecn := inner & ecnMask
 	if ecn == ecnCE {

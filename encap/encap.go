@@ -102,10 +102,10 @@ func (e *Encapsulator) nextID() uint16 {
 // pair checks the two ends of a tunnel.
 func pair(local, remote netip.Addr) (l, r [4]byte, err error) {
 	if !local.Is4() {
-		return l, r, fmt.Errorf("local address %v is not IPv4", local)
+		return l, r, fmt.Errorf("local address %q: not an IPv4 address", local)
 	}
 	if !remote.Is4() {
-		return l, r, fmt.Errorf("remote address %v is not IPv4", remote)
+		return l, r, fmt.Errorf("remote address %q: not an IPv4 address", remote)
 	}
 	return local.As4(), remote.As4(), nil
 }

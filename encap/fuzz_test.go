@@ -194,7 +194,7 @@ func checkUnfinished(t *testing.T, p packet.IPv4, mtu int) packet.VNetHdr {
 		t.Errorf("GSO type %d", h.GSOType)
 	}
 	finished := packet.IPv4(bytes.Clone(p))
-	if !packet.FinishChecksum(finished, int(h.CsumStart), int(h.CsumOffset)) {
+	if !packet.FinishChecksum(finished, h) {
 		t.Fatalf("%+v does not name a field of the packet", h)
 	}
 	if got := packet.Sum(finished.Payload(), packet.PseudoHeaderSum(finished)); got != 0xffff {

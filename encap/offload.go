@@ -36,7 +36,8 @@ func unfinishedTCP(inner packet.IPv4, mtu int) packet.VNetHdr {
 	}
 	h := needsCsum(inner, tcp.HdrLen(), packet.TCPCsumOffset)
 	// The segment size is lost. The largest that fits the device is what the
-	// sender uses, or a bit more: TCP does not mind.
+	// sender uses, or a bit more. TCP does not mind, unless this host forwards the
+	// packet to a link whose MTU lies between the two.
 	if size := mtu - int(h.HdrLen); len(inner) > mtu && size > 0 {
 		h.GSOType = packet.VNetGSOTCPv4
 		h.GSOSize = uint16(size)

@@ -4,11 +4,11 @@ package encap
 // is dropped and counted (G5).
 type Verdict uint8
 
-// The verdicts, in the order in which they are decided.
+// The verdicts.
 const (
 	Deliver     Verdict = iota
 	NotIPv4             // sent: the inner packet is something else, IPv6 say (T1, G6)
-	Malformed           // a header that is too short or lies about a length (T1, R4)
+	Malformed           // sent: no whole header, or too long for an outer one (T1); received: a header that lies (R4)
 	TTLExpired          // the inner TTL is 0 (G3)
 	WrongPeer           // received: not from our remote to our local address (G1)
 	BadECN              // received: CE outside, not ECN-capable inside (R5)

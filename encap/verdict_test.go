@@ -23,10 +23,4 @@ func TestG5_VerdictNames(t *testing.T) {
 		}
 		seen[name] = v
 	}
-	// Formatting a bad value happens in a log line, the last place to panic.
-	for _, v := range []encap.Verdict{encap.NumVerdicts, 255} {
-		if _, ok := seen[v.String()]; ok {
-			t.Errorf("verdict %d has the name of a real one, %q", v, v)
-		}
-	}
 }

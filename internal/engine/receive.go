@@ -67,7 +67,7 @@ func (r *receive) deliverAll(packets []packet.IPv4) error {
 func (r *receive) deliver(inner packet.IPv4, mtu int) error {
 	hdr := encap.Unfinished(inner, mtu)
 	if hdr.NeedsCsum() && !r.queue.VNet() {
-		packet.FinishChecksum(inner, int(hdr.CsumStart), int(hdr.CsumOffset))
+		packet.FinishChecksum(inner, hdr)
 		hdr = packet.VNetHdr{}
 	}
 	r.parts[0] = inner

@@ -67,7 +67,7 @@ func (t *transmit) add(p *tun.Packet) encap.Verdict {
 	if v := t.encap.Encap(header, p.Bytes); v != encap.Deliver {
 		return v
 	}
-	if p.VNet.NeedsCsum() && !packet.FinishChecksum(p.Bytes, int(p.VNet.CsumStart), int(p.VNet.CsumOffset)) {
+	if p.VNet.NeedsCsum() && !packet.FinishChecksum(p.Bytes, p.VNet) {
 		return encap.Malformed
 	}
 	t.lengths[i] = len(p.Bytes)

@@ -31,13 +31,18 @@ func Sum(b []byte, initial uint16) uint16 {
 		sum, carry = bits.Add64(sum, ne.Uint64(b), carry)
 		b = b[8:]
 	}
-	if len(b) > 0 {
-		var tail [8]byte
-		copy(tail[:], b)
-		sum, carry = bits.Add64(sum, ne.Uint64(tail[:]), carry)
+	if len(b) >= 4 {
+		sum, carry = bits.Add64(sum, uint64(ne.Uint32(b)), carry)
+		b = b[4:]
 	}
-	sum, carry = bits.Add64(sum, 0, carry)
-	sum += carry
+	if len(b) >= 2 {
+		sum, carry = bits.Add64(sum, uint64(ne.Uint16(b)), carry)
+		b = b[2:]
+	}
+	if len(b) > 0 {
+		sum, carry = bits.Add64(sum, uint64(ne.Uint16([]byte{b[0], 0})), carry)
+	}
+	sum += carry // at most 2⁶⁴−1: a sum that carried is smaller than 2⁶⁴−1
 	var folded [2]byte
 	ne.PutUint16(folded[:], fold(sum))
 	return add(be.Uint16(folded[:]), initial)
@@ -68,25 +73,26 @@ func PseudoHeaderSum(p IPv4) uint16 {
 }
 
 // PatchChecksum returns the checksum after one 16-bit word that it covers
-// changed from old to new (RFC 1624, equation 3).
-func PatchChecksum(checksum, old, new uint16) uint16 {
-	return ^add(add(^checksum, ^old), new)
+// changed (RFC 1624, equation 3).
+func PatchChecksum(checksum, before, after uint16) uint16 {
+	return ^add(add(^checksum, ^before), after)
 }
 
-// FinishChecksum replaces the partial sum that stands csumOffset bytes into
-// b[csumStart:] by the checksum of all of b[csumStart:], as the virtio-net flag
-// NEEDS_CSUM asks for. A UDP checksum that comes out as zero becomes 0xffff
-// (RFC 768), which TCP counts as the same. It reports false, and leaves b alone,
-// when the field does not lie within b.
-func FinishChecksum(b []byte, csumStart, csumOffset int) bool {
-	if csumStart+csumOffset+2 > len(b) {
+// FinishChecksum does what h asks for with NeedsCsum: it replaces the partial sum
+// that stands h.CsumOffset bytes into b[h.CsumStart:] by the checksum of all of
+// b[h.CsumStart:]. A UDP checksum that comes out as zero becomes 0xffff (RFC 768),
+// which TCP counts as the same. It reports false, and leaves b alone, when the
+// field does not lie within b.
+func FinishChecksum(b []byte, h VNetHdr) bool {
+	start, offset := int(h.CsumStart), int(h.CsumOffset)
+	if start+offset+2 > len(b) {
 		return false
 	}
-	covered := b[csumStart:]
+	covered := b[start:]
 	sum := ^Sum(covered, 0)
 	if sum == 0 {
 		sum = 0xffff
 	}
-	be.PutUint16(covered[csumOffset:], sum)
+	be.PutUint16(covered[offset:], sum)
 	return true
 }

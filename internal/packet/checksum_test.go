@@ -102,6 +102,25 @@ func TestSum_EveryInitialValue(t *testing.T) {
 	}
 }
 
+// Folding 64 bits to 16 takes several steps, each of which may carry; random
+// data meet the last carry once in billions of sums. These words meet them all,
+// whichever byte order the machine adds in.
+func TestSum_EveryCarryOfTheFold(t *testing.T) {
+	words := []uint16{0x0000, 0x0001, 0x0100, 0x00ff, 0xff00, 0xfeff, 0xfffe, 0xffff}
+	b := make([]byte, 8)
+	for i := range len(words) * len(words) * len(words) * len(words) {
+		for at, rest := 0, i; at < len(b); at, rest = at+2, rest/len(words) {
+			w := words[rest%len(words)]
+			b[at], b[at+1] = byte(w>>8), byte(w)
+		}
+		for _, data := range [][]byte{b, append(bytes.Repeat([]byte{0xff}, 8), b...), append(bytes.Clone(b), b...)} {
+			if got, want := packet.Sum(data, 0), slowSum(data, 0); got != want {
+				t.Fatalf("Sum(% x) = %#04x, want %#04x", data, got, want)
+			}
+		}
+	}
+}
+
 // A superpacket is up to 64 KiB long; all ones carry out of every addition.
 func TestSum_Superpacket(t *testing.T) {
 	for name, data := range map[string][]byte{
@@ -163,6 +182,12 @@ func TestPatchChecksum_EqualsRecomputation(t *testing.T) {
 	}
 }
 
+// partialAt is the header of a packet whose checksum stands offset bytes into
+// what it covers, which is everything from start on.
+func partialAt(start, offset int) packet.VNetHdr {
+	return packet.VNetHdr{Flags: packet.VNetNeedsCsum, CsumStart: uint16(start), CsumOffset: uint16(offset)}
+}
+
 func TestFinishChecksum(t *testing.T) {
 	for _, n := range []int{2, 3, 8, 12, 13, 20, 21, 1460, 1461, 65515} {
 		for _, start := range []int{0, 1, 20, 60} {
@@ -175,7 +200,7 @@ func TestFinishChecksum(t *testing.T) {
 				}
 				want[start+offset], want[start+offset+1] = byte(sum>>8), byte(sum)
 
-				if !packet.FinishChecksum(b, start, offset) {
+				if !packet.FinishChecksum(b, partialAt(start, offset)) {
 					t.Fatalf("%d bytes, FinishChecksum(%d, %d) = false", len(b), start, offset)
 				}
 				if !bytes.Equal(b, want) {
@@ -196,7 +221,7 @@ func TestFinishChecksum_ZeroBecomesAllOnes(t *testing.T) {
 		0x00, 0x00,
 	}
 	want := []byte{0xaa, 0xff, 0xf0, 0xff, 0xff, 0x00, 0x00}
-	if !packet.FinishChecksum(b, 1, 2) {
+	if !packet.FinishChecksum(b, partialAt(1, 2)) {
 		t.Fatal("FinishChecksum = false")
 	}
 	if !bytes.Equal(b, want) {
@@ -219,17 +244,12 @@ func TestFinishChecksum_OutOfRange(t *testing.T) {
 		{"nothing there", 0, 0, 0, false},
 		{"one byte", 1, 0, 0, false},
 		{"largest values of a virtio-net header", 20, math.MaxUint16, math.MaxUint16, false},
-		{"offset overflows", 20, 1, math.MaxInt, false},
-		{"start overflows", 20, math.MaxInt, 1, false},
-		{"both overflow to a small number", 20, math.MaxInt, math.MaxInt, false},
-		{"negative offset", 20, 10, -1, false},
-		{"negative start", 20, -1, 4, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			b := randomBytes(4, tt.n)
 			before := bytes.Clone(b)
-			if got := packet.FinishChecksum(b, tt.start, tt.offset); got != tt.want {
+			if got := packet.FinishChecksum(b, partialAt(tt.start, tt.offset)); got != tt.want {
 				t.Errorf("%d bytes, FinishChecksum(%d, %d) = %v, want %v", tt.n, tt.start, tt.offset, got, tt.want)
 			}
 			if !tt.want && !bytes.Equal(b, before) {
@@ -258,17 +278,17 @@ func FuzzSum(f *testing.F) {
 }
 
 func FuzzFinishChecksum(f *testing.F) {
-	f.Add(make([]byte, 40), 20, packet.TCPCsumOffset)
-	f.Add(make([]byte, 28), 20, packet.UDPCsumOffset)
-	f.Add([]byte{0xff, 0xff}, 0, 0)
-	f.Add([]byte{1, 2, 3}, 2, 0)
-	f.Add([]byte{1, 2, 3}, math.MaxInt, 1)
-	f.Add([]byte{1, 2, 3}, 1, -1)
-	f.Fuzz(func(t *testing.T, b []byte, start, offset int) {
+	f.Add(make([]byte, 40), uint16(20), uint16(packet.TCPCsumOffset))
+	f.Add(make([]byte, 28), uint16(20), uint16(packet.UDPCsumOffset))
+	f.Add([]byte{0xff, 0xff}, uint16(0), uint16(0))
+	f.Add([]byte{1, 2, 3}, uint16(2), uint16(0))
+	f.Add([]byte{1, 2, 3}, uint16(math.MaxUint16), uint16(1))
+	f.Fuzz(func(t *testing.T, b []byte, csumStart, csumOffset uint16) {
+		start, offset := int(csumStart), int(csumOffset)
 		before := bytes.Clone(b)
-		within := start >= 0 && offset >= 0 && start <= len(b) && offset <= len(b) && start+offset+2 <= len(b)
+		within := start+offset+2 <= len(b)
 
-		if got := packet.FinishChecksum(b, start, offset); got != within {
+		if got := packet.FinishChecksum(b, partialAt(start, offset)); got != within {
 			t.Fatalf("%d bytes, FinishChecksum(%d, %d) = %v, want %v", len(b), start, offset, got, within)
 		}
 		if !within {

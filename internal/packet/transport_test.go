@@ -68,7 +68,7 @@ func TestPseudoHeaderSum_Golden(t *testing.T) {
 	}
 	p[packet.IPv4HdrLen+packet.UDPCsumOffset] = byte(pseudo >> 8)
 	p[packet.IPv4HdrLen+packet.UDPCsumOffset+1] = byte(pseudo)
-	if !packet.FinishChecksum(p, packet.IPv4HdrLen, packet.UDPCsumOffset) {
+	if !packet.FinishChecksum(p, partialAt(packet.IPv4HdrLen, packet.UDPCsumOffset)) {
 		t.Fatal("FinishChecksum = false")
 	}
 	if got := packet.UDP(p.Payload()).Checksum(); got != 0x2da1 {

@@ -1,0 +1,169 @@
+package main_test
+
+import (
+	"bytes"
+	"errors"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"goipip/internal/netlab/labtest"
+)
+
+func TestMain(m *testing.M) { labtest.Main(m) }
+
+// result is what a person sees of a command that ended.
+type result struct {
+	status         int
+	stdout, stderr string
+}
+
+func runCommand(t *testing.T, cmd *exec.Cmd) result {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+func goipip(t *testing.T, args ...string) result {
+	t.Helper()
+	return runCommand(t, exec.CommandContext(labtest.Context(t), labtest.BuildGoipip(t), args...))
+}
+
+func TestUsageErrors(t *testing.T) {
+	const local, remote = "-local=192.0.2.1", "-remote=192.0.2.2"
+	for _, c := range []struct {
+		args string
+		want string // the first line on standard error, or how it begins
+	}{
+		{"", "goipip: --local is missing"},
+		{local, "goipip: --remote is missing"},
+		{"-local 192.0.2.1 -remote 192.0.2.1", "goipip: --local and --remote are both 192.0.2.1"},
+		{"-local x " + remote, `goipip: invalid argument "x" for "--local" flag: must be an IPv4 address`},
+		{local + " --remote 2001:db8::1", "goipip: --remote 2001:db8::1: ipip runs over IPv4 only"},
+		{local + " " + remote + " -frobnicate", "goipip: unknown flag: --frobnicate"},
+		{local + " " + remote + " --frobnicate=1", "goipip: unknown flag: --frobnicate"},
+		{local + " " + remote + " -z", "goipip: unknown shorthand flag: 'z'"},
+		{local + " " + remote + " extra", "goipip: unknown word extra"},
+		{local + " " + remote + " -name", "goipip: flag needs an argument: --name"},
+		{local + " " + remote + " -name a-name-too-long", ""},
+		{local + " " + remote + " -name a-name-too-long-by-far", `goipip: --name "a-name-too-long-by-far"`},
+		{local + " " + remote + " -mtu 67", "goipip: --mtu 67"},
+		{local + " " + remote + " -mtu many", `goipip: invalid argument "many" for "--mtu" flag`},
+		{local + " " + remote + " -ttl 256", `goipip: invalid argument "256" for "--ttl" flag`},
+		{local + " " + remote + " -ttl 5 -nopmtudisc", "goipip: ttl != 0 and nopmtudisc are incompatible"},
+		{local + " " + remote + " -tos 100", `goipip: invalid argument "100" for "--tos" flag`},
+		{local + " " + remote + " -offload on", `goipip: invalid argument "on" for "--offload" flag: must be auto or off`},
+		{local + " " + remote + " -log-format xml", `goipip: invalid argument "xml" for "--log-format" flag: must be text or json`},
+		{local + " " + remote + " -log-level loud", `goipip: invalid argument "loud" for "--log-level" flag`},
+		{local + " " + remote + " -peer 10.0.0.2", "goipip: --peer 10.0.0.2 needs --address"},
+		{"demo now", "goipip: unknown word now"},
+		{"tunnel add", "goipip: --local is missing"},
+		{"tunnel add tun01 mode gre", "goipip: mode gre"},
+		{"tunnel add tun01 remote", "goipip: remote needs a value"},
+		{"tunnel add tun01 mode ipip remote 192.0.2.2 local 192.0.2.1 key 7", `goipip: unknown word "key"`},
+		{"tunnel add tun01 mode ipip remote 192.0.2.2 local 192.0.2.1 ttl 5 nopmtudisc", "goipip: ttl != 0"},
+	} {
+		if c.want == "" {
+			continue
+		}
+		r := goipip(t, strings.Fields(c.args)...)
+		if r.status != 2 || !strings.HasPrefix(r.stderr, c.want) || r.stdout != "" {
+			t.Errorf("goipip %s: status %d, stdout %q, stderr %q; want status 2 and %q", c.args, r.status, r.stdout, r.stderr, c.want)
+		}
+	}
+}
+
+// TestEveryFlagInEverySpelling gives each flag with one dash and two, with = and
+// without. What is wrong with all of them is the name.
+func TestEveryFlagInEverySpelling(t *testing.T) {
+	const wrong = "goipip: --name \"a/b\": not a name that a link can have\nTry 'goipip --help'.\n"
+	for _, dash := range []string{"-", "--"} {
+		for _, equals := range []string{"=", " "} {
+			var args []string
+			for _, f := range [][2]string{
+				{"local", "192.0.2.1"}, {"remote", "192.0.2.2"}, {"name", "a/b"}, {"address", "10.0.0.1"}, {"peer", "10.0.0.2"},
+				{"mtu", "1400"}, {"ttl", "64"}, {"tos", "0x10"}, {"dev", "eth0"}, {"queues", "2"}, {"offload", "off"},
+				{"log-level", "debug"}, {"log-format", "json"},
+			} {
+				args = append(args, strings.Fields(dash+f[0]+equals+f[1])...)
+			}
+			if r := goipip(t, args...); r.status != 2 || r.stderr != wrong {
+				t.Errorf("goipip %v: status %d, stderr %q", args, r.status, r.stderr)
+			}
+		}
+	}
+}
+
+func TestHelpAndVersion(t *testing.T) {
+	for _, arg := range []string{"-h", "-help", "--help"} {
+		r := goipip(t, arg)
+		if r.status != 0 || r.stderr != "" {
+			t.Errorf("goipip %s: status %d, stderr %q", arg, r.status, r.stderr)
+		}
+		for _, flag := range []string{"local", "remote", "name", "address", "peer", "mtu", "ttl", "tos", "nopmtudisc", "dev",
+			"queues", "offload", "log-level", "log-format", "version", "help"} {
+			if !strings.Contains(r.stdout, "--"+flag) {
+				t.Errorf("goipip %s does not mention --%s", arg, flag)
+			}
+		}
+	}
+	for _, arg := range []string{"-version", "--version", "-v"} {
+		if r := goipip(t, arg); r.status != 0 || !strings.HasPrefix(r.stdout, "goipip version ") {
+			t.Errorf("goipip %s: %+v", arg, r)
+		}
+	}
+	if r := goipip(t, "tunnel", "add", "--help"); r.status != 0 || !strings.Contains(r.stdout, "ip-tunnel(8)") {
+		t.Errorf("goipip tunnel add --help: %+v", r)
+	}
+}
+
+// TestMissingThings takes away what goipip needs, one by one.
+func TestMissingThings(t *testing.T) {
+	labtest.Need(t, "root", "tun")
+	binary := labtest.BuildGoipip(t)
+	// A network namespace of its own keeps the test off this machine's links.
+	const noTUN = `mount -t tmpfs none /dev/net && exec "$@"`
+	const noDriver = `mount -t tmpfs none /dev/net && mknod /dev/net/tun c 10 77 && exec "$@"`
+	const netAdmin = `exec setpriv --bounding-set=-net_admin "$@"`
+	const netRaw = `exec setpriv --bounding-set=-net_raw "$@"`
+	for name, c := range map[string]struct{ script, want string }{
+		"no device node":   {noTUN, "goipip: create tun \"tun01\": open /dev/net/tun: no such file or directory: load the tun module (modprobe tun), or start the container with --device /dev/net/tun\n"},
+		"no driver":        {noDriver, "goipip: create tun \"tun01\": open /dev/net/tun: no such device: load the tun module (modprobe tun), or start the container with --device /dev/net/tun\n"},
+		"no CAP_NET_ADMIN": {netAdmin, "goipip: create tun \"tun01\": operation not permitted: needs CAP_NET_ADMIN: run as root, or start the container with --cap-add NET_ADMIN\n"},
+		"no CAP_NET_RAW":   {netRaw, "goipip: open raw socket: permission denied: needs CAP_NET_RAW: run as root, or start the container with --cap-add NET_RAW\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := runCommand(t, exec.CommandContext(labtest.Context(t), "unshare", "--net", "--mount",
+				"sh", "-c", c.script, "sh", binary, "-name", "tun01", "-local", "192.0.2.1", "-remote", "192.0.2.2"))
+			if r.status != 1 || r.stderr != c.want {
+				t.Errorf("status %d, stderr\n%swant\n%s", r.status, r.stderr, c.want)
+			}
+		})
+	}
+}
+
+func TestDemo(t *testing.T) {
+	labtest.Need(t, "root", "tun")
+	r := goipip(t, "demo")
+	if r.status != 0 {
+		t.Fatalf("status %d\n%s%s", r.status, r.stdout, r.stderr)
+	}
+	for _, want := range []string{
+		"ns01# goipip -name tun01 -local 192.168.6.101 -remote 192.168.8.101 &\n",
+		"<POINTOPOINT,NOARP,UP,LOWER_UP> mtu 1480",
+		"64 bytes from 172.56.2.101: icmp_seq=3 ttl=64 time=",
+		"3 packets transmitted, 3 received, 0% packet loss",
+		"IP 192.168.6.101 > 192.168.8.101: IP 172.56.1.101 > 172.56.2.101: ICMP echo request",
+		"Gbit/s, and the SHA-256 of both ends is the same",
+	} {
+		if !strings.Contains(r.stdout, want) {
+			t.Errorf("the demo does not show %q:\n%s", want, r.stdout)
+		}
+	}
+}
