@@ -2,9 +2,8 @@
 // IP protocol 4): bytes in, bytes out. It holds no descriptor, clock, goroutine
 // or log; what it decides about a packet it returns as a [Verdict].
 //
-// Rule ids in comments (T1, R4, G2 …) are those of the project's specification,
-// which the README repeats: T transmit, R receive, O options, G where goipip is
-// stricter than Linux.
+// Rule ids in comments (T1, R4, G2 …) are those of docs/rules.md: T transmit,
+// R receive, O device and options, G where goipip is stricter than Linux.
 package encap
 
 import (

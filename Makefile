@@ -1,0 +1,51 @@
+# make test is what CI runs. It installs what the tests need where it can (root
+# and apt-get), and otherwise names what they will skip.
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# Packages, and the program that shows that they are there.
+NEEDS := iproute2:ip iputils-ping:ping tcpdump:tcpdump socat:socat \
+	user-mode-linux:linux.uml util-linux:setpriv gcc,libc6-dev:gcc
+
+FUZZTIME ?= 5s
+
+.PHONY: all test needs check fuzz bench
+
+all: goipip
+
+goipip: FORCE
+	go build -o $@ ./cmd/goipip
+FORCE:
+
+test: needs check
+	go test -race ./...
+
+check:
+	@test -z "$$(gofmt -l .)" || { echo "not gofmt-clean:"; gofmt -l .; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+
+needs:
+	@missing=; for need in $(NEEDS); do \
+		command -v $${need#*:} >/dev/null || missing="$$missing $${need%:*}"; \
+	done; \
+	if [ -z "$$missing" ]; then \
+		exit 0; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing$$missing"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
+			--no-install-recommends $$(echo $$missing | tr , ' ') >/dev/null; \
+	else \
+		echo "not installed, so that the tests that need it skip:$$missing"; \
+	fi
+
+# Each fuzz target for FUZZTIME.
+fuzz:
+	@for dir in internal/packet encap; do \
+		for target in $$(grep -ho 'func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -c6-); do \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./$$dir || exit 1; \
+		done; \
+	done
+
+bench:
+	go test -run '^$$' -bench . ./bench
