@@ -76,10 +76,7 @@ func (d *Decapsulator) Decap(outer packet.IPv4) (packet.IPv4, Verdict) {
 // protocols run over tunnels.
 func (d *Decapsulator) martian(inner packet.IPv4) bool {
 	src, dst := inner.Source(), inner.Destination()
-	switch {
-	case src[0] == 0, src[0] == 127, src[0] >= 224: // 255.255.255.255 among the last
-		return true
-	case dst[0] == 0, dst[0] == 127:
+	if !unicast(src) || dst[0] == 0 || dst[0] == 127 {
 		return true
 	}
 	_, own := (*d.own.Load())[src]

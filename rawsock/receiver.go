@@ -27,6 +27,9 @@ type Receiver struct {
 	packets []packet.IPv4
 	err     error
 	receive func(fd uintptr) bool // r.recvmmsg, bound once: binding allocates
+
+	errors errorQueue
+	onICMP func(ICMPError) // nil without an error queue
 }
 
 // NewReceiver opens a receiver in the network namespace of the calling thread.
@@ -69,12 +72,20 @@ func (r *Receiver) Connect() error {
 	})
 }
 
+// HandleICMP has Receive call handle for each ICMP error about a packet from
+// cfg.Local to cfg.Remote, once connected. It goes before the first Receive; of
+// several receivers, one is enough.
+func (r *Receiver) HandleICMP(handle func(ICMPError)) error {
+	r.onICMP = handle
+	return control(r.raw, r.errors.enable)
+}
+
 // Receive waits until there is a packet and returns it with all others that are
 // there already, at most BatchSize, each from its outer header on. They are valid
 // until the next Receive, and may be changed until then. It returns os.ErrClosed
 // after Close.
 //
-// ICMP errors about what the tunnel sent do not show here.
+// ICMP errors do not end it: they go to the function given to HandleICMP.
 func (r *Receiver) Receive() ([]packet.IPv4, error) {
 	r.packets, r.err = r.packets[:0], nil
 	if r.raw.Read(r.receive) != nil {
@@ -100,7 +111,10 @@ func (r *Receiver) recvmmsg(fd uintptr) bool {
 		}
 		// What remains is EINTR, no memory for the moment, or an ICMP error that
 		// waited on the socket (sk_err): the call took it away, so the next one
-		// gets on. An error costs the sender a packet on the wire, so this ends.
+		// gets on. An error costs its sender a packet on the wire, so this ends.
+		if r.onICMP != nil {
+			r.errors.drain(int(fd), r.onICMP)
+		}
 	}
 }
 

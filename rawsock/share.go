@@ -33,9 +33,12 @@ const (
 )
 
 // shareFilter is a classic BPF program that sees a packet from its outer header
-// on. It adds up the inner addresses and, where there are any, both ports,
-// multiplies by 2³²/φ, and takes the upper half modulo n. A packet too short for
-// an inner header goes to share 0, where it is counted as malformed.
+// on. It adds up the inner addresses and, where there are any, both ports, folds
+// the upper half of the sum onto the lower one, multiplies by 2³²/φ, and scales
+// the result to n. Without folding, source ports would hardly count, and of the
+// result the upper bits are the good ones: connect(2) takes every other port, so
+// that a modulo left half of the receivers without work. A packet too short for an
+// inner header goes to share 0, where it is counted as malformed.
 func shareFilter(share, n uint32) []bpf.Instruction {
 	const ports, source, destination = 0, 1, 2 // scratch cells, zero at first
 	const pass, drop = slotSize, 0
@@ -78,9 +81,13 @@ func shareFilter(share, n uint32) []bpf.Instruction {
 		bpf.ALUOpX{Op: bpf.ALUOpAdd},
 		bpf.LoadScratch{Dst: bpf.RegX, N: destination},
 		bpf.ALUOpX{Op: bpf.ALUOpAdd},
+		bpf.TAX{},
+		bpf.ALUOpConstant{Op: bpf.ALUOpShiftRight, Val: 16},
+		bpf.ALUOpX{Op: bpf.ALUOpXor},
 		bpf.ALUOpConstant{Op: bpf.ALUOpMul, Val: 0x9e3779b1},
 		bpf.ALUOpConstant{Op: bpf.ALUOpShiftRight, Val: 16},
-		bpf.ALUOpConstant{Op: bpf.ALUOpMod, Val: n},
+		bpf.ALUOpConstant{Op: bpf.ALUOpMul, Val: n},
+		bpf.ALUOpConstant{Op: bpf.ALUOpShiftRight, Val: 16},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: share, SkipTrue: 1},
 		bpf.RetConstant{Val: drop},
 		bpf.RetConstant{Val: pass},

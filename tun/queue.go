@@ -1,10 +1,8 @@
 package tun
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"syscall"
 
 	"goipip/internal/packet"
 
@@ -22,12 +20,6 @@ const (
 	bufSize = BatchSize*1536 + readSize
 )
 
-// Errors of Write that concern one packet, which is lost. The queue works on.
-var (
-	ErrDown    = errors.New("the link is down")
-	ErrRefused = errors.New("the kernel does not take the packet")
-)
-
 // Packet is a packet as a queue carries it.
 type Packet struct {
 	Bytes []byte         // from the IP header on
@@ -37,19 +29,13 @@ type Packet struct {
 // Queue is one queue of a device. One goroutine at a time may Read, and one
 // may Write.
 type Queue struct {
+	*Writer
 	file *os.File
-	raw  syscall.RawConn
-	vnet bool
 
 	buf     []byte
 	packets []Packet
-	readErr error
+	err     error
 	read    func(fd uintptr) bool // q.readBatch, bound once: binding allocates
-
-	hdr      [packet.VNetHdrLen]byte
-	iovs     []unix.Iovec
-	writeErr error
-	write    func(fd uintptr) bool // q.writev, bound once
 }
 
 // newQueue takes a descriptor that does not block, and whose packets carry a
@@ -60,30 +46,28 @@ func newQueue(file *os.File, vnet bool) (*Queue, error) {
 		return nil, err
 	}
 	q := &Queue{
+		Writer:  newWriter(raw, vnet),
 		file:    file,
-		raw:     raw,
-		vnet:    vnet,
 		buf:     make([]byte, bufSize),
 		packets: make([]Packet, 0, BatchSize),
-		iovs:    make([]unix.Iovec, 0, BatchSize),
 	}
-	q.read, q.write = q.readBatch, q.writev
+	q.read = q.readBatch
 	return q, nil
 }
 
-// VNet reports whether packets carry a virtio-net header.
-func (q *Queue) VNet() bool { return q.vnet }
+// NewWriter returns a writer of this queue for one more goroutine.
+func (q *Queue) NewWriter() *Writer { return newWriter(q.raw, q.vnet) }
 
 // Read waits until there is a packet and returns it with all others that are
 // there already, at most BatchSize. They are valid until the next Read, and may
 // be changed until then. It returns ErrDeleted when the link is gone, and
 // os.ErrClosed after the device was closed.
 func (q *Queue) Read() ([]Packet, error) {
-	q.packets, q.readErr = q.packets[:0], nil
+	q.packets, q.err = q.packets[:0], nil
 	if q.raw.Read(q.read) != nil {
 		return nil, q.goneError()
 	}
-	return q.packets, q.readErr
+	return q.packets, q.err
 }
 
 // readBatch reads until nothing is left, the batch is full, or there might be no
@@ -103,7 +87,7 @@ func (q *Queue) readBatch(fd uintptr) bool {
 		case unix.EAGAIN:
 			return len(q.packets) > 0
 		default:
-			q.readErr = readError(err)
+			q.err = readError(err)
 			return true
 		}
 	}
@@ -120,60 +104,9 @@ func (q *Queue) parse(b []byte) (p Packet, ok bool) {
 	return Packet{Bytes: b[packet.VNetHdrLen:], VNet: packet.DecodeVNetHdr(b)}, true
 }
 
-// goneError tells the two reasons apart for which there is no waiting for the
-// descriptor: it was closed, or the link is gone. The poller does not wait for a
-// descriptor that is in error and nothing else (tun_chr_poll in
-// drivers/net/tun.c).
-func (q *Queue) goneError() error {
-	if q.raw.Control(func(uintptr) {}) != nil {
-		return os.ErrClosed
-	}
-	return ErrDeleted
-}
-
 func readError(err error) error {
 	if err == unix.EBADFD {
 		return ErrDeleted
 	}
 	return fmt.Errorf("read tun: %w", err)
-}
-
-// Write passes one packet to the kernel as received on the link: all parts, one
-// after the other. hdr must be zero on a plain device. The parts are not kept.
-//
-// ErrDown and ErrRefused lose just this packet; ErrDeleted and os.ErrClosed are
-// as for Read.
-func (q *Queue) Write(hdr packet.VNetHdr, parts [][]byte) error {
-	q.iovs, q.writeErr = q.iovs[:0], nil
-	if q.vnet {
-		hdr.Encode(q.hdr[:])
-		q.iovs = appendIovec(q.iovs, q.hdr[:])
-	}
-	for _, part := range parts {
-		q.iovs = appendIovec(q.iovs, part)
-	}
-	if q.raw.Write(q.write) != nil {
-		return q.goneError()
-	}
-	return q.writeErr
-}
-
-func (q *Queue) writev(fd uintptr) bool {
-	for {
-		switch errno := writev(fd, q.iovs); errno {
-		case 0:
-			return true
-		case unix.EINTR:
-			continue
-		case unix.EAGAIN:
-			return false
-		case unix.EIO: // tun_get_user on a link that is not up
-			q.writeErr = ErrDown
-		case unix.EBADFD:
-			q.writeErr = ErrDeleted
-		default: // EINVAL for a header that does not fit the packet, ENOMEM
-			q.writeErr = ErrRefused
-		}
-		return true
-	}
 }

@@ -114,6 +114,16 @@ func (p IPv4) SetDF(df bool) {
 	}
 }
 
+// SetFragment places the payload at offset bytes, a multiple of 8, of the
+// unfragmented one, tells by mf whether more follows, and leaves DF alone.
+func (p IPv4) SetFragment(offset int, mf bool) {
+	field := uint16(offset / 8)
+	if mf {
+		field |= flagMF << 8
+	}
+	be.PutUint16(p[6:], field|be.Uint16(p[6:])&(flagDF<<8))
+}
+
 // SetTTL sets the time to live, in hops.
 func (p IPv4) SetTTL(ttl uint8) { p[8] = ttl }
 
@@ -125,6 +135,39 @@ func (p IPv4) SetSource(a [4]byte) { *(*[4]byte)(p[12:]) = a }
 
 // SetDestination sets the destination address.
 func (p IPv4) SetDestination(a [4]byte) { *(*[4]byte)(p[16:]) = a }
+
+// Option types (RFC 791 §3.1).
+const (
+	optionEnd    = 0
+	optionNoOp   = 1
+	optionCopied = 0x80 // bit of those that every fragment carries
+)
+
+// DropUncopiedOptions replaces by no-operations the options of a valid header that
+// only the first fragment carries. What does not follow the form of options ends
+// it (ip_options_fragment in net/ipv4/ip_options.c).
+func (p IPv4) DropUncopiedOptions() {
+	options := p[IPv4HdrLen:p.HdrLen()]
+	for len(options) > 0 && options[0] != optionEnd {
+		if options[0] == optionNoOp {
+			options = options[1:]
+			continue
+		}
+		if len(options) < 2 {
+			return
+		}
+		n := int(options[1])
+		if n < 2 || n > len(options) {
+			return
+		}
+		if options[0]&optionCopied == 0 {
+			for i := range n {
+				options[i] = optionNoOp
+			}
+		}
+		options = options[n:]
+	}
+}
 
 // UpdateChecksum computes the header checksum anew, over the options too.
 func (p IPv4) UpdateChecksum() {

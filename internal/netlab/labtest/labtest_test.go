@@ -1,0 +1,108 @@
+package labtest_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+
+	"goipip/internal/netlab"
+	"goipip/internal/netlab/labtest"
+)
+
+func TestMain(m *testing.M) { labtest.Main(m) }
+
+// verdict is a test that only remembers how it ended.
+type verdict struct {
+	testing.TB
+	skipped, failed string
+}
+
+func (v *verdict) Helper() {}
+
+func (v *verdict) Skipf(format string, args ...any) {
+	v.skipped = fmt.Sprintf(format, args...)
+	runtime.Goexit()
+}
+
+func (v *verdict) Fatalf(format string, args ...any) {
+	v.failed = fmt.Sprintf(format, args...)
+	runtime.Goexit()
+}
+
+func need(needs ...string) *verdict {
+	v := &verdict{}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		labtest.Need(v, needs...)
+	}()
+	<-ended
+	return v
+}
+
+func TestNeed(t *testing.T) {
+	if v := need("no such need"); !strings.Contains(v.failed, `"bpf" "ip" "ping" "root"`) {
+		t.Errorf("unknown need: %+v, want a failure that lists the needs", v)
+	}
+
+	t.Setenv("PATH", t.TempDir()) // No socat here. Nobody has looked yet, and the result stays.
+	for required, fails := range map[string]bool{"": false, "root,tcpdump": false, "root,socat": true, "all": true} {
+		t.Setenv("GOIPIP_REQUIRE", required)
+		v := need("socat")
+		if (v.failed != "") != fails || (v.skipped != "") == fails || !strings.Contains(v.failed+v.skipped, "socat") {
+			t.Errorf("GOIPIP_REQUIRE=%q: %+v, want failure %t", required, v, fails)
+		}
+	}
+	if v := need(); v.failed+v.skipped != "" {
+		t.Errorf("no need: %+v, want to go on", v)
+	}
+}
+
+func TestNew(t *testing.T) {
+	var p *netlab.Process
+	t.Run("lab", func(t *testing.T) {
+		host, err := labtest.New(t).Host("h")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, err = host.Start(exec.Command("sleep", "1000")); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if p == nil {
+		t.Skip("there was no lab") // for a reason that the inner test told
+	}
+	if err := p.Signal(os.Interrupt); !errors.Is(err, os.ErrProcessDone) {
+		t.Errorf("%v after its test: %v, want %v", p, err, os.ErrProcessDone)
+	}
+}
+
+func TestWaitFor(t *testing.T) {
+	asked := 0
+	labtest.WaitFor(t, "the third time", func() bool { asked++; return asked == 3 })
+	if asked != 3 {
+		t.Errorf("asked %d times, want 3", asked)
+	}
+}
+
+func TestContext(t *testing.T) {
+	ctx := labtest.Context(t)
+	if _, ok := ctx.Deadline(); !ok || ctx.Err() != nil {
+		t.Errorf("a context without deadline, or one that has ended: %v", ctx.Err())
+	}
+}
+
+func TestBuildGoipip(t *testing.T) {
+	path := labtest.BuildGoipip(t)
+	built, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := os.Stat(labtest.BuildGoipip(t)); err != nil || again.ModTime() != built.ModTime() {
+		t.Errorf("built twice: %v, %v, %v", built.ModTime(), again.ModTime(), err)
+	}
+}

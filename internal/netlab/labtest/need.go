@@ -1,0 +1,107 @@
+package labtest
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+
+	"goipip/internal/netlab"
+)
+
+// requireEnv names the needs, separated by commas, whose lack fails a test; "all" stands for every one. CI sets it, so
+// that a test cannot disappear unnoticed.
+const requireEnv = "GOIPIP_REQUIRE"
+
+// checks has for each need what tries it, once.
+var checks = map[string]func() error{
+	"root":    sync.OnceValue(checkRoot),
+	"tun":     sync.OnceValue(checkTUN),
+	"bpf":     sync.OnceValue(checkBPF),
+	"uml":     sync.OnceValue(checkUML),
+	"socat":   program("socat"),
+	"tcpdump": program("tcpdump"),
+	"ping":    program("ping"),
+	"ip":      program("ip"),
+}
+
+// Need skips the test, with the reason, where the machine lacks one of needs, and fails it instead where the environment
+// variable GOIPIP_REQUIRE names that need or is "all". The needs are "root" (may make network namespaces), "tun"
+// (/dev/net/tun opens), "uml" (User Mode Linux and its modules), "bpf" (may load a program), and the programs "socat",
+// "tcpdump", "ping" and "ip".
+func Need(tb testing.TB, needs ...string) {
+	tb.Helper()
+	for _, need := range needs {
+		check, ok := checks[need]
+		if !ok {
+			tb.Fatalf("unknown need %q: the needs are %q", need, slices.Sorted(maps.Keys(checks)))
+		}
+		err := check()
+		if err == nil {
+			continue
+		}
+		if required(need) {
+			tb.Fatalf("%s is required by %s: %v", need, requireEnv, err)
+		}
+		tb.Skipf("needs %s: %v", need, err)
+	}
+}
+
+func required(need string) bool {
+	names := strings.Split(os.Getenv(requireEnv), ",")
+	return slices.Contains(names, need) || slices.Contains(names, "all")
+}
+
+func checkRoot() error {
+	lab, err := netlab.New()
+	if err != nil {
+		return err
+	}
+	return lab.Close()
+}
+
+func checkTUN() error {
+	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func checkUML() error {
+	if _, err := exec.LookPath("linux.uml"); err != nil {
+		return err
+	}
+	const ipip = "/usr/lib/uml/modules/*/kernel/net/ipv4/ipip.ko"
+	if found, err := filepath.Glob(ipip); err != nil || len(found) == 0 {
+		return fmt.Errorf("no file %s: install Debian's user-mode-linux", ipip)
+	}
+	return nil
+}
+
+func checkBPF() error {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type:         ebpf.SchedCLS,
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+		License:      "MIT",
+	})
+	if err != nil {
+		return fmt.Errorf("load a bpf program: %w", err)
+	}
+	return prog.Close()
+}
+
+func program(name string) func() error {
+	return func() error {
+		_, err := exec.LookPath(name)
+		return err
+	}
+}

@@ -1,0 +1,209 @@
+package netlab_test
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"goipip/internal/netlab"
+	"goipip/internal/netlab/labtest"
+)
+
+// optionSets are ways to run goipip against another implementation.
+var optionSets = []string{"", "--offload off", "--queues 2", "--queues 2 --offload off"}
+
+// TestPeerSocat has socat at the other end, which knows no more of ipip than protocol number 4.
+func TestPeerSocat(t *testing.T) {
+	t.Parallel()
+	labtest.Need(t, "socat", "ip")
+	for _, options := range optionSets[:2] {
+		t.Run("options "+options, func(t *testing.T) {
+			t.Parallel()
+			l := newTunnelLab(t)
+			l.end01.start(t, strings.Fields(options)...)
+			start(t, l.ns02, exec.Command("socat", "TUN:172.56.2.101/24,tun-type=tun,iff-no-pi,iff-up,tun-name=t0",
+				"IP4-SENDTO:192.168.6.101:4,bind=192.168.8.101"))
+			labtest.WaitFor(t, "socat's device", func() bool { return isUp(l.ns02, "t0") })
+			run(t, l.ns02, "ip link set t0 mtu 1480")
+			run(t, l.ns02, "ip route add 172.56.1.101 dev t0")
+
+			l.pingBothWays(t)
+			l.ping(t, netlab.PingOptions{Size: maxEcho, DF: true})
+			l.ping(t, netlab.PingOptions{Size: 4000, Count: 5})
+			l.transfer(t, transferLen)
+			l.reverse().transfer(t, transferLen)
+			l.datagrams(t, 500, maxEcho)
+			l.reverse().datagrams(t, 500, maxEcho)
+		})
+	}
+}
+
+// newKernelPeer returns two hosts on a veth: goipip with options on a, and on b an ipip tunnel in the kernel, which sends
+// superpackets with unfinished checksums.
+func newKernelPeer(t *testing.T, options ...string) path {
+	t.Helper()
+	labtest.Need(t, "bpf", "tun")
+	lab := labtest.New(t)
+	p := path{
+		a: newHost(t, lab, "goipip"), addrA: netip.MustParseAddr("172.56.1.101"),
+		b: newHost(t, lab, "kernel"), addrB: netip.MustParseAddr("172.56.2.101"),
+	}
+	if err := lab.Veth(p.a, "veth", p.b, "veth"); err != nil {
+		t.Fatal(err)
+	}
+	local, remote := netip.MustParsePrefix("192.168.6.101/24"), netip.MustParsePrefix("192.168.6.102/24")
+	if err := p.a.AddAddr("veth", local.String()); err != nil {
+		t.Fatal(err)
+	}
+	attachIPIP(t, p.reverse(), "veth", remote, local)
+	end{p.a, "tun01", local.Addr().String(), remote.Addr().String(), p.addrA.String(), p.addrB.String()}.start(t, options...)
+	return p
+}
+
+func TestPeerKernel(t *testing.T) {
+	t.Parallel()
+	for _, options := range optionSets {
+		t.Run("options "+options, func(t *testing.T) {
+			t.Parallel()
+			p := newKernelPeer(t, strings.Fields(options)...)
+			p.pingBothWays(t)
+			for _, p := range []path{p, p.reverse()} {
+				p.ping(t, netlab.PingOptions{Size: maxEcho, DF: true})
+				p.ping(t, netlab.PingOptions{Size: fragmented, Count: 5})
+				p.transfer(t, 64<<20)
+				p.datagrams(t, 500, maxEcho)
+				p.datagrams(t, 500, 4)
+				p.datagrams(t, 50, 8000)
+			}
+			p.carriesTCP(t)
+		})
+	}
+}
+
+// The kernel's superpackets do reach goipip, or TestPeerKernel would prove less than it says.
+func TestPeerKernelSendsSuperpackets(t *testing.T) {
+	t.Parallel()
+	p := newKernelPeer(t)
+	c := startCapture(t, p.a, "veth")
+	p.reverse().transfer(t, transferLen)
+	if n, largest := superpackets(c); n == 0 {
+		t.Errorf("no packet is longer than %d bytes", largest)
+	}
+}
+
+// superpackets counts the ipip packets that were received with more than Ethernet carries.
+func superpackets(c *netlab.Capture) (n, largest int) {
+	for _, p := range c.Packets() {
+		if _, _, ok := headers(p); ok && !p.Outgoing {
+			largest = max(largest, len(p.Data))
+			if len(p.Data) > vethMTU {
+				n++
+			}
+		}
+	}
+	return n, largest
+}
+
+// TestPeerBehindGRO has a receiving kernel that merges goipip's packets, as behind nearly every real network card.
+func TestPeerBehindGRO(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("ethtool"); err != nil {
+		t.Skipf("needs ethtool: %v", err)
+	}
+	for _, options := range optionSets {
+		t.Run("options "+options, func(t *testing.T) {
+			t.Parallel()
+			l := newTunnelLab(t)
+			for _, h := range []struct {
+				host *netlab.Host
+				devs []string
+			}{
+				{l.ns01, []string{"veth01"}}, {l.ns02, []string{"veth02"}}, {l.router, []string{"veth01_p", "veth02_p"}},
+			} {
+				for _, dev := range h.devs {
+					mergeOn(t, h.host, dev)
+				}
+			}
+			l.start(t, strings.Fields(options)...)
+			c := startCapture(t, l.ns02, "veth02")
+			l.transfer(t, 4*transferLen)
+			if n, largest := superpackets(c); n == 0 {
+				t.Errorf("nothing was merged: no packet is longer than %d bytes", largest)
+			}
+			c.Close()
+			l.carriesTCP(t)
+			l.datagrams(t, 500, maxEcho)
+			l.ping(t, netlab.PingOptions{Size: fragmented, Count: 5})
+		})
+	}
+}
+
+// mergeOn turns GRO on for what dev receives, which on a veth needs threaded NAPI to have more than one packet at a time,
+// and turns off what would send superpackets.
+func mergeOn(t *testing.T, host *netlab.Host, dev string) {
+	t.Helper()
+	run(t, host, "ethtool -K "+dev+" gro on tso off gso off")
+	// A new mount of sysfs shows the namespace of its mounter.
+	const script = `mount -t sysfs sysfs /sys && echo 1 >/sys/class/net/$0/threaded`
+	if _, err := host.Output("unshare", "--mount", "sh", "-c", script, dev); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestPeerIPIPModule is Lab 2 with a User Mode Linux in the place of ns02, whose tunnel is that of ipip.ko.
+func TestPeerIPIPModule(t *testing.T) {
+	t.Parallel()
+	labtest.Need(t, "uml", "tun", "socat", "ip", "ping")
+	lab := labtest.New(t)
+	ns01, router := newHost(t, lab, "ns01"), newHost(t, lab, "router")
+	ns02, err := router.StartGuest(netlab.GuestConfig{Cards: []string{"veth02_p"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(
+		lab.Veth(ns01, "veth01", router, "veth01_p"),
+		ns01.AddAddr("veth01", "192.168.6.101/24"),
+		router.AddAddr("veth01_p", "192.168.6.1/24"),
+		router.AddAddr("veth02_p", "192.168.8.1/24"),
+		ns01.AddRoute("192.168.8.0/24", "192.168.6.1"),
+		router.Sysctl("net.ipv4.ip_forward", "1"),
+		ns02.LoadModules("ipip"),
+	); err != nil {
+		t.Fatal(err)
+	}
+	runIn(t, ns02, `set -e
+		ip addr add 192.168.8.101/24 dev vec0
+		ip route add 192.168.6.0/24 via 192.168.8.1
+		ip tunnel add tun02 mode ipip remote 192.168.6.101 local 192.168.8.101
+		ip link set dev tun02 up
+		ip addr add 172.56.2.101 peer 172.56.1.101 dev tun02`)
+	// The guest's card now and then leaves a packet until the next one comes. So one always comes.
+	start(t, router, exec.Command("ping", "-q", "-i", "0.05", "192.168.8.101"))
+	end01 := end{ns01, "tun01", "192.168.6.101", "192.168.8.101", "172.56.1.101", "172.56.2.101"}
+	p := path{a: ns01, addrA: netip.MustParseAddr(end01.inner), addrB: netip.MustParseAddr(end01.peer)}
+
+	for _, options := range optionSets {
+		t.Run("options "+options, func(t *testing.T) {
+			tun01 := end01.start(t, strings.Fields(options)...)
+			p.ping(t, netlab.PingOptions{Count: 3, Reply: p.untouched(t)})
+			p.ping(t, netlab.PingOptions{Size: maxEcho, DF: true})
+			p.refused(t, maxEcho+1)
+			p.ping(t, netlab.PingOptions{Size: fragmented})
+			for _, ping := range []string{
+				"ping -c 3 -i 0.2 172.56.1.101",
+				fmt.Sprintf("ping -c 3 -i 0.2 -M do -s %d 172.56.1.101", maxEcho),
+				fmt.Sprintf("ping -c 3 -i 0.2 -s %d 172.56.1.101", fragmented),
+			} {
+				mentions(t, ping+" in the guest", runIn(t, ns02, ping), "3 received", " 0% packet loss", "ttl=64")
+			}
+			if _, err := ns02.Echo(labtest.Context(t), ns01, netip.AddrPortFrom(p.addrA, 0), 4*transferLen); err != nil {
+				t.Error(err)
+			}
+			tun01.hasNoComplaint(t)
+			tun01.exits(t, end01, func() error { return ns01.DeleteLink("tun01") })
+		})
+	}
+}

@@ -1,0 +1,48 @@
+package packet
+
+// ICMPHdrLen is the size of the ICMP header of an error message, in bytes
+// (RFC 792).
+const ICMPHdrLen = 8
+
+// ICMP types and codes (RFC 792, RFC 1122 §3.2.2).
+const (
+	ICMPUnreachable    = 3 // a destination, see the codes
+	ICMPSourceQuench   = 4
+	ICMPRedirect       = 5
+	ICMPTimeExceeded   = 11
+	ICMPParameterProb  = 12
+	ICMPCodeHost       = 1 // of Unreachable
+	ICMPCodeFragNeeded = 4 // of Unreachable: longer than the next hop's MTU, and DF is set
+	ICMPCodeSrcRoute   = 5 // of Unreachable: source route failed
+	ICMPCodeTTL        = 0 // of TimeExceeded: in transit
+)
+
+// ICMP is a message seen from its ICMP header on (RFC 792).
+type ICMP []byte
+
+// Type returns the type of the message.
+func (m ICMP) Type() uint8 { return m[0] }
+
+// Code returns what the type leaves open.
+func (m ICMP) Code() uint8 { return m[1] }
+
+// IsICMPError reports whether messages of this type are about another packet, so
+// that none may be sent about them (RFC 1122 §3.2.2). Types that nobody has
+// defined count among them, as in __icmp_send in net/ipv4/icmp.c.
+func IsICMPError(icmpType uint8) bool {
+	switch icmpType {
+	case 0, 8, 13, 14, 15, 16, 17, 18: // echo, timestamp, information, address mask
+		return false
+	}
+	return true
+}
+
+// InitError makes m an error message whose quotation stands in m[ICMPHdrLen:]
+// already. mtu is that of the next hop, in bytes, for FragNeeded (RFC 1191), and 0
+// otherwise.
+func (m ICMP) InitError(icmpType, code uint8, mtu int) {
+	clear(m[:ICMPHdrLen])
+	m[0], m[1] = icmpType, code
+	be.PutUint16(m[6:], uint16(mtu))
+	be.PutUint16(m[2:], ^Sum(m, 0))
+}

@@ -1,0 +1,84 @@
+package rawsock_test
+
+import (
+	"testing"
+
+	"goipip/internal/packet"
+	"goipip/rawsock"
+)
+
+// What runs for each packet allocates nothing. Each run sends a batch and
+// receives it, and says whether all of it arrived: a function that does nothing
+// allocates nothing either.
+func TestAllocs(t *testing.T) {
+	left, _ := newPair(t)
+	refused := 0
+	var s *rawsock.Sender
+	must(t, left.Do(func() (err error) {
+		s, err = rawsock.NewSender(loopback, func(int, rawsock.Refusal) { refused++ })
+		return err
+	}))
+	defer s.Close()
+	r := newConnected(t, left, reverse(loopback))
+
+	var headers [rawsock.BatchSize]packet.IPv4
+	payload := make([]byte, 1400)
+	for i := range headers {
+		headers[i] = outer(loopback, len(payload))
+	}
+	tooBig := make([]byte, packet.IPv4MaxLen)
+	sent, received := uint16(0), uint16(0) // the numbers of packets
+	send := func(n, refusals int) bool {
+		for _, h := range headers[:n] {
+			sent++
+			h.SetID(sent)
+			s.Add(h, payload)
+		}
+		for range refusals {
+			s.Add(headers[0], tooBig)
+		}
+		refused = 0
+		return s.Flush() == nil && refused == refusals
+	}
+	receive := func() bool {
+		for received != sent {
+			packets, err := r.Receive()
+			if err != nil || len(packets) == 0 {
+				return false
+			}
+			for _, p := range packets {
+				received++
+				if p.ID() != received {
+					return false
+				}
+			}
+		}
+		return true
+	}
+
+	tests := []struct {
+		name string
+		work func() bool
+	}{
+		{"a packet", func() bool { return send(1, 0) && receive() }},
+		{"a full batch", func() bool { return send(rawsock.BatchSize, 0) && receive() }},
+		{"with refusals", func() bool { return send(10, 3) && receive() }},
+		{"nothing", func() bool { return s.Flush() == nil && s.Len() == 0 }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			failed := 0
+			allocs := testing.AllocsPerRun(100, func() {
+				if !tt.work() {
+					failed++
+				}
+			})
+			if failed > 0 {
+				t.Errorf("%d runs of 101 did not do the work", failed)
+			}
+			if allocs != 0 {
+				t.Errorf("%v allocations a run, want 0", allocs)
+			}
+		})
+	}
+}

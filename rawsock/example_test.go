@@ -1,0 +1,61 @@
+package rawsock_test
+
+import (
+	"fmt"
+	"net/netip"
+
+	"goipip/internal/packet"
+	"goipip/rawsock"
+)
+
+// One end of a tunnel that sends each inner packet back to where it came from.
+// It needs root, and runs until the receiver is closed.
+func Example() {
+	cfg := rawsock.Config{
+		Local:  netip.MustParseAddr("192.168.1.129"),
+		Remote: netip.MustParseAddr("10.90.6.238"),
+	}
+	receiver, err := rawsock.NewReceiver(cfg)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer receiver.Close()
+	if err := receiver.Connect(); err != nil {
+		fmt.Println("packets of other tunnels arrive too:", err)
+	}
+	sender, err := rawsock.NewSender(cfg, func(i int, why rawsock.Refusal) {
+		fmt.Printf("packet %d of the batch was not sent: %v\n", i, why)
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer sender.Close()
+
+	var headers [rawsock.BatchSize]packet.IPv4
+	for i := range headers {
+		headers[i] = make(packet.IPv4, packet.IPv4HdrLen)
+		headers[i].InitHeader()
+		headers[i].SetDF(true)
+		headers[i].SetTTL(64)
+		headers[i].SetProtocol(packet.ProtoIPIP)
+		headers[i].SetSource(cfg.Local.As4())
+		headers[i].SetDestination(cfg.Remote.As4())
+	}
+	for {
+		packets, err := receiver.Receive()
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		for i, outer := range packets {
+			// The kernel fills in the length and the checksum.
+			sender.Add(headers[i], outer.Payload())
+		}
+		if err := sender.Flush(); err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
+}

@@ -1,0 +1,7 @@
+package rawsock
+
+// For tests of what has no other way out than through the kernel.
+var (
+	RefusalOf   = refusalOf
+	ShareFilter = shareFilter
+)

@@ -1,0 +1,261 @@
+package rawsock_test
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"goipip/internal/netlab"
+	"goipip/internal/netlab/labtest"
+	"goipip/internal/packet"
+	"goipip/rawsock"
+)
+
+// Two hosts on one cable, and what one end of a tunnel between them is told.
+var (
+	leftAddr  = netip.MustParseAddr("10.0.0.1")
+	rightAddr = netip.MustParseAddr("10.0.0.2")
+
+	leftEnd  = rawsock.Config{Local: leftAddr, Remote: rightAddr}
+	rightEnd = rawsock.Config{Local: rightAddr, Remote: leftAddr}
+)
+
+// newPair returns two hosts that know each other's link-layer address: each has
+// a device eth0.
+func newPair(t *testing.T) (left, right *netlab.Host) {
+	t.Helper()
+	lab := labtest.New(t)
+	left, right = addHost(t, lab, "left"), addHost(t, lab, "right")
+	must(t,
+		lab.Veth(left, "eth0", right, "eth0"),
+		left.AddAddr("eth0", leftAddr.String()+"/24"),
+		right.AddAddr("eth0", rightAddr.String()+"/24"),
+	)
+	ping(t, left, rightAddr)
+	return left, right
+}
+
+func addHost(t *testing.T, lab *netlab.Lab, name string) *netlab.Host {
+	t.Helper()
+	h, err := lab.Host(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// ping fills the neighbour tables of both ends: until then the kernel holds
+// packets back, and not many.
+func ping(t *testing.T, from *netlab.Host, to netip.Addr) {
+	t.Helper()
+	if r, err := from.Ping(labtest.Context(t), to, netlab.PingOptions{}); err != nil || r.Received == 0 {
+		t.Fatalf("no ping from %s to %v: %v", from.Name, to, err)
+	}
+}
+
+// must ends the test with the first of some errors.
+func must(t testing.TB, errs ...error) {
+	t.Helper()
+	for _, err := range errs {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// newReceiver opens a receiver on h, and closes it when the test ends.
+func newReceiver(t *testing.T, h *netlab.Host, cfg rawsock.Config) *rawsock.Receiver {
+	t.Helper()
+	var r *rawsock.Receiver
+	must(t, h.Do(func() (err error) {
+		r, err = rawsock.NewReceiver(cfg)
+		return err
+	}))
+	t.Cleanup(func() { r.Close() })
+	return r
+}
+
+// newConnected does the same, with only its remote's packets.
+func newConnected(t *testing.T, h *netlab.Host, cfg rawsock.Config) *rawsock.Receiver {
+	t.Helper()
+	r := newReceiver(t, h, cfg)
+	must(t, r.Connect())
+	return r
+}
+
+// refusal is what a sender was told about a packet.
+type refusal struct {
+	Index int
+	Why   rawsock.Refusal
+}
+
+// sender is a Sender with a list of all refusals.
+type sender struct {
+	*rawsock.Sender
+	cfg      rawsock.Config
+	refusals []refusal
+}
+
+func newSender(t *testing.T, h *netlab.Host, cfg rawsock.Config) *sender {
+	t.Helper()
+	s := &sender{cfg: cfg}
+	must(t, h.Do(func() (err error) {
+		s.Sender, err = rawsock.NewSender(cfg, func(i int, why rawsock.Refusal) {
+			s.refusals = append(s.refusals, refusal{i, why})
+		})
+		return err
+	}))
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// send sends payloads in one batch.
+func (s *sender) send(t *testing.T, payloads ...string) {
+	t.Helper()
+	for _, p := range payloads {
+		s.Add(outer(s.cfg, len(p)), []byte(p))
+	}
+	must(t, s.Flush())
+}
+
+// mustSend sends payloads in one batch, of which the kernel must take each.
+func (s *sender) mustSend(t *testing.T, payloads ...string) {
+	t.Helper()
+	s.send(t, payloads...)
+	if len(s.refusals) > 0 {
+		t.Fatalf("refused: %+v", s.refusals)
+	}
+}
+
+// outer returns a header for n bytes between the ends of cfg, complete but for
+// the ID.
+func outer(cfg rawsock.Config, n int) packet.IPv4 {
+	p := make(packet.IPv4, packet.IPv4HdrLen)
+	p.InitHeader()
+	p.SetTotalLength(packet.IPv4HdrLen + n)
+	p.SetDF(true)
+	p.SetTTL(64)
+	p.SetProtocol(packet.ProtoIPIP)
+	p.SetSource(cfg.Local.As4())
+	p.SetDestination(cfg.Remote.As4())
+	p.UpdateChecksum()
+	return p
+}
+
+// receiving is a receiver that is read to its end.
+type receiving struct {
+	packets chan packet.IPv4 // copies
+	err     chan error       // what ended it
+}
+
+// startReceiving begins to read r, in the background and without end.
+func startReceiving(r *rawsock.Receiver) *receiving {
+	g := &receiving{packets: make(chan packet.IPv4, 1<<14), err: make(chan error, 1)}
+	go func() {
+		for {
+			packets, err := r.Receive()
+			for _, p := range packets {
+				g.packets <- bytes.Clone(p)
+			}
+			if err != nil {
+				g.err <- err
+				return
+			}
+		}
+	}()
+	return g
+}
+
+// next returns the next packet.
+func (g *receiving) next(t *testing.T) packet.IPv4 {
+	t.Helper()
+	select {
+	case p := <-g.packets:
+		return p
+	case err := <-g.err:
+		t.Fatalf("Receive: %v, want a packet", err)
+	case <-time.After(deadline):
+		t.Fatalf("no packet in %v", deadline)
+	}
+	panic("not reached")
+}
+
+// check fails unless the next packets have these payloads.
+func (g *receiving) check(t *testing.T, payloads ...string) {
+	t.Helper()
+	for _, want := range payloads {
+		p := g.next(t)
+		if !p.Valid() || p.TotalLength() != len(p) {
+			t.Fatalf("not a whole packet: % x", []byte(p))
+		}
+		if got := string(p.Payload()); got != want {
+			t.Fatalf("received %q, want %q", abbreviate(got), abbreviate(want))
+		}
+	}
+}
+
+func abbreviate(s string) string {
+	const most = 60
+	if len(s) > most {
+		return s[:most] + "…"
+	}
+	return s
+}
+
+// deadline is for what should happen at once.
+const deadline = 10 * time.Second
+
+// within returns what arrives on ch.
+func within[T any](t *testing.T, what string, ch <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-ch:
+		return v
+	case <-time.After(deadline):
+		t.Fatalf("waited %v in vain for %s", deadline, what)
+	}
+	panic("not reached")
+}
+
+// waitParked returns when n goroutines wait for a socket within method, such as
+// "(*Receiver).Receive".
+func waitParked(t *testing.T, method string, n int) {
+	t.Helper()
+	stacks := make([]byte, 1<<20)
+	labtest.WaitFor(t, method+" to wait", func() bool {
+		parked := 0
+		for stack := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
+			if strings.Contains(stack, "[IO wait") && strings.Contains(stack, "rawsock."+method) {
+				parked++
+			}
+		}
+		return parked == n
+	})
+}
+
+func randomBytes(rng *rand.Rand, n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(rng.Uint32())
+	}
+	return b
+}
+
+// descriptors returns this process's open descriptors.
+func descriptors(t *testing.T) (fds []int) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	must(t, err)
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		must(t, err)
+		fds = append(fds, fd)
+	}
+	return fds
+}

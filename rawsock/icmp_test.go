@@ -1,0 +1,168 @@
+package rawsock_test
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/sys/unix"
+
+	"goipip/internal/netlab"
+	"goipip/internal/netlab/labtest"
+	"goipip/rawsock"
+)
+
+// ICMP errors that the right host sends about what the left one sent (E).
+
+// icmpError is an ICMP error, and what a connected raw socket makes of it.
+type icmpError struct {
+	name string
+	typ  ipv4.ICMPType
+	code int
+	mtu  uint16        // RFC 1191, in bytes
+	hard syscall.Errno // 0: the socket hears nothing (raw_err in net/ipv4/raw.c)
+}
+
+var icmpErrors = []icmpError{
+	{"3/0 net unreachable", ipv4.ICMPTypeDestinationUnreachable, 0, 0, 0},
+	{"3/1 host unreachable", ipv4.ICMPTypeDestinationUnreachable, 1, 0, 0},
+	{"3/2 protocol unreachable", ipv4.ICMPTypeDestinationUnreachable, 2, 0, unix.ENOPROTOOPT},
+	{"3/3 port unreachable", ipv4.ICMPTypeDestinationUnreachable, 3, 0, unix.ECONNREFUSED},
+	{"3/4 frag needed", ipv4.ICMPTypeDestinationUnreachable, 4, 1400, unix.EMSGSIZE},
+	{"3/13 prohibited", ipv4.ICMPTypeDestinationUnreachable, 13, 0, unix.EHOSTUNREACH},
+	{"11/0 ttl exceeded", ipv4.ICMPTypeTimeExceeded, 0, 0, 0},
+	{"12/0 parameter problem", ipv4.ICMPTypeParameterProblem, 0, 0, unix.EPROTO},
+}
+
+// send sends the error from the right host to the left one, about a packet with
+// leftEnd's outer header, and returns when the left kernel is done with it.
+func (e icmpError) send(t *testing.T, left, right *netlab.Host) {
+	t.Helper()
+	quoted := append(outer(leftEnd, 100), "the first bytes of the inner packet"...)
+	message := icmp.Message{Type: e.typ, Code: e.code, Body: &icmp.RawBody{
+		Data: append([]byte{0, 0, byte(e.mtu >> 8), byte(e.mtu)}, quoted...),
+	}}
+	b, err := message.Marshal(nil)
+	must(t, err)
+	before := icmpReceived(t, left)
+	must(t, right.Do(func() error {
+		c, err := net.DialIP("ip4:icmp", nil, &net.IPAddr{IP: leftAddr.AsSlice()})
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_, err = c.Write(b)
+		return err
+	}))
+	labtest.WaitFor(t, "the ICMP error", func() bool { return icmpReceived(t, left) > before })
+}
+
+// icmpReceived returns how many ICMP messages the host has received.
+func icmpReceived(t *testing.T, h *netlab.Host) (n int) {
+	t.Helper()
+	must(t, h.Do(func() error {
+		snmp, err := os.ReadFile("/proc/thread-self/net/snmp")
+		if err != nil {
+			return err
+		}
+		_, values, ok := strings.Cut(string(snmp), "\nIcmp: InMsgs ")
+		_, values, found := strings.Cut(values, "\nIcmp: ")
+		if !ok || !found {
+			return fmt.Errorf("no counter Icmp InMsgs:\n%s", snmp)
+		}
+		_, err = fmt.Sscan(values, &n)
+		return err
+	}))
+	return n
+}
+
+// newWitness returns a plain raw socket with a receiver's addresses, which shows
+// what the kernel does to such sockets.
+func newWitness(t *testing.T, h *netlab.Host, cfg rawsock.Config) *net.IPConn {
+	t.Helper()
+	var c *net.IPConn
+	must(t, h.Do(func() (err error) {
+		c, err = net.DialIP("ip4:4", &net.IPAddr{IP: cfg.Local.AsSlice()}, &net.IPAddr{IP: cfg.Remote.AsSlice()})
+		return err
+	}))
+	t.Cleanup(func() { c.Close() })
+	must(t, c.SetReadDeadline(time.Now().Add(deadline)))
+	return c
+}
+
+// No error ends or stalls a receiver, whether it waits or not, or costs it a
+// packet; and the sender does not notice.
+func TestE_ReceiverGoesOn(t *testing.T) {
+	for _, e := range icmpErrors {
+		t.Run(e.name, func(t *testing.T) {
+			left, right := newPair(t)
+			s := newSender(t, left, leftEnd)
+			waiting := startReceiving(newConnected(t, left, leftEnd))
+			busy := newConnected(t, left, leftEnd)
+			witness := newWitness(t, left, leftEnd)
+			remote := newSender(t, right, rightEnd)
+			there := startReceiving(newConnected(t, right, rightEnd))
+			waitParked(t, "(*Receiver).Receive", 2)
+
+			e.send(t, left, right)
+			if e.hard != 0 {
+				if _, err := witness.Read(make([]byte, 1<<16)); !errors.Is(err, e.hard) {
+					t.Fatalf("a raw socket gets %v, want %v", err, e.hard)
+				}
+			}
+			remote.mustSend(t, "one")
+			waiting.check(t, "one")
+			s.mustSend(t, "still sending")
+			there.check(t, "still sending")
+
+			e.send(t, left, right)
+			e.send(t, left, right)
+			remote.mustSend(t, "two", "three")
+			e.send(t, left, right)
+			remote.mustSend(t, "four")
+			e.send(t, left, right)
+			waiting.check(t, "two", "three", "four")
+			startReceiving(busy).check(t, "one", "two", "three", "four")
+			s.mustSend(t, "still sending")
+			there.check(t, "still sending")
+		})
+	}
+}
+
+// A path MTU that a router told about holds for what is sent from then on.
+func TestE_FragNeeded(t *testing.T) {
+	left, right := newPair(t)
+	s := newSender(t, left, leftEnd)
+	newConnected(t, left, leftEnd) // by which the kernel takes the error for its own
+	g := startReceiving(newConnected(t, right, rightEnd))
+	fits, large := strings.Repeat("x", 980), strings.Repeat("x", 981)
+	s.mustSend(t, large)
+	g.check(t, large)
+
+	icmpError{typ: ipv4.ICMPTypeDestinationUnreachable, code: 4, mtu: 1000}.send(t, left, right)
+	s.send(t, fits, large, fits, large)
+	want := []refusal{{1, rawsock.TooBig}, {3, rawsock.TooBig}}
+	if diff := cmp.Diff(want, s.refusals); diff != "" {
+		t.Errorf("refusals (-want +got):\n%s", diff)
+	}
+	g.check(t, fits, fits)
+
+	// Without DF the kernel fragments, as it does not for the device's own MTU.
+	s.refusals = nil
+	p := outer(leftEnd, len(large))
+	p.SetDF(false)
+	s.Add(p, []byte(large))
+	must(t, s.Flush())
+	g.check(t, large)
+	if len(s.refusals) > 0 {
+		t.Errorf("refusals without DF: %+v", s.refusals)
+	}
+}

@@ -1,0 +1,211 @@
+package rawsock_test
+
+import (
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"goipip/internal/netlab"
+	"goipip/rawsock"
+)
+
+func TestRefusalOf(t *testing.T) {
+	tests := []struct {
+		errno syscall.Errno
+		want  rawsock.Refusal
+	}{
+		{unix.ENETUNREACH, rawsock.NoRoute},
+		{unix.EHOSTUNREACH, rawsock.NoRoute},
+		{unix.ENETDOWN, rawsock.NoRoute},
+		{unix.ENODEV, rawsock.NoRoute},
+		{unix.ENXIO, rawsock.NoRoute},
+		{unix.EINVAL, rawsock.NoRoute},
+		{unix.EMSGSIZE, rawsock.TooBig},
+		{unix.ENOBUFS, rawsock.Congested},
+		{unix.ENOMEM, rawsock.Congested},
+		{unix.EPERM, rawsock.Filtered},
+		{unix.EACCES, rawsock.Filtered},
+		{unix.EFAULT, rawsock.SendError},
+		{unix.ECONNREFUSED, rawsock.SendError},
+		{unix.EIO, rawsock.SendError},
+	}
+	for _, tt := range tests {
+		if got := rawsock.RefusalOf(tt.errno); got != tt.want {
+			t.Errorf("%v is %v, want %v", unix.ErrnoName(tt.errno), got, tt.want)
+		}
+	}
+}
+
+// Counters are told apart by name.
+func TestRefusal_String(t *testing.T) {
+	seen := map[string]bool{}
+	for why := range rawsock.NumRefusals {
+		name := why.String()
+		if name == "" || seen[name] || name != strings.ToLower(name) || strings.ContainsAny(name, " -") {
+			t.Errorf("refusal %d has the name %q", why, name)
+		}
+		seen[name] = true
+	}
+}
+
+// far is an address that the left host has no route to.
+var far = netip.MustParseAddr("192.168.8.101")
+
+// T3: what stands in the way of an outer packet, and under which name it counts.
+func TestT3_Refused(t *testing.T) {
+	tests := []struct {
+		name    string
+		cfg     rawsock.Config
+		prepare func(t *testing.T, left *netlab.Host)
+		want    rawsock.Refusal
+	}{
+		{"no route", toFar, nil, rawsock.NoRoute},
+		{"blackhole", toFar, addRoute(unix.RTN_BLACKHOLE), rawsock.NoRoute},
+		{"unreachable", toFar, addRoute(unix.RTN_UNREACHABLE), rawsock.NoRoute},
+		{"throw", toFar, addRoute(unix.RTN_THROW), rawsock.NoRoute},
+		{"prohibit", toFar, addRoute(unix.RTN_PROHIBIT), rawsock.Filtered},
+		{"device down", leftEnd, setDown, rawsock.NoRoute},
+		{"bound device down", by(leftEnd, "eth0"), setDown, rawsock.NoRoute},
+		{"bound device deleted", by(leftEnd, "eth0"), deleteLink, rawsock.NoRoute},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			left, _ := newPair(t)
+			// From an address that does not go away with a device: what is tested
+			// is the way, not the address.
+			tt.cfg.Local = netip.MustParseAddr("10.0.0.100")
+			must(t, left.AddAddr("lo", "10.0.0.100/32"))
+			s := newSender(t, left, tt.cfg)
+			if tt.prepare != nil {
+				tt.prepare(t, left)
+			}
+			s.send(t, "a", "b", "c")
+			want := []refusal{{0, tt.want}, {1, tt.want}, {2, tt.want}}
+			if diff := cmp.Diff(want, s.refusals); diff != "" {
+				t.Errorf("refusals (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+var toFar = rawsock.Config{Remote: far}
+
+func by(cfg rawsock.Config, device string) rawsock.Config {
+	cfg.Device = device
+	return cfg
+}
+
+// addRoute adds a route to far of a type that leads nowhere.
+func addRoute(typ int) func(t *testing.T, h *netlab.Host) {
+	return func(t *testing.T, h *netlab.Host) {
+		t.Helper()
+		must(t, h.Netlink().RouteAdd(&netlink.Route{Type: typ, Dst: netlink.NewIPNet(far.AsSlice())}))
+	}
+}
+
+func setDown(t *testing.T, h *netlab.Host) {
+	t.Helper()
+	must(t, h.SetDown("eth0"))
+}
+
+func deleteLink(t *testing.T, h *netlab.Host) {
+	t.Helper()
+	must(t, h.DeleteLink("eth0"))
+}
+
+// The way comes and goes while the sender stays.
+func TestT3_RouteLater(t *testing.T) {
+	left, right := newPair(t)
+	must(t, right.AddAddr("eth0", far.String()+"/32"))
+	cfg := rawsock.Config{Local: leftAddr, Remote: far}
+	g := startReceiving(newConnected(t, right, reverse(cfg)))
+	s := newSender(t, left, cfg)
+	for range 3 {
+		s.send(t, "lost")
+		if diff := cmp.Diff([]refusal{{0, rawsock.NoRoute}}, s.refusals); diff != "" {
+			t.Fatalf("refusals (-want +got):\n%s", diff)
+		}
+		s.refusals = nil
+		must(t, left.AddRoute(far.String()+"/32", rightAddr.String()))
+		s.mustSend(t, "here")
+		g.check(t, "here")
+		must(t, left.Netlink().RouteDel(&netlink.Route{Dst: netlink.NewIPNet(far.AsSlice())}))
+	}
+}
+
+// Whatever is refused, the others of the batch go on, in order, and each refusal
+// has the place of its packet.
+func TestRefused_AmongOthers(t *testing.T) {
+	left, right := newPair(t)
+	s := newSender(t, left, leftEnd)
+	g := startReceiving(newConnected(t, right, rightEnd))
+	fits, tooBig := strings.Repeat("x", 1480), strings.Repeat("x", 1481)
+	tests := []struct {
+		name   string
+		tooBig []int // places in a batch of batch
+	}{
+		{"none", nil},
+		{"first", []int{0}},
+		{"middle", []int{5}},
+		{"last", []int{63}},
+		{"some", []int{0, 1, 7, 30, 31, 32, 62, 63}},
+		{"all but one", append(span(0, 40), span(41, 64)...)},
+		{"all", span(0, 64)},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			payloads := make([]string, rawsock.BatchSize)
+			var accepted []string
+			for i := range payloads {
+				payloads[i] = string(rune('0'+i)) + fits[1:]
+			}
+			var want []refusal
+			for _, i := range tt.tooBig {
+				payloads[i] = tooBig
+				want = append(want, refusal{i, rawsock.TooBig})
+			}
+			for _, p := range payloads {
+				if p != tooBig {
+					accepted = append(accepted, p)
+				}
+			}
+			s.refusals = nil
+			s.send(t, payloads...)
+			if diff := cmp.Diff(want, s.refusals); diff != "" {
+				t.Errorf("refusals (-want +got):\n%s", diff)
+			}
+			s.refusals = nil
+			s.mustSend(t, "end")
+			g.check(t, append(accepted, "end")...)
+		})
+	}
+}
+
+// span returns the numbers from first to end−1.
+func span(first, end int) (numbers []int) {
+	for i := first; i < end; i++ {
+		numbers = append(numbers, i)
+	}
+	return numbers
+}
+
+// A packet longer than the device's MTU is refused even where it may be
+// fragmented: the kernel does that for no socket with IP_HDRINCL (T12).
+func TestT12_TooBigWithoutDF(t *testing.T) {
+	left, _ := newPair(t)
+	s := newSender(t, left, leftEnd)
+	payload := make([]byte, 1481)
+	p := outer(leftEnd, len(payload))
+	p.SetDF(false)
+	p.SetID(1)
+	s.Add(p, payload)
+	must(t, s.Flush())
+	if diff := cmp.Diff([]refusal{{0, rawsock.TooBig}}, s.refusals); diff != "" {
+		t.Errorf("refusals (-want +got):\n%s", diff)
+	}
+}

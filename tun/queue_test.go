@@ -1,0 +1,375 @@
+package tun_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"goipip/internal/netlab/labtest"
+	"goipip/internal/packet"
+	"goipip/tun"
+)
+
+// What a queue does with its descriptor, on a pair of sockets in place of a
+// device.
+
+// newQueue returns a queue on a socket, and the descriptor of the other end.
+func newQueue(t testing.TB, vnet bool) (*tun.Queue, *os.File, int) {
+	t.Helper()
+	file, peer := socketpair(t)
+	q, err := tun.NewQueue(file, vnet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if q.VNet() != vnet {
+		t.Fatalf("VNet() = %v, want %v", q.VNet(), vnet)
+	}
+	return q, file, peer
+}
+
+func mustWrite(t testing.TB, fd int, b []byte) {
+	t.Helper()
+	if _, err := unix.Write(fd, b); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// message returns what a TUN with vnet would give to read for payload.
+func message(hdr packet.VNetHdr, vnet bool, payload []byte) []byte {
+	if !vnet {
+		return payload
+	}
+	b := make([]byte, packet.VNetHdrLen)
+	hdr.Encode(b)
+	return append(b, payload...)
+}
+
+// everyField is a header of which no field is zero, or like another.
+var everyField = packet.VNetHdr{Flags: 1, GSOType: 2, HdrLen: 0x0304, GSOSize: 0x0506, CsumStart: 0x0708, CsumOffset: 0x090a}
+
+// bothKinds runs a test for a plain queue and for one with the virtio-net header.
+func bothKinds(t *testing.T, f func(t *testing.T, vnet bool)) {
+	for _, vnet := range []bool{false, true} {
+		t.Run(fmt.Sprintf("vnet=%v", vnet), func(t *testing.T) { f(t, vnet) })
+	}
+}
+
+// writeAll writes messages until the socket's buffer is full, and returns how
+// many it took.
+func writeAll(t *testing.T, peer int, messages [][]byte) int {
+	t.Helper()
+	for i, m := range messages {
+		if _, err := unix.Write(peer, m); err == unix.EAGAIN {
+			return i
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return len(messages)
+}
+
+// One Read returns everything that is there, each packet whole, in order, with
+// its header, and in memory of its own.
+func TestQueue_ReadBatch(t *testing.T) {
+	bothKinds(t, func(t *testing.T, vnet bool) {
+		q, _, peer := newQueue(t, vnet)
+		rng := rand.New(rand.NewPCG(1, 2))
+		read := 0
+		for _, n := range []int{1, 2, tun.BatchSize - 1, tun.BatchSize, tun.BatchSize + 1, 1, 2*tun.BatchSize + 3} {
+			var want, messages [][]byte
+			for i := range n {
+				hdr := everyField
+				hdr.GSOSize = uint16(read + i)
+				want = append(want, randomBytes(rng, 1+rng.IntN(600)))
+				messages = append(messages, message(hdr, vnet, want[i]))
+			}
+			if taken := writeAll(t, peer, messages); taken != n {
+				t.Fatalf("the socket takes %d of %d messages", taken, n)
+			}
+			for len(want) > 0 {
+				packets, err := q.Read()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if all := min(len(want), tun.BatchSize); len(packets) != all {
+					t.Fatalf("Read returned %d packets, and there were %d", len(packets), all)
+				}
+				checkBatch(t, packets, want[:len(packets)], vnet, read)
+				want = want[len(packets):]
+				read += len(packets)
+			}
+		}
+	})
+}
+
+// A full batch of packets as long as an Ethernet carries comes in one Read.
+func TestQueue_ReadEthernet(t *testing.T) {
+	bothKinds(t, func(t *testing.T, vnet bool) {
+		q, _, peer := newQueue(t, vnet)
+		full := message(everyField, vnet, make([]byte, 1500))
+		for range tun.BatchSize {
+			mustWrite(t, peer, full)
+		}
+		packets, err := q.Read()
+		if err != nil || len(packets) != tun.BatchSize {
+			t.Errorf("Read: %d packets, %v, want %d", len(packets), err, tun.BatchSize)
+		}
+	})
+}
+
+// checkBatch checks packets, of which the first has the number first, and
+// writes over each, which must not show in the others.
+func checkBatch(t *testing.T, packets []tun.Packet, want [][]byte, vnet bool, first int) {
+	t.Helper()
+	for i, p := range packets {
+		if !bytes.Equal(p.Bytes, want[i]) {
+			t.Fatalf("packet %d of a batch of %d is not what was written", i, len(packets))
+		}
+		hdr := packet.VNetHdr{}
+		if vnet {
+			hdr = everyField
+			hdr.GSOSize = uint16(first + i)
+		}
+		if diff := cmp.Diff(hdr, p.VNet); diff != "" {
+			t.Errorf("header (-want +got):\n%s", diff)
+		}
+		clear(p.Bytes)
+		if extra := cap(p.Bytes) - len(p.Bytes); extra != 0 {
+			t.Errorf("packet %d can grow by %d bytes, into the next one", i, extra)
+		}
+	}
+}
+
+// The largest packets leave room for few others, and none is cut.
+func TestQueue_ReadLargest(t *testing.T) {
+	bothKinds(t, func(t *testing.T, vnet bool) {
+		q, _, peer := newQueue(t, vnet)
+		rng := rand.New(rand.NewPCG(3, 4))
+		want := [][]byte{randomBytes(rng, packet.IPv4MaxLen), {1}, randomBytes(rng, packet.IPv4MaxLen), {2}, {3}}
+		var messages [][]byte
+		for _, p := range want {
+			messages = append(messages, message(everyField, vnet, p))
+		}
+		if n := writeAll(t, peer, messages); n != len(messages) {
+			t.Fatalf("the socket takes %d messages", n)
+		}
+		for len(want) > 0 {
+			packets, err := q.Read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, p := range packets {
+				if !bytes.Equal(p.Bytes, want[i]) {
+					t.Fatalf("%d bytes in place of %d, or others", len(p.Bytes), len(want[i]))
+				}
+			}
+			want = want[len(packets):]
+		}
+	})
+}
+
+// Packets stay what they are until the next Read, also when more arrive.
+func TestQueue_ReadValidUntilNext(t *testing.T) {
+	q, _, peer := newQueue(t, true)
+	mustWrite(t, peer, message(packet.VNetHdr{}, true, []byte("first")))
+	packets, err := q.Read()
+	if err != nil || len(packets) != 1 {
+		t.Fatalf("Read: %d packets, %v", len(packets), err)
+	}
+	mustWrite(t, peer, message(packet.VNetHdr{}, true, []byte("other")))
+	if got := string(packets[0].Bytes); got != "first" {
+		t.Errorf("packet became %q", got)
+	}
+}
+
+// What is too short for a header is no packet, and does not end the queue.
+func TestQueue_ReadShort(t *testing.T) {
+	q, _, peer := newQueue(t, true)
+	mustWrite(t, peer, make([]byte, packet.VNetHdrLen-1))
+	mustWrite(t, peer, message(everyField, true, []byte("next")))
+	packets, err := q.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(packets) != 1 || string(packets[0].Bytes) != "next" || packets[0].VNet != everyField {
+		t.Errorf("Read: %+v, want just the packet after it", packets)
+	}
+}
+
+func TestQueue_ReadWaits(t *testing.T) {
+	q, _, peer := newQueue(t, false)
+	r := startReading(q)
+	for _, want := range []string{"one", "two"} {
+		waitParked(t, "(*Queue).Read", 1)
+		mustWrite(t, peer, []byte(want))
+		if got := string(r.next(t).Bytes); got != want {
+			t.Errorf("Read %q, want %q", got, want)
+		}
+	}
+}
+
+func TestQueue_ClosedWhileReading(t *testing.T) {
+	q, file, _ := newQueue(t, true)
+	r := startReading(q)
+	waitParked(t, "(*Queue).Read", 1)
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.end(t); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Read: %v, want %v", err, os.ErrClosed)
+	}
+	if _, err := q.Read(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("another Read: %v, want %v", err, os.ErrClosed)
+	}
+	if err := q.Write(packet.VNetHdr{}, [][]byte{{1}}); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Write: %v, want %v", err, os.ErrClosed)
+	}
+}
+
+// An error that no TUN gives is passed on.
+func TestQueue_ReadError(t *testing.T) {
+	f, err := os.OpenFile("/dev/null", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	q, err := tun.NewQueue(f, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if packets, err := q.Read(); !errors.Is(err, unix.EBADF) || len(packets) != 0 {
+		t.Errorf("Read: %d packets, %v, want %v", len(packets), err, unix.EBADF)
+	}
+}
+
+// A packet is written as one message, whatever its number of parts.
+func TestQueue_WriteGathers(t *testing.T) {
+	long := randomBytes(rand.New(rand.NewPCG(5, 6)), 60000)
+	tests := []struct {
+		name  string
+		parts [][]byte
+	}{
+		{"one", [][]byte{[]byte("packet")}},
+		{"header and payload", [][]byte{[]byte("head"), []byte("er and payload")}},
+		{"empty ones between", [][]byte{{}, []byte("a"), nil, []byte("b"), {}}},
+		{"a superpacket of segments", slices.Collect(slices.Chunk(long, 1428))},
+		{"more than a batch", slices.Collect(slices.Chunk(long, 100))},
+		{"one again", [][]byte{[]byte("packet")}},
+	}
+	bothKinds(t, func(t *testing.T, vnet bool) {
+		q, _, peer := newQueue(t, vnet)
+		buf := make([]byte, 1<<16)
+		for _, tt := range tests {
+			t.Run(tt.name, func(t *testing.T) {
+				hdr := packet.VNetHdr{}
+				if vnet {
+					hdr = everyField
+				}
+				if err := q.Write(hdr, tt.parts); err != nil {
+					t.Fatal(err)
+				}
+				n, err := unix.Read(peer, buf)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !bytes.Equal(buf[:n], message(hdr, vnet, bytes.Join(tt.parts, nil))) {
+					t.Errorf("wrote %d bytes, but not the header and the joined parts", n)
+				}
+				if n, err := unix.Read(peer, buf); err != unix.EAGAIN {
+					t.Errorf("one more message of %d bytes (%v)", n, err)
+				}
+			})
+		}
+	})
+}
+
+// What the kernel does not take is refused, and the next packet passes.
+func TestQueue_WriteRefused(t *testing.T) {
+	q, _, peer := newQueue(t, false)
+	tooMany := make([][]byte, 1025) // UIO_MAXIOV is 1024
+	if err := q.Write(packet.VNetHdr{}, tooMany); !errors.Is(err, tun.ErrRefused) {
+		t.Errorf("Write of %d parts: %v, want %v", len(tooMany), err, tun.ErrRefused)
+	}
+	if err := q.Write(packet.VNetHdr{}, [][]byte{[]byte("next")}); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 16)
+	if n, err := unix.Read(peer, buf); err != nil || string(buf[:n]) != "next" {
+		t.Errorf("then read %q, %v", buf[:max(n, 0)], err)
+	}
+}
+
+// fill writes until the socket is full.
+func fill(t *testing.T, file *os.File) {
+	t.Helper()
+	raw, err := file.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) {
+		for err == nil {
+			_, err = unix.Write(int(fd), []byte("filling"))
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err != unix.EAGAIN {
+		t.Fatal(err)
+	}
+}
+
+// Where there is no room at the moment, Write waits for it.
+func TestQueue_WriteWaits(t *testing.T) {
+	q, file, peer := newQueue(t, false)
+	fill(t, file)
+	done := make(chan error, 1)
+	go func() { done <- q.Write(packet.VNetHdr{}, [][]byte{[]byte("wai"), []byte("ted")}) }()
+	waitParked(t, "(*Writer).Write", 1)
+
+	var got string
+	buf := make([]byte, 16)
+	labtest.WaitFor(t, "what was written", func() bool {
+		n, err := unix.Read(peer, buf)
+		if err != nil && err != unix.EAGAIN {
+			t.Fatal(err)
+		}
+		got += string(buf[:max(n, 0)])
+		return strings.HasSuffix(got, "waited")
+	})
+	if err := within(t, "Write", done); err != nil {
+		t.Fatal(err)
+	}
+	if rest := strings.ReplaceAll(got, "filling", ""); rest != "waited" {
+		t.Errorf("read %q beside what filled the socket", rest)
+	}
+}
+
+func TestQueue_ClosedWhileWriting(t *testing.T) {
+	q, file, _ := newQueue(t, false)
+	fill(t, file)
+	done := make(chan error, 1)
+	go func() { done <- q.Write(packet.VNetHdr{}, [][]byte{[]byte("late")}) }()
+	waitParked(t, "(*Writer).Write", 1)
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := within(t, "Write", done); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Write: %v, want %v", err, os.ErrClosed)
+	}
+}
+
+func randomBytes(rng *rand.Rand, n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(rng.Uint32())
+	}
+	return b
+}
