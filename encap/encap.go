@@ -70,9 +70,20 @@ func (e *Encapsulator) Encap(hdr []byte, inner packet.IPv4) Verdict {
 	if inner.TTL() == 0 { // G3
 		return TTLExpired
 	}
+	if e.loops(inner) {
+		return Loop
+	}
+	e.EncapHeader(hdr, inner, len(inner))
+	return Deliver
+}
+
+// EncapHeader does the same for a packet that needs no check, because it was made
+// of one that Encap took: a fragment, say. Of inner only the header is read, and
+// length is that of the whole inner packet, in bytes.
+func (e *Encapsulator) EncapHeader(hdr []byte, inner packet.IPv4, length int) {
 	outer := packet.IPv4(hdr[:HdrLen])
 	copy(outer, e.template[:])
-	outer.SetTotalLength(HdrLen + len(inner))
+	outer.SetTotalLength(HdrLen + length)
 
 	tos := e.outer.TOS
 	if e.outer.InheritTOS {
@@ -89,7 +100,22 @@ func (e *Encapsulator) Encap(hdr []byte, inner packet.IPv4) Verdict {
 		outer.SetID(e.nextID())
 	}
 	outer.UpdateChecksum()
-	return Deliver
+}
+
+// ClearDF makes of outer, which Encap wrote, a header that permits fragments.
+func (e *Encapsulator) ClearDF(outer packet.IPv4) {
+	outer.SetDF(false)
+	outer.SetID(e.nextID())
+	outer.UpdateChecksum()
+}
+
+// loops reports whether a packet came out of this tunnel, or out of the other end
+// of it, and was routed into it again (G4, RFC 2003 §3.2).
+func (e *Encapsulator) loops(inner packet.IPv4) bool {
+	src := inner.Source()
+	template := packet.IPv4(e.template[:])
+	return src == template.Destination() ||
+		src == template.Source() && inner.Destination() == template.Destination() && inner.Protocol() == packet.ProtoIPIP
 }
 
 // nextID returns an ID that is not among the last 65534. It is never 0, which

@@ -10,6 +10,7 @@ const (
 	NotIPv4             // sent: the inner packet is something else, IPv6 say (T1, G6)
 	Malformed           // sent: no whole header, or too long for an outer one (T1); received: a header that lies (R4)
 	TTLExpired          // the inner TTL is 0 (G3)
+	Loop                // sent: the packet was in this tunnel before (G4)
 	WrongPeer           // received: not from our remote to our local address (G1)
 	BadECN              // received: CE outside, not ECN-capable inside (R5)
 	Martian             // received: an inner address that cannot come from there (G2)
@@ -17,7 +18,7 @@ const (
 )
 
 var verdictNames = [NumVerdicts]string{
-	"deliver", "not_ipv4", "malformed", "ttl_expired", "wrong_peer", "bad_ecn", "martian",
+	"deliver", "not_ipv4", "malformed", "ttl_expired", "loop", "wrong_peer", "bad_ecn", "martian",
 }
 
 // String returns the verdict's name as counters and logs show it.

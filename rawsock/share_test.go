@@ -131,7 +131,7 @@ func TestShare_Once(t *testing.T) {
 			rng := rand.New(rand.NewPCG(1, uint64(n)))
 			s := newShares(t, n)
 			kinds := map[string]int{}
-			for range 5000 {
+			for range 20000 / (n + 4) {
 				kind, p := strange(rng)
 				kinds[kind]++
 				share := s.of(t, wrap(rng, leftEnd, p))
@@ -152,7 +152,7 @@ func TestShare_FlowsStayTogether(t *testing.T) {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(2, uint64(n)))
 			s := newShares(t, n)
-			for range 200 {
+			for range 1000 / (n + 4) {
 				f := randomFlow(rng)
 				want := s.of(t, wrap(rng, leftEnd, f.packet(rng)))
 				for range 20 {

@@ -12,24 +12,41 @@ import (
 	"sync/atomic"
 
 	"goipip/encap"
+	"goipip/internal/packet"
 	"goipip/rawsock"
 	"goipip/tun"
+
+	"golang.org/x/time/rate"
 )
 
 // ErrDeleted is how Run ends when somebody deleted the link.
 var ErrDeleted = tun.ErrDeleted
 
+// Limits of the ICMP errors that a tunnel sends (G7): Linux's defaults of
+// net.ipv4.icmp_msgs_per_sec, and twice icmp_msgs_burst.
+const (
+	icmpPerSecond = 1000
+	icmpBurst     = 100
+)
+
 // Tunnel is a tunnel whose link exists.
 type Tunnel struct {
-	cfg       Config
-	log       *slog.Logger
-	host      *host
-	device    *tun.Device
-	decap     *encap.Decapsulator
-	mtu       atomic.Int64 // of the link, in bytes; a person may change it
+	cfg    Config
+	log    *slog.Logger
+	host   *host
+	device *tun.Device
+	mtu    atomic.Int64 // of the link, in bytes; a person may change it
+	decap  *encap.Decapsulator
+	tx     shared
+
 	transmits []*transmit
 	receives  []*receive
-	connected int // so many receivers, the first ones
+
+	// The watcher's.
+	changed    chan struct{} // a link or an address changed
+	doubt      chan struct{} // the path MTU may have changed
+	derivedMTU int           // of the link, as it was set last, in bytes
+	connected  int           // so many receivers, the first ones
 }
 
 // Open makes a tunnel of a valid cfg: its sockets, and its link, which is up when
@@ -38,7 +55,12 @@ type Tunnel struct {
 //
 // The caller either calls Run, which closes the tunnel, or Close.
 func Open(cfg Config, log *slog.Logger) (*Tunnel, error) {
-	t := &Tunnel{cfg: cfg, log: log}
+	t := &Tunnel{
+		cfg:     cfg,
+		log:     log,
+		changed: make(chan struct{}, 1),
+		doubt:   make(chan struct{}, 1),
+	}
 	if err := t.open(); err != nil {
 		t.Close()
 		return nil, err
@@ -50,18 +72,7 @@ func (t *Tunnel) open() (err error) {
 	if t.host, err = openHost(); err != nil {
 		return err
 	}
-	enc, err := encap.NewEncapsulator(encap.Outer{
-		Local:      t.cfg.Local,
-		Remote:     t.cfg.Remote,
-		TTL:        t.cfg.TTL,
-		TOS:        t.cfg.TOS,
-		InheritTOS: t.cfg.InheritTOS,
-		NoPMTUDisc: t.cfg.NoPMTUDisc,
-	})
-	if err != nil {
-		return err
-	}
-	if t.decap, err = encap.NewDecapsulator(t.cfg.Local, t.cfg.Remote); err != nil {
+	if err := t.prepare(); err != nil {
 		return err
 	}
 	if t.device, err = tun.Open(tun.Config{
@@ -72,30 +83,38 @@ func (t *Tunnel) open() (err error) {
 		return err
 	}
 	for i, queue := range t.device.Queues() {
-		if err := t.addQueue(i, queue, enc); err != nil {
+		if err := t.addQueue(i, queue); err != nil {
 			return err
 		}
 	}
-	mtu := t.cfg.MTU
-	if mtu == 0 {
-		mtu = t.host.tunnelMTU(t.cfg)
-	}
-	t.mtu.Store(int64(mtu))
-	if err := t.device.Setup(tun.Link{
-		MTU:     mtu,
-		Remote:  t.cfg.Remote,
-		Address: t.cfg.Address,
-		Peer:    t.cfg.Peer,
-	}); err != nil {
+	if err := t.receives[0].receiver.HandleICMP(t.icmpReceived); err != nil {
 		return err
 	}
-	t.look()
-	t.warnUnreachable()
-	return nil
+	return t.setup()
+}
+
+// prepare makes what needs no descriptor.
+func (t *Tunnel) prepare() (err error) {
+	t.tx.encap, err = encap.NewEncapsulator(encap.Outer{
+		Local:      t.cfg.Local,
+		Remote:     t.cfg.Remote,
+		TTL:        t.cfg.TTL,
+		TOS:        t.cfg.TOS,
+		InheritTOS: t.cfg.InheritTOS,
+		NoPMTUDisc: t.cfg.NoPMTUDisc,
+	})
+	if err != nil {
+		return err
+	}
+	t.tx.underlay.Store(&underlay{mtu: packet.IPv4MaxLen})
+	t.tx.limit = rate.NewLimiter(icmpPerSecond, icmpBurst)
+	t.tx.tooBig = func() { wake(t.doubt) }
+	t.decap, err = encap.NewDecapsulator(t.cfg.Local, t.cfg.Remote)
+	return err
 }
 
 // addQueue opens the sockets of one queue.
-func (t *Tunnel) addQueue(i int, queue *tun.Queue, enc *encap.Encapsulator) error {
+func (t *Tunnel) addQueue(i int, queue *tun.Queue) error {
 	sock := rawsock.Config{Local: t.cfg.Local, Remote: t.cfg.Remote, Device: t.cfg.Device}
 	receiver, err := rawsock.NewReceiver(sock)
 	if err != nil {
@@ -112,11 +131,33 @@ func (t *Tunnel) addQueue(i int, queue *tun.Queue, enc *encap.Encapsulator) erro
 			return err
 		}
 	}
-	tx, err := newTransmit(queue, enc, sock)
+	tx, err := newTransmit(queue, &t.tx, sock)
 	if err != nil {
 		return err
 	}
 	t.transmits = append(t.transmits, tx)
+	return nil
+}
+
+// setup brings the link up, now that everything behind it is there.
+func (t *Tunnel) setup() error {
+	mtu := t.cfg.MTU
+	if mtu == 0 {
+		mtu = t.host.tunnelMTU(t.cfg)
+		t.derivedMTU = mtu
+	}
+	t.mtu.Store(int64(mtu))
+	if err := t.device.Setup(tun.Link{
+		MTU:     mtu,
+		Remote:  t.cfg.Remote,
+		Address: t.cfg.Address,
+		Peer:    t.cfg.Peer,
+	}); err != nil {
+		return err
+	}
+	t.look()
+	t.lookAtPath()
+	t.warnUnreachable()
 	return nil
 }
 
@@ -153,8 +194,12 @@ func (t *Tunnel) Run(ctx context.Context) error {
 	for _, rx := range t.receives {
 		loop(rx.run)
 	}
-	wg.Go(t.watch)
-	wg.Go(func() { t.reconnect(running) })
+	wg.Go(func() { t.watch(running) })
+	wg.Go(func() {
+		for t.host.wait() == nil {
+			wake(t.changed)
+		}
+	})
 
 	<-running.Done()
 	t.stop()

@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"goipip/encap"
+	"goipip/internal/packet"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -74,33 +75,64 @@ func (h *host) linkMTU(index int) (mtu int, ok bool) {
 	return link.Attrs().MTU, true
 }
 
-// tunnelMTU is the MTU that Linux gives a tunnel (O2; ip_tunnel_bind_dev in
-// net/ipv4/ip_tunnel.c): that of the device which the route to the remote end
-// leaves by, or of the configured one, or an Ethernet's, less the outer header.
-func (h *host) tunnelMTU(cfg Config) int {
-	mtu := 1500
-	if index, ok := h.outDevice(cfg); ok {
-		if m, ok := h.linkMTU(index); ok {
-			mtu = m
-		}
-	}
-	return max(min(mtu, 65535)-encap.HdrLen, MinMTU)
+// setMTU sets the MTU of a link, in bytes.
+func (h *host) setMTU(index, mtu int) error {
+	return h.handle.LinkSetMTU(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: index}}, mtu)
 }
 
-func (h *host) outDevice(cfg Config) (index int, ok bool) {
+// underlay is the way to the remote end, for outer packets.
+type underlay struct {
+	device    int // index of the device that they leave by
+	deviceMTU int // in bytes
+	mtu       int // of the whole path, as far as known, in bytes
+	// locked tells of a path that claims an MTU below net.ipv4.route.min_pmtu. The
+	// kernel then keeps to that minimum, and clears DF so that the routers may do
+	// the rest (ip_mtu_locked in include/net/ip.h).
+	locked bool
+	loop   bool // it leads into the tunnel itself (T4)
+}
+
+// underlay looks the way up. It reports false when there is none.
+func (h *host) underlay(cfg Config) (u underlay, ok bool) {
 	routes, err := h.handle.RouteGetWithOptions(cfg.Remote.AsSlice(), &netlink.RouteGetOptions{
 		SrcAddr: cfg.Local.AsSlice(),
 		Oif:     cfg.Device,
 	})
-	if err == nil && len(routes) > 0 {
-		return routes[0].LinkIndex, true
+	if err != nil || len(routes) == 0 {
+		return u, false
+	}
+	u.device = routes[0].LinkIndex
+	if u.deviceMTU, ok = h.linkMTU(u.device); !ok {
+		return u, false
+	}
+	// The route's own MTU is what an administrator set or what a router reported.
+	u.mtu, u.locked = u.deviceMTU, routes[0].MTULock
+	if routes[0].MTU > 0 {
+		u.mtu = routes[0].MTU
+	}
+	u.mtu = min(u.mtu, packet.IPv4MaxLen)
+	return u, true
+}
+
+// tunnelMTU is the MTU that Linux gives a tunnel (O2; ip_tunnel_bind_dev in
+// net/ipv4/ip_tunnel.c): that of the device which the route to the remote end
+// leaves by, or of the configured one, or an Ethernet's, less the outer header.
+func (h *host) tunnelMTU(cfg Config) int {
+	const ethernet = 1500
+	if u, ok := h.underlay(cfg); ok {
+		return tunnelMTU(u.deviceMTU)
 	}
 	if cfg.Device == "" {
-		return 0, false
+		return tunnelMTU(ethernet)
 	}
 	link, err := h.handle.LinkByName(cfg.Device)
 	if err != nil {
-		return 0, false
+		return tunnelMTU(ethernet)
 	}
-	return link.Attrs().Index, true
+	return tunnelMTU(link.Attrs().MTU)
+}
+
+// tunnelMTU is the MTU of a tunnel over a device of an MTU, both in bytes.
+func tunnelMTU(device int) int {
+	return max(min(device, packet.IPv4MaxLen)-encap.HdrLen, MinMTU)
 }

@@ -1,29 +1,52 @@
 package engine
 
 import (
+	"sync/atomic"
+	"time"
+
 	"goipip/encap"
 	"goipip/internal/packet"
 	"goipip/rawsock"
 	"goipip/tun"
+
+	"golang.org/x/time/rate"
 )
 
 // transmit moves the packets of one TUN queue to the remote end.
 type transmit struct {
+	*shared
 	queue  *tun.Queue
-	encap  *encap.Encapsulator
 	sender *rawsock.Sender
 	count  transmitted
 
-	headers [rawsock.BatchSize][encap.HdrLen]byte
-	lengths [rawsock.BatchSize]int // of the inner packets in the batch, in bytes
-	lost    struct{ packets, bytes int }
+	headers [rawsock.BatchSize][encap.MaxHdrLen]byte // before the payloads in the batch
+	source  [rawsock.BatchSize]source                // of the messages in the batch
+	added   source                                   // the last packet in the batch
+	passed  struct{ packets, bytes int }             // in the batch, and not refused
+	refusal int                                      // the last packet that was refused, by number
+
+	replies *tun.Writer // for ICMP errors to inner senders
+	icmp    [encap.MaxICMPLen]byte
+	parts   [1][]byte
 }
 
-// A batch of reads fits a batch of sends.
-var _ [rawsock.BatchSize - tun.BatchSize]struct{}
+// shared is what the transmit loops of a tunnel have in common.
+type shared struct {
+	encap    *encap.Encapsulator
+	underlay atomic.Pointer[underlay]
+	soft     softErrors
+	limit    *rate.Limiter // of ICMP errors to inner senders (G7)
+	tooBig   func()        // told of a packet that the kernel found too long for the path
+}
 
-func newTransmit(queue *tun.Queue, e *encap.Encapsulator, sock rawsock.Config) (_ *transmit, err error) {
-	t := &transmit{queue: queue, encap: e}
+// source is the inner packet that a message carries, or a part of which.
+type source struct {
+	number int // counts up from 1
+	length int // in bytes
+}
+
+func newTransmit(queue *tun.Queue, s *shared, sock rawsock.Config) (_ *transmit, err error) {
+	t := &transmit{shared: s, queue: queue, replies: queue.NewWriter()}
 	t.sender, err = rawsock.NewSender(sock, t.refused)
 	return t, err
 }
@@ -41,43 +64,84 @@ func (t *transmit) run() error {
 	}
 }
 
-// sendAll passes one batch on.
+// sendAll passes on what one Read returned.
 func (t *transmit) sendAll(packets []tun.Packet) error {
-	bytes := 0
+	path := t.underlay.Load()
 	for i := range packets {
-		if v := t.add(&packets[i]); v != encap.Deliver {
-			t.count.verdicts[v].Add(1)
-			continue
+		if err := t.add(&packets[i], path); err != nil {
+			return err
 		}
-		bytes += len(packets[i].Bytes)
 	}
-	n := t.sender.Len()
-	t.lost.packets, t.lost.bytes = 0, 0
+	return t.flush()
+}
+
+// add puts one packet into the batch, with its outer header, in the order of the
+// rules T.
+func (t *transmit) add(p *tun.Packet, path *underlay) error {
+	inner := packet.IPv4(p.Bytes)
+	outer := packet.IPv4(t.headers[t.sender.Len()][:encap.HdrLen])
+	v := t.encap.Encap(outer, inner)
+	switch {
+	case v != encap.Deliver:
+	case p.VNet.NeedsCsum() && !packet.FinishChecksum(inner, p.VNet):
+		v = encap.Malformed
+	case path.loop: // T4
+		v = encap.Loop
+	}
+	if v != encap.Deliver {
+		t.count.verdicts[v].Add(1)
+		return nil
+	}
+	fits := outer.TotalLength() <= path.mtu
+	if !fits && inner.DF() { // T7
+		t.count.refusals[rawsock.TooBig].Add(1)
+		return t.reply(inner, packet.ICMPUnreachable, packet.ICMPCodeFragNeeded, path.mtu-encap.HdrLen)
+	}
+	if t.soft.any.Load() && t.soft.take(time.Now()) { // T8
+		if err := t.reply(inner, packet.ICMPUnreachable, packet.ICMPCodeHost, 0); err != nil {
+			return err
+		}
+	}
+	if path.locked {
+		t.encap.ClearDF(outer)
+	}
+	t.added = source{t.added.number + 1, len(inner)}
+	t.passed.packets++
+	t.passed.bytes += len(inner)
+	if fits {
+		return t.push(outer, inner)
+	}
+	return t.fragment(outer, inner, path.mtu)
+}
+
+// push puts one message into the batch, and sends the batch when it is full.
+func (t *transmit) push(header, payload []byte) error {
+	t.source[t.sender.Len()] = t.added
+	t.sender.Add(header, payload)
+	if t.sender.Len() < rawsock.BatchSize {
+		return nil
+	}
+	return t.flush()
+}
+
+// flush sends the batch, and counts what of it was sent (T13).
+func (t *transmit) flush() error {
 	err := t.sender.Flush()
-	t.count.packets.Add(uint64(n - t.lost.packets))
-	t.count.bytes.Add(uint64(bytes - t.lost.bytes))
+	t.count.packets.Add(uint64(t.passed.packets))
+	t.count.bytes.Add(uint64(t.passed.bytes))
+	t.passed.packets, t.passed.bytes = 0, 0
 	return err
 }
 
-// add puts one packet into the sender's batch, with its header and its checksum
-// finished.
-func (t *transmit) add(p *tun.Packet) encap.Verdict {
-	i := t.sender.Len()
-	header := t.headers[i][:]
-	if v := t.encap.Encap(header, p.Bytes); v != encap.Deliver {
-		return v
-	}
-	if p.VNet.NeedsCsum() && !packet.FinishChecksum(p.Bytes, p.VNet) {
-		return encap.Malformed
-	}
-	t.lengths[i] = len(p.Bytes)
-	t.sender.Add(header, p.Bytes)
-	return encap.Deliver
-}
-
-// refused counts message i of the batch as dropped.
+// refused counts the packet of message i as dropped, once for all its fragments.
 func (t *transmit) refused(i int, why rawsock.Refusal) {
-	t.count.refusals[why].Add(1)
-	t.lost.packets++
-	t.lost.bytes += t.lengths[i]
+	if s := t.source[i]; s.number != t.refusal {
+		t.refusal = s.number
+		t.count.refusals[why].Add(1)
+		t.passed.packets--
+		t.passed.bytes -= s.length
+	}
+	if why == rawsock.TooBig {
+		t.tooBig()
+	}
 }

@@ -4,21 +4,43 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"goipip/internal/packet"
+	"goipip/rawsock"
 )
 
-// connectInterval is how often a tunnel without a route to its remote end looks
-// for one.
-const connectInterval = time.Second
+// pollInterval is how often a tunnel looks at what no event tells of: a route
+// that appears, and a path MTU that expires.
+const pollInterval = time.Second
 
-// watch keeps up with changes of the host until it is stopped.
-func (t *Tunnel) watch() {
-	for t.host.wait() == nil {
-		t.look()
+// watch keeps up with the host until ctx is done.
+func (t *Tunnel) watch(ctx context.Context) {
+	poll := time.NewTicker(pollInterval)
+	defer poll.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.changed:
+			t.look()
+		case <-t.doubt:
+		case <-poll.C:
+		}
+		t.lookAtPath()
+		t.reconnect()
 	}
 }
 
-// look takes over what the loops use of the host: its own addresses (G2), and the
-// MTU of the link. A link that was moved to another namespace keeps its last.
+// wake has watch look at something, now or when it is done with what it does.
+func wake(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // it is going to look anyway
+	}
+}
+
+// look takes over the host's own addresses (G2), and the MTU of the link. A link
+// that was moved to another namespace keeps its last.
 func (t *Tunnel) look() {
 	own, err := t.host.addresses()
 	if err != nil {
@@ -31,9 +53,51 @@ func (t *Tunnel) look() {
 	}
 }
 
+// lookAtPath looks up the way to the remote end, and has the MTU of the link
+// follow it, unless a person set that (O2).
+func (t *Tunnel) lookAtPath() {
+	u, ok := t.host.underlay(t.cfg)
+	if !ok {
+		// Every packet fits: the kernel is to refuse it for the real reason.
+		t.tx.underlay.Store(&underlay{mtu: packet.IPv4MaxLen})
+		return
+	}
+	u.loop = u.device == t.device.Index()
+	if before := t.tx.underlay.Swap(&u); u.loop && !before.loop {
+		t.log.Warn("the route to the remote address leads into the tunnel itself: all packets are dropped until it does not (ip route add)",
+			"remote", t.cfg.Remote)
+	}
+	if u.loop || t.cfg.MTU != 0 || t.MTU() != t.derivedMTU {
+		return
+	}
+	mtu := tunnelMTU(u.deviceMTU)
+	if mtu == t.derivedMTU {
+		return
+	}
+	if err := t.host.setMTU(t.device.Index(), mtu); err != nil {
+		t.log.Warn("cannot set the mtu of the link", "mtu", mtu, "err", err)
+		return
+	}
+	t.log.Info("the mtu of the link follows the route to the remote address", "mtu", mtu)
+	t.derivedMTU = mtu
+	t.mtu.Store(int64(mtu))
+}
+
+// icmpReceived does what Linux does with an ICMP error about the tunnel's packets
+// (E; ipip_err in net/ipv4/ipip.c). The path MTU and redirects the kernel has
+// taken over itself.
+func (t *Tunnel) icmpReceived(e rawsock.ICMPError) {
+	if e.Type == packet.ICMPUnreachable && e.Code == packet.ICMPCodeFragNeeded {
+		wake(t.doubt)
+	}
+	if isSoftError(e, t.cfg.TTL == 0) {
+		t.tx.soft.note(time.Now())
+	}
+}
+
 // connect connects the receivers that are not connected yet. Without it the
 // tunnel works too, but the kernel copies the packets of every other ipip tunnel
-// to its sockets.
+// to its sockets, and tells of no ICMP errors.
 func (t *Tunnel) connect() error {
 	for t.connected < len(t.receives) {
 		if err := t.receives[t.connected].receiver.Connect(); err != nil {
@@ -42,6 +106,13 @@ func (t *Tunnel) connect() error {
 		t.connected++
 	}
 	return nil
+}
+
+// reconnect connects when there is a way, in a tunnel that was started without.
+func (t *Tunnel) reconnect() {
+	if t.connected < len(t.receives) && t.connect() == nil {
+		t.log.Info("there is a route to the remote address now", "remote", t.cfg.Remote)
+	}
 }
 
 // warnUnreachable connects for the first time, and tells a person what stands
@@ -56,22 +127,5 @@ func (t *Tunnel) warnUnreachable() {
 	case err != nil:
 		t.log.Warn("no route to the remote address: packets are dropped until there is one (ip route add)",
 			"remote", t.cfg.Remote, "err", err)
-	}
-}
-
-// reconnect connects the receivers when there is a way, in a tunnel that was
-// started without.
-func (t *Tunnel) reconnect(ctx context.Context) {
-	tick := time.NewTicker(connectInterval)
-	defer tick.Stop()
-	for t.connected < len(t.receives) {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			if t.connect() == nil {
-				t.log.Info("route to the remote address found", "remote", t.cfg.Remote)
-			}
-		}
 	}
 }

@@ -1,0 +1,67 @@
+package engine
+
+import (
+	"errors"
+
+	"goipip/encap"
+	"goipip/internal/packet"
+	"goipip/tun"
+)
+
+// fragment sends a packet that is longer than the path takes, and that may be
+// fragmented: the inner packet before encapsulation where the outer one has DF (as
+// a router in front of the tunnel would, RFC 2003 §5.1), and else the outer one
+// (T12). Either way the fragments fit.
+func (t *transmit) fragment(outer packet.IPv4, inner packet.IPv4, mtu int) error {
+	if !outer.DF() {
+		return t.fragmentOuter(outer, inner, mtu)
+	}
+	if !inner.Valid() {
+		return t.push(outer, inner) // nothing to cut by; the kernel refuses it
+	}
+	inner = inner[:inner.TotalLength()]
+	fragments := encap.Fragment(inner[:inner.HdrLen()], inner[inner.HdrLen():], mtu-encap.HdrLen)
+	for {
+		slot := &t.headers[t.sender.Len()]
+		hdr, payload := fragments.Next(slot[encap.HdrLen:])
+		if hdr == nil {
+			return nil
+		}
+		headers := slot[:encap.HdrLen+len(hdr)]
+		t.encap.EncapHeader(headers[:encap.HdrLen], hdr, hdr.TotalLength())
+		if err := t.push(headers, payload); err != nil {
+			return err
+		}
+	}
+}
+
+func (t *transmit) fragmentOuter(outer packet.IPv4, inner []byte, mtu int) error {
+	var whole [encap.HdrLen]byte
+	copy(whole[:], outer) // the first fragment's header takes its place
+	fragments := encap.Fragment(whole[:], inner, mtu)
+	for {
+		hdr, payload := fragments.Next(t.headers[t.sender.Len()][:])
+		if hdr == nil {
+			return nil
+		}
+		if err := t.push(hdr, payload); err != nil {
+			return err
+		}
+	}
+}
+
+// reply sends an ICMP error about the packet inner to its sender, through the
+// link it came by. Whether that arrives is nobody's concern; an error means that
+// the link is gone.
+func (t *transmit) reply(inner packet.IPv4, icmpType, code uint8, mtu int) error {
+	message := encap.ICMPError(t.icmp[:], inner, icmpType, code, mtu)
+	if message == nil || !t.limit.Allow() {
+		return nil
+	}
+	t.parts[0] = message
+	err := t.replies.Write(packet.VNetHdr{}, t.parts[:])
+	if errors.Is(err, tun.ErrDown) || errors.Is(err, tun.ErrRefused) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,61 @@
+package engine
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"goipip/internal/packet"
+	"goipip/rawsock"
+)
+
+// softErrorTime is how long an ICMP error about the tunnel counts
+// (IPTUNNEL_ERR_TIMEO in include/net/ip_tunnels.h).
+const softErrorTime = 30 * time.Second
+
+// softErrors is the soft error state of a tunnel (T8): ICMP errors about its
+// packets, of which as many later senders shall hear.
+type softErrors struct {
+	any   atomic.Bool // count is not 0: the one thing that the fast path looks at
+	mu    sync.Mutex
+	count int
+	last  time.Time
+}
+
+// note counts one error.
+func (s *softErrors) note(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now.Sub(s.last) >= softErrorTime {
+		s.count = 0
+	}
+	s.count++
+	s.last = now
+	s.any.Store(true)
+}
+
+// take reports whether the sender of the next packet is to hear of an error.
+func (s *softErrors) take(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	told := s.count > 0 && now.Sub(s.last) < softErrorTime
+	if told {
+		s.count--
+	} else {
+		s.count = 0
+	}
+	s.any.Store(s.count > 0)
+	return told
+}
+
+// isSoftError reports whether e is one (E; ipip_err in net/ipv4/ipip.c). A TTL
+// that ran out is the business of the inner sender where it is the inner TTL.
+func isSoftError(e rawsock.ICMPError, inheritTTL bool) bool {
+	switch e.Type {
+	case packet.ICMPUnreachable:
+		return e.Code != packet.ICMPCodeFragNeeded && e.Code != packet.ICMPCodeSrcRoute
+	case packet.ICMPTimeExceeded:
+		return e.Code == packet.ICMPCodeTTL && !inheritTTL
+	}
+	return false
+}
