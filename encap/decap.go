@@ -40,8 +40,8 @@ func (d *Decapsulator) SetOwn(addrs []netip.Addr) {
 }
 
 // Decap returns the inner packet of an outer one, cut to its own total length.
-// It is a part of outer's memory; its ECN bits may have been rewritten (R5).
-// With a verdict other than Deliver, nothing is returned.
+// It is a part of outer's memory; its ECN bits may have been rewritten (R5). With
+// a verdict that drops the packet, nothing is returned.
 func (d *Decapsulator) Decap(outer packet.IPv4) (packet.IPv4, Verdict) {
 	if !outer.Valid() || outer.Protocol() != packet.ProtoIPIP || outer.IsFragment() {
 		return nil, Malformed // no raw socket returns that
@@ -55,20 +55,19 @@ func (d *Decapsulator) Decap(outer packet.IPv4) (packet.IPv4, Verdict) {
 	}
 	n := inner.TotalLength()
 	inner = inner[:n:n]
-	tos, ok := decapECN(outer.TOS(), inner.TOS()) // R5
-	if !ok {
+	tos, v := decapECN(outer.TOS(), inner.TOS())
+	switch {
+	case v == BadECN:
 		return nil, BadECN
-	}
-	if inner.TTL() == 0 { // G3
+	case inner.TTL() == 0: // G3
 		return nil, TTLExpired
-	}
-	if d.martian(inner) {
+	case d.martian(inner):
 		return nil, Martian
 	}
 	if tos != inner.TOS() {
 		inner.RewriteTOS(tos)
 	}
-	return inner, Deliver
+	return inner, v
 }
 
 // martian reports whether the inner addresses are impossible for a packet from

@@ -20,17 +20,21 @@ func encapECN(tos, inner uint8) uint8 {
 	return tos&^ecnMask | ecn
 }
 
-// decapECN returns the inner TOS after decapsulation, and false for the one
-// combination that must be dropped: congestion was marked on a packet whose
-// sender would not see the mark (R5; RFC 6040 §4.2, INET_ECN_decapsulate).
-func decapECN(outer, inner uint8) (tos uint8, ok bool) {
+// decapECN returns the inner TOS after decapsulation, and the verdict: of a packet
+// whose sender would not see the mark, one outer marking must be dropped, and the
+// others are strange (R5; RFC 6040 §4.2, INET_ECN_decapsulate).
+func decapECN(outer, inner uint8) (tos uint8, v Verdict) {
 	switch out, in := outer&ecnMask, inner&ecnMask; {
+	case in == ecnNot && out == ecnCE:
+		return inner, BadECN
+	case in == ecnNot && out != ecnNot:
+		return inner, DeliverNonECT
 	case in == ecnNot:
-		return inner, out != ecnCE
+		return inner, Deliver
 	case out == ecnCE:
-		return inner | ecnCE, true
+		return inner | ecnCE, Deliver
 	case out == ecnECT1 && in == ecnECT0:
-		return inner&^ecnMask | ecnECT1, true
+		return inner&^ecnMask | ecnECT1, Deliver
 	}
-	return inner, true
+	return inner, Deliver
 }

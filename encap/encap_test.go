@@ -177,7 +177,7 @@ func TestT11_OuterHeader(t *testing.T) {
 		"options":     ipv4{options: []byte{0x94, 4, 0, 0}}.bytes(),
 		"1480 bytes":  ipv4{payload: make([]byte, 1460)}.bytes(),
 		"fragment":    ipv4{mf: true, offset: 1480, id: 7}.bytes(),
-		"nested":      wrap(ipv4{}.bytes()),
+		"nested":      ipv4{proto: packet.ProtoIPIP, payload: ipv4{}.bytes()}.bytes(),
 		"longest":     ipv4{payload: make([]byte, packet.IPv4MaxLen-2*packet.IPv4HdrLen)}.bytes(),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -64,14 +64,23 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// A tunnel in a tunnel is two round trips.
+// A tunnel in another tunnel is two round trips.
 func TestRoundTrip_Nested(t *testing.T) {
 	r := rand.New(rand.NewPCG(4, 4))
 	e, d := newEncapsulator(t, encap.Outer{}), newDecapsulator(t)
+	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	e2, err := encap.NewEncapsulator(encap.Outer{Local: a, Remote: b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d2, err := encap.NewDecapsulator(b, a)
+	if err != nil {
+		t.Fatal(err)
+	}
 	inner := randomIPv4(r)
-	once := append(mustEncap(t, e, inner), inner...)
+	once := append(mustEncap(t, e2, inner), inner...)
 	twice := append(mustEncap(t, e, once), once...)
-	got := mustDecap(t, d, mustDecap(t, d, twice))
+	got := mustDecap(t, d2, mustDecap(t, d, twice))
 	if diff := cmp.Diff([]byte(inner), []byte(got)); diff != "" {
 		t.Errorf("two levels (-want +got):\n%s", diff)
 	}

@@ -20,6 +20,7 @@ const txQueueLen = 4096
 type Link struct {
 	MTU     int          // 68 … 65515 bytes
 	Remote  netip.Addr   // shown by ip(8) as the link-layer peer
+	Alias   string       // shown by ip(8); at most 255 bytes
 	Address netip.Prefix // inner address of this end; the zero value for none
 	Peer    netip.Addr   // inner address of the other end; the zero value for none
 }
@@ -49,6 +50,7 @@ func (d *Device) Setup(l Link) error {
 		{"txqueuelen", func() error { return netlink.LinkSetTxQLen(link, txQueueLen) }},
 		{"multicast off", func() error { return netlink.LinkSetMulticastOff(link) }}, // O1
 		{"peer", func() error { return d.setPeer(l.Remote) }},
+		{"alias", func() error { return netlink.LinkSetAlias(link, l.Alias) }},
 		{"addrgenmode none", func() error { return noIPv6Address(link) }}, // G6
 		{"address", func() error { return addAddress(link, l.Address, l.Peer) }},
 		{"up", func() error { return netlink.LinkSetUp(link) }},

@@ -19,6 +19,7 @@ import (
 // options is what the flags say.
 type options struct {
 	tunnel    engine.Config
+	icmp      string
 	offload   string
 	logLevel  string
 	logFormat string
@@ -37,6 +38,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.Var(tosValue{c}, "tos", "of outer packets, hexadecimal 00 to ff, or inherit")
 	f.BoolVar(&c.NoPMTUDisc, "nopmtudisc", false, "set DF on outer packets only where the inner packet has it")
 	f.StringVar(&c.Device, "dev", "", "device that outer packets leave by")
+	f.Var(newEnum(&o.icmp, "linux", "rfc2003"), "icmp", "when to tell senders of ICMP errors: linux, with their next packet, or rfc2003, at once")
 	f.IntVar(&c.Queues, "queues", 1, "of the link, each with its own pair of threads")
 	f.Var(newEnum(&o.offload, "auto", "off"), "offload", "what the kernel's side of the link leaves to goipip, auto or off")
 	f.Var(newEnum(&o.logLevel, "info", "debug", "warn", "error"), "log-level", "debug, info, warn or error")
@@ -46,6 +48,7 @@ func (o *options) register(f *pflag.FlagSet) {
 // config returns the checked tunnel that the options describe.
 func (o *options) config() (engine.Config, error) {
 	c := o.tunnel
+	c.RelayICMP = o.icmp == "rfc2003"
 	c.NoOffload = o.offload == "off"
 	if err := c.Validate(); err != nil {
 		return c, usageError{err}

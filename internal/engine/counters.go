@@ -20,6 +20,50 @@ type Direction struct {
 	Drops   map[string]uint64 // by reason (G5); a reason without packets is missing
 }
 
+// LinkStats are the counters that Linux keeps of a link, under the names of struct
+// rtnl_link_stats64, as the ipip module would count (T, R).
+type LinkStats struct {
+	RXPackets, RXBytes, TXPackets, TXBytes uint64
+
+	RXErrors       uint64
+	RXLengthErrors uint64 // among RXErrors (R4)
+	RXFrameErrors  uint64 // among RXErrors (R5)
+	RXDropped      uint64
+
+	TXErrors        uint64
+	TXCarrierErrors uint64 // among TXErrors (T3)
+	Collisions      uint64 // among TXErrors (T4)
+	TXDropped       uint64
+}
+
+// Link returns the counters as Linux has them. What Linux would have passed on, or
+// does not count on the link, is among the dropped ones.
+func (s Stats) Link() LinkStats {
+	tx, rx := s.TX.Drops, s.RX.Drops
+	l := LinkStats{
+		RXPackets: s.RX.Packets, RXBytes: s.RX.Bytes,
+		TXPackets: s.TX.Packets, TXBytes: s.TX.Bytes,
+
+		RXLengthErrors:  rx[encap.Malformed.String()],
+		RXFrameErrors:   rx[encap.BadECN.String()],
+		TXCarrierErrors: tx[rawsock.NoRoute.String()],
+		Collisions:      tx[encap.Loop.String()],
+	}
+	l.RXErrors = l.RXLengthErrors + l.RXFrameErrors
+	l.TXErrors = l.TXCarrierErrors + l.Collisions +
+		tx[encap.NotIPv4.String()] + tx[encap.Malformed.String()] + tx[rawsock.TooBig.String()]
+	l.RXDropped = sum(rx) - l.RXErrors
+	l.TXDropped = sum(tx) - l.TXErrors
+	return l
+}
+
+func sum(drops map[string]uint64) (n uint64) {
+	for _, d := range drops {
+		n += d
+	}
+	return n
+}
+
 // transmitted counts what one transmit loop does. The loop adds, anybody reads.
 type transmitted struct {
 	packets, bytes atomic.Uint64

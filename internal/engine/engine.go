@@ -8,6 +8,7 @@ package engine
 import (
 	"context"
 	"log/slog"
+	"net"
 	"sync"
 	"sync/atomic"
 
@@ -29,10 +30,18 @@ const (
 	icmpBurst     = 100
 )
 
+// Limits of log lines about packets: ten in five seconds, as net_ratelimit in the
+// kernel.
+const (
+	logPerSecond = 2
+	logBurst     = 10
+)
+
 // Tunnel is a tunnel whose link exists.
 type Tunnel struct {
 	cfg    Config
 	log    *slog.Logger
+	claim  *net.UnixConn
 	host   *host
 	device *tun.Device
 	mtu    atomic.Int64 // of the link, in bytes; a person may change it
@@ -47,6 +56,7 @@ type Tunnel struct {
 	doubt      chan struct{} // the path MTU may have changed
 	derivedMTU int           // of the link, as it was set last, in bytes
 	connected  int           // so many receivers, the first ones
+	company    string        // as it was last warned of
 }
 
 // Open makes a tunnel of a valid cfg: its sockets, and its link, which is up when
@@ -69,6 +79,9 @@ func Open(cfg Config, log *slog.Logger) (*Tunnel, error) {
 }
 
 func (t *Tunnel) open() (err error) {
+	if t.claim, err = claim(t.cfg); err != nil {
+		return err
+	}
 	if t.host, err = openHost(); err != nil {
 		return err
 	}
@@ -125,6 +138,8 @@ func (t *Tunnel) addQueue(i int, queue *tun.Queue) error {
 		decap:    t.decap,
 		queue:    queue,
 		mtu:      &t.mtu,
+		log:      t.log,
+		logLimit: rate.NewLimiter(logPerSecond, logBurst),
 	})
 	if t.cfg.Queues > 1 {
 		if err := receiver.SetShare(i, t.cfg.Queues); err != nil {
@@ -150,6 +165,7 @@ func (t *Tunnel) setup() error {
 	if err := t.device.Setup(tun.Link{
 		MTU:     mtu,
 		Remote:  t.cfg.Remote,
+		Alias:   t.cfg.describe(),
 		Address: t.cfg.Address,
 		Peer:    t.cfg.Peer,
 	}); err != nil {
@@ -221,6 +237,9 @@ func (t *Tunnel) Close() {
 
 // stop closes all that a goroutine of Run might wait on, which ends it.
 func (t *Tunnel) stop() {
+	if t.claim != nil {
+		t.claim.Close()
+	}
 	if t.host != nil {
 		t.host.stop()
 	}

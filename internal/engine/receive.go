@@ -2,12 +2,17 @@ package engine
 
 import (
 	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
 	"sync/atomic"
 
 	"goipip/encap"
 	"goipip/internal/packet"
 	"goipip/rawsock"
 	"goipip/tun"
+
+	"golang.org/x/time/rate"
 )
 
 // receive moves packets from the remote end to one TUN queue.
@@ -19,6 +24,9 @@ type receive struct {
 	count    received
 
 	parts [1][]byte // what Write takes, without a new slice each time
+
+	log      *slog.Logger
+	logLimit *rate.Limiter
 }
 
 // run works until the receiver or the queue is closed, or the link is gone.
@@ -41,7 +49,9 @@ func (r *receive) deliverAll(packets []packet.IPv4) error {
 	for _, outer := range packets {
 		inner, v := r.decap.Decap(outer)
 		if v != encap.Deliver {
-			r.count.verdicts[v].Add(1)
+			r.unusual(v, outer)
+		}
+		if v.Dropped() {
 			continue
 		}
 		err := r.deliver(inner, mtu)
@@ -60,6 +70,18 @@ func (r *receive) deliverAll(packets []packet.IPv4) error {
 	r.count.packets.Add(uint64(n))
 	r.count.bytes.Add(uint64(bytes))
 	return nil
+}
+
+// unusual counts a drop, and logs what Linux logs (ip_tunnel_rcv in
+// net/ipv4/ip_tunnel.c), no more often than Linux does (net_ratelimit).
+func (r *receive) unusual(v encap.Verdict, outer packet.IPv4) {
+	if v.Dropped() {
+		r.count.verdicts[v].Add(1)
+	}
+	if (v == encap.DeliverNonECT || v == encap.BadECN) && r.logLimit.Allow() {
+		r.log.Info("non-ECT inner packet in an outer one with ECT", "from", netip.AddrFrom4(outer.Source()),
+			"tos", fmt.Sprintf("%#02x", outer.TOS()), "verdict", v.String())
+	}
 }
 
 // deliver writes one inner packet to the link. What the sender's kernel left

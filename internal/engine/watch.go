@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"goipip/internal/packet"
-	"goipip/rawsock"
 )
 
 // pollInterval is how often a tunnel looks at what no event tells of: a route
@@ -51,6 +50,24 @@ func (t *Tunnel) look() {
 	if mtu, ok := t.host.linkMTU(t.device.Index()); ok {
 		t.mtu.Store(int64(mtu))
 	}
+	t.lookForCompany()
+}
+
+// lookForCompany warns, once for each, of what disturbs the tunnel on this host.
+func (t *Tunnel) lookForCompany() {
+	company := t.host.company()
+	if company == t.company {
+		return
+	}
+	t.company = company
+	if company == "" {
+		t.log.Info("nothing else here answers ipip packets any more")
+		return
+	}
+	t.log.Warn("the kernel answers every ipip packet too, with ICMP 3/3, which a kernel at the other end takes for an error: "+
+		"remove the module (rmmod ipip sit tunnel4), or keep its answers here "+
+		"(iptables -I OUTPUT -d "+t.cfg.Remote.String()+" -p icmp --icmp-type port-unreachable -j DROP)",
+		"module", company)
 }
 
 // lookAtPath looks up the way to the remote end, and has the MTU of the link
@@ -81,18 +98,6 @@ func (t *Tunnel) lookAtPath() {
 	t.log.Info("the mtu of the link follows the route to the remote address", "mtu", mtu)
 	t.derivedMTU = mtu
 	t.mtu.Store(int64(mtu))
-}
-
-// icmpReceived does what Linux does with an ICMP error about the tunnel's packets
-// (E; ipip_err in net/ipv4/ipip.c). The path MTU and redirects the kernel has
-// taken over itself.
-func (t *Tunnel) icmpReceived(e rawsock.ICMPError) {
-	if e.Type == packet.ICMPUnreachable && e.Code == packet.ICMPCodeFragNeeded {
-		wake(t.doubt)
-	}
-	if isSoftError(e, t.cfg.TTL == 0) {
-		t.tx.soft.note(time.Now())
-	}
 }
 
 // connect connects the receivers that are not connected yet. Without it the

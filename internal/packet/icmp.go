@@ -4,18 +4,26 @@ package packet
 // (RFC 792).
 const ICMPHdrLen = 8
 
-// ICMP types and codes (RFC 792, RFC 1122 §3.2.2).
+// ICMP types of errors (RFC 792).
 const (
-	ICMPUnreachable    = 3 // a destination, see the codes
-	ICMPSourceQuench   = 4
-	ICMPRedirect       = 5
-	ICMPTimeExceeded   = 11
-	ICMPParameterProb  = 12
-	ICMPCodeHost       = 1 // of Unreachable
-	ICMPCodeFragNeeded = 4 // of Unreachable: longer than the next hop's MTU, and DF is set
-	ICMPCodeSrcRoute   = 5 // of Unreachable: source route failed
-	ICMPCodeTTL        = 0 // of TimeExceeded: in transit
+	ICMPUnreachable   = 3 // a destination
+	ICMPSourceQuench  = 4
+	ICMPRedirect      = 5
+	ICMPTimeExceeded  = 11
+	ICMPParameterProb = 12
 )
+
+// Codes of ICMPUnreachable (RFC 792).
+const (
+	ICMPCodeNet        = 0
+	ICMPCodeHost       = 1
+	ICMPCodePort       = 3
+	ICMPCodeFragNeeded = 4 // longer than the next hop's MTU, and DF is set
+	ICMPCodeSrcRoute   = 5 // source route failed
+)
+
+// ICMPCodeTTL is the code of ICMPTimeExceeded for a TTL that ran out in transit.
+const ICMPCodeTTL = 0
 
 // ICMP is a message seen from its ICMP header on (RFC 792).
 type ICMP []byte

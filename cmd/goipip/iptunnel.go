@@ -2,15 +2,47 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"strings"
+
+	"goipip/internal/engine"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
 
-// newTunnelCommand is goipip tunnel add, in the words of ip-tunnel(8).
+// newTunnelCommand is goipip tunnel, in the words of ip-tunnel(8).
 func newTunnelCommand() *cobra.Command {
-	add := &cobra.Command{
+	cmd := &cobra.Command{
+		Use:   "tunnel",
+		Short: "Make and show tunnels in the words of ip-tunnel(8)",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return showTunnels(cmd.OutOrStdout())
+		},
+	}
+	cmd.AddCommand(newTunnelAddCommand(), &cobra.Command{
+		Use:     "show",
+		Aliases: []string{"list", "lst"},
+		Short:   "Show the tunnels of this network namespace",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return showTunnels(cmd.OutOrStdout())
+		},
+	})
+	return cmd
+}
+
+func showTunnels(out io.Writer) error {
+	lines, err := engine.List()
+	for _, line := range lines {
+		fmt.Fprintln(out, line)
+	}
+	return err
+}
+
+func newTunnelAddCommand() *cobra.Command {
+	return &cobra.Command{
 		Use:   "add NAME [mode ipip] remote ADDRESS local ADDRESS [ttl TTL] [tos TOS] [[no]pmtudisc] [dev DEVICE]",
 		Short: "Make a tunnel in the background, in the words of ip-tunnel(8)",
 		Long: `Make a tunnel in the words of ip-tunnel(8). The command returns when the link is
@@ -28,16 +60,6 @@ deleted (ip link delete NAME) or it gets SIGTERM; it logs to syslog.`,
 			return o.runInBackground(cmd.Context())
 		},
 	}
-	cmd := &cobra.Command{
-		Use:   "tunnel",
-		Short: "Make a tunnel in the words of ip-tunnel(8)",
-		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return cmd.Help()
-		},
-	}
-	cmd.AddCommand(add)
-	return cmd
 }
 
 // parseTunnelWords fills the same options as the flags do.

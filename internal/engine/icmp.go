@@ -1,0 +1,56 @@
+package engine
+
+import (
+	"time"
+
+	"goipip/encap"
+	"goipip/internal/packet"
+	"goipip/rawsock"
+)
+
+// icmpReceived does what is to be done about an ICMP error that the tunnel's
+// packets met (E). It runs in the first receive loop. Redirects and the path MTU
+// the kernel has taken over already.
+func (t *Tunnel) icmpReceived(e rawsock.ICMPError) {
+	switch {
+	case e.Type == packet.ICMPUnreachable && e.Code == packet.ICMPCodeFragNeeded:
+		wake(t.doubt)
+	case t.cfg.RelayICMP:
+		t.relay(e)
+	case isSoftError(e, t.cfg.TTL == 0):
+		t.tx.soft.note(time.Now())
+	}
+}
+
+// relay tells the sender of the inner packet, of which the ICMP error must quote
+// enough: the header, and 8 bytes more.
+func (t *Tunnel) relay(e rawsock.ICMPError) {
+	code, ok := relayedCode(e)
+	if !ok || len(e.Inner) < packet.IPv4HdrLen+8 || !t.tx.limit.Allow() {
+		return
+	}
+	var b [encap.MaxICMPLen]byte
+	if message := encap.ICMPError(b[:], e.Inner, packet.ICMPUnreachable, code, 0); message != nil {
+		// A link that is down or gone shows elsewhere.
+		_ = t.receives[0].queue.Write(packet.VNetHdr{}, [][]byte{message})
+	}
+}
+
+// relayedCode returns the code of "destination unreachable" that RFC 2003 §4 makes
+// of an ICMP error, and false for one that stays here. What later RFCs added to
+// the codes counts as an unreachable host.
+func relayedCode(e rawsock.ICMPError) (code uint8, ok bool) {
+	switch e.Type {
+	case packet.ICMPUnreachable:
+		switch e.Code {
+		case packet.ICMPCodeNet:
+			return packet.ICMPCodeNet, true
+		case packet.ICMPCodePort, packet.ICMPCodeSrcRoute:
+			return 0, false
+		}
+		return packet.ICMPCodeHost, true
+	case packet.ICMPTimeExceeded:
+		return packet.ICMPCodeHost, e.Code == packet.ICMPCodeTTL
+	}
+	return 0, false
+}
