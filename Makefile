@@ -9,7 +9,7 @@ NEEDS := iproute2:ip iputils-ping:ping tcpdump:tcpdump socat:socat \
 
 FUZZTIME ?= 5s
 
-.PHONY: all test needs check fuzz bench
+.PHONY: all test interop needs check fuzz bench
 
 all: goipip
 
@@ -19,6 +19,10 @@ FORCE:
 
 test: needs check
 	go test -race ./...
+
+# The rules of docs/rules.md, each with the result of its tests.
+interop: needs
+	@go test -json ./encap ./tun ./rawsock ./internal/... | go run ./internal/rules docs/rules.md
 
 check:
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt-clean:"; gofmt -l .; exit 1; }
