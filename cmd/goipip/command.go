@@ -36,7 +36,7 @@ and so on are set with ip(8) as for any link. SIGUSR1 logs the counters.`,
 	}
 	o.register(cmd.Flags())
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	cmd.AddCommand(newTunnelCommand(), newDemoCommand())
+	cmd.AddCommand(newTunnelCommand(), newDemoCommand(), newDoctorCommand())
 	return cmd
 }
 

@@ -167,3 +167,18 @@ func TestDemo(t *testing.T) {
 		}
 	}
 }
+
+func TestDoctor(t *testing.T) {
+	labtest.Need(t, "root", "tun")
+	doctor := func(script string) result {
+		return runCommand(t, exec.CommandContext(labtest.Context(t), "unshare", "--net", "--mount",
+			"sh", "-c", script, "sh", labtest.BuildGoipip(t), "doctor"))
+	}
+	if r := doctor(`exec "$@"`); r.status != 0 || strings.Count(r.stdout, "ok       ") != 3 {
+		t.Errorf("with everything there: %+v", r)
+	}
+	r := doctor(`exec setpriv --bounding-set=-net_raw "$@"`)
+	if r.status != 1 || !strings.Contains(r.stdout, "not ok   a raw socket: open raw socket: permission denied: needs CAP_NET_RAW") {
+		t.Errorf("without CAP_NET_RAW: %+v", r)
+	}
+}

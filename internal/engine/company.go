@@ -9,6 +9,10 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
+// companyCure is what a person can do about company.
+const companyCure = "remove the module (rmmod ipip sit tunnel4), or keep its answers here " +
+	"(iptables -I OUTPUT -p icmp --icmp-type port-unreachable -d REMOTE -j DROP)"
+
 // company returns what in this kernel also takes ipip packets to this host, empty
 // for nothing: the module tunnel4 with those that use it, or the links of such a
 // module where it is built in.

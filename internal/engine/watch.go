@@ -64,9 +64,7 @@ func (t *Tunnel) lookForCompany() {
 		t.log.Info("nothing else here answers ipip packets any more")
 		return
 	}
-	t.log.Warn("the kernel answers every ipip packet too, with ICMP 3/3, which a kernel at the other end takes for an error: "+
-		"remove the module (rmmod ipip sit tunnel4), or keep its answers here "+
-		"(iptables -I OUTPUT -d "+t.cfg.Remote.String()+" -p icmp --icmp-type port-unreachable -j DROP)",
+	t.log.Warn("the kernel answers every ipip packet too, with ICMP 3/3, which a kernel at the other end takes for an error: "+companyCure,
 		"module", company)
 }
 

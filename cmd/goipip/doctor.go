@@ -1,0 +1,30 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"goipip/internal/engine"
+
+	"github.com/spf13/cobra"
+)
+
+func newDoctorCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Look for what a tunnel would miss on this host, or would be disturbed by",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			for _, f := range engine.Examine() {
+				if f.Err == nil {
+					fmt.Fprintf(cmd.OutOrStdout(), "ok       %s\n", f.Need)
+					continue
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "not ok   %s: %v\n", f.Need, f.Err)
+				err = errors.New("a tunnel would not work well here")
+			}
+			return err
+		},
+	}
+}
