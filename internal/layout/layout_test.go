@@ -27,6 +27,7 @@ var rooms = map[string][]string{
 	"internal/netlab":         {},
 	"internal/netlab/labtest": {"internal/netlab"},
 	"internal/layout":         {},
+	"internal/rules":          {},
 	"bench":                   {},
 	"bench/naive":             {},
 }

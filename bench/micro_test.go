@@ -1,0 +1,173 @@
+package bench
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"goipip/encap"
+	"goipip/internal/packet"
+)
+
+// Ends of the tunnel that the packets of the benchmarks go through.
+var (
+	localEnd  = netip.MustParseAddr("10.90.6.238")
+	remoteEnd = netip.MustParseAddr("192.168.1.129")
+)
+
+func BenchmarkEncap(b *testing.B) {
+	for _, bm := range []struct {
+		name  string
+		size  int
+		outer encap.Outer
+	}{
+		{"64", 64, encap.Outer{TTL: 64}},
+		{"1480", 1480, encap.Outer{TTL: 64}},
+		{"1480/inherit", 1480, encap.Outer{InheritTOS: true, NoPMTUDisc: true}},
+	} {
+		b.Run(bm.name, func(b *testing.B) {
+			bm.outer.Local, bm.outer.Remote = localEnd, remoteEnd
+			e, err := encap.NewEncapsulator(bm.outer)
+			if err != nil {
+				b.Fatal(err)
+			}
+			hdr := packet.IPv4(make([]byte, encap.HdrLen))
+			inner := tcpPacket(bm.size)
+			v := encap.NumVerdicts
+			b.SetBytes(int64(bm.size))
+			b.ReportAllocs()
+			for b.Loop() {
+				v = e.Encap(hdr, inner)
+			}
+			if v != encap.Deliver || hdr.TotalLength() != encap.HdrLen+bm.size || packet.Sum(hdr, 0) != 0xffff {
+				b.Fatalf("Encap = %v, header % x", v, hdr)
+			}
+		})
+	}
+}
+
+func BenchmarkDecap(b *testing.B) {
+	for _, size := range []int{64, 1480} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			d, err := encap.NewDecapsulator(remoteEnd, localEnd)
+			if err != nil {
+				b.Fatal(err)
+			}
+			d.SetOwn([]netip.Addr{remoteEnd, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("172.56.2.101")})
+			outer := outerPacket(b, tcpPacket(size))
+			var (
+				inner packet.IPv4
+				v     encap.Verdict
+			)
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			for b.Loop() {
+				inner, v = d.Decap(outer)
+			}
+			if v != encap.Deliver || len(inner) != size {
+				b.Fatalf("Decap = %d bytes, %v", len(inner), v)
+			}
+		})
+	}
+}
+
+func BenchmarkUnfinished(b *testing.B) {
+	for _, bm := range []struct {
+		name   string
+		inner  packet.IPv4
+		merged bool // a superpacket with a partial checksum
+	}{
+		{"complete/64", tcpPacket(64), false},
+		{"complete/1480", tcpPacket(1480), false},
+		{"superpacket/65000", partial(tcpPacket(65000)), true},
+	} {
+		b.Run(bm.name, func(b *testing.B) {
+			var h packet.VNetHdr
+			b.SetBytes(int64(len(bm.inner)))
+			b.ReportAllocs()
+			for b.Loop() {
+				h = encap.Unfinished(bm.inner, linkMTU)
+			}
+			if h.NeedsCsum() != bm.merged || (h.GSOSize > 0) != bm.merged {
+				b.Fatalf("Unfinished = %+v", h)
+			}
+		})
+	}
+}
+
+func BenchmarkSum(b *testing.B) {
+	for _, size := range []int{20, 64, 1480, 65535} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			data := make([]byte, size)
+			data[0] = 0x12
+			var sum uint16
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			for b.Loop() {
+				sum = packet.Sum(data, 0x0034)
+			}
+			if sum != 0x1234 {
+				b.Fatalf("Sum = %#04x", sum)
+			}
+		})
+	}
+}
+
+func BenchmarkFinishChecksum(b *testing.B) {
+	for _, size := range []int{64, 1480, 65535} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			inner := partial(tcpPacket(size))
+			h := encap.Unfinished(inner, packet.IPv4MaxLen)
+			if !h.NeedsCsum() {
+				b.Fatal("the packet has no partial checksum")
+			}
+			done := false
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			for b.Loop() {
+				done = packet.FinishChecksum(inner, h)
+			}
+			if !done {
+				b.Fatal("the checksum does not lie in the packet")
+			}
+		})
+	}
+}
+
+// tcpPacket returns a packet of size bytes with a TCP header of 32 bytes, as most
+// have, whose checksum is not partial.
+func tcpPacket(size int) packet.IPv4 {
+	p := packet.IPv4(make([]byte, size))
+	p.InitHeader()
+	p.SetTotalLength(size)
+	p.SetDF(true)
+	p.SetTTL(64)
+	p.SetProtocol(packet.ProtoTCP)
+	p.SetSource([4]byte{172, 56, 1, 101})
+	p.SetDestination([4]byte{172, 56, 2, 101})
+	p.UpdateChecksum()
+	p.Payload()[12] = 32 / 4 << 4
+	return p
+}
+
+// partial leaves p's TCP checksum to somebody further on.
+func partial(p packet.IPv4) packet.IPv4 {
+	sum := packet.PseudoHeaderSum(p)
+	field := p.Payload()[packet.TCPCsumOffset:]
+	field[0], field[1] = byte(sum>>8), byte(sum)
+	return p
+}
+
+// outerPacket returns the packet around inner, as it arrives.
+func outerPacket(tb testing.TB, inner packet.IPv4) packet.IPv4 {
+	tb.Helper()
+	e, err := encap.NewEncapsulator(encap.Outer{Local: localEnd, Remote: remoteEnd, TTL: 64})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	outer := make([]byte, encap.HdrLen, encap.HdrLen+len(inner))
+	if v := e.Encap(outer, inner); v != encap.Deliver {
+		tb.Fatalf("Encap = %v", v)
+	}
+	return append(outer, inner...)
+}
