@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
@@ -78,6 +80,9 @@ func newReceiver(t *testing.T, h *netlab.Host, cfg rawsock.Config) *rawsock.Rece
 		return err
 	}))
 	t.Cleanup(func() { r.Close() })
+	// What hangs in Receive fails there.
+	timer := time.AfterFunc(testTimeout, func() { r.Close() })
+	t.Cleanup(func() { timer.Stop() })
 	return r
 }
 
@@ -87,6 +92,23 @@ func newConnected(t *testing.T, h *netlab.Host, cfg rawsock.Config) *rawsock.Rec
 	r := newReceiver(t, h, cfg)
 	must(t, r.Connect())
 	return r
+}
+
+// needBuffers skips a test whose packets are more than an ordinary socket buffer
+// holds, where the kernel refuses larger ones.
+func needBuffers(t *testing.T, h *netlab.Host) {
+	t.Helper()
+	must(t, h.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 1<<20); err != nil {
+			t.Skipf("needs CAP_NET_ADMIN in the first user namespace: SO_RCVBUFFORCE: %v", err)
+		}
+		return nil
+	}))
 }
 
 // refusal is what a sender was told about a packet.
@@ -208,8 +230,12 @@ func abbreviate(s string) string {
 	return s
 }
 
-// deadline is for what should happen at once.
-const deadline = 10 * time.Second
+const (
+	// deadline is for what should happen at once.
+	deadline = 10 * time.Second
+	// testTimeout is for a whole test.
+	testTimeout = time.Minute
+)
 
 // within returns what arrives on ch.
 func within[T any](t *testing.T, what string, ch <-chan T) T {

@@ -29,24 +29,32 @@ type icmpError struct {
 	code int
 	mtu  uint16        // RFC 1191, in bytes
 	hard syscall.Errno // 0: the socket hears nothing (raw_err in net/ipv4/raw.c)
+	// inner is what the message quotes of the inner packet; nil for quotedInner.
+	inner []byte
 }
 
+const quotedInner = "the first bytes of the inner packet"
+
 var icmpErrors = []icmpError{
-	{"3/0 net unreachable", ipv4.ICMPTypeDestinationUnreachable, 0, 0, 0},
-	{"3/1 host unreachable", ipv4.ICMPTypeDestinationUnreachable, 1, 0, 0},
-	{"3/2 protocol unreachable", ipv4.ICMPTypeDestinationUnreachable, 2, 0, unix.ENOPROTOOPT},
-	{"3/3 port unreachable", ipv4.ICMPTypeDestinationUnreachable, 3, 0, unix.ECONNREFUSED},
-	{"3/4 frag needed", ipv4.ICMPTypeDestinationUnreachable, 4, 1400, unix.EMSGSIZE},
-	{"3/13 prohibited", ipv4.ICMPTypeDestinationUnreachable, 13, 0, unix.EHOSTUNREACH},
-	{"11/0 ttl exceeded", ipv4.ICMPTypeTimeExceeded, 0, 0, 0},
-	{"12/0 parameter problem", ipv4.ICMPTypeParameterProblem, 0, 0, unix.EPROTO},
+	{name: "3/0 net unreachable", typ: ipv4.ICMPTypeDestinationUnreachable, code: 0},
+	{name: "3/1 host unreachable", typ: ipv4.ICMPTypeDestinationUnreachable, code: 1},
+	{name: "3/2 protocol unreachable", typ: ipv4.ICMPTypeDestinationUnreachable, code: 2, hard: unix.ENOPROTOOPT},
+	{name: "3/3 port unreachable", typ: ipv4.ICMPTypeDestinationUnreachable, code: 3, hard: unix.ECONNREFUSED},
+	{name: "3/4 frag needed", typ: ipv4.ICMPTypeDestinationUnreachable, code: 4, mtu: 1400, hard: unix.EMSGSIZE},
+	{name: "3/13 prohibited", typ: ipv4.ICMPTypeDestinationUnreachable, code: 13, hard: unix.EHOSTUNREACH},
+	{name: "11/0 ttl exceeded", typ: ipv4.ICMPTypeTimeExceeded, code: 0},
+	{name: "12/0 parameter problem", typ: ipv4.ICMPTypeParameterProblem, code: 0, hard: unix.EPROTO},
 }
 
 // send sends the error from the right host to the left one, about a packet with
 // leftEnd's outer header, and returns when the left kernel is done with it.
 func (e icmpError) send(t *testing.T, left, right *netlab.Host) {
 	t.Helper()
-	quoted := append(outer(leftEnd, 100), "the first bytes of the inner packet"...)
+	inner := e.inner
+	if inner == nil {
+		inner = []byte(quotedInner)
+	}
+	quoted := append(outer(leftEnd, 1400), inner...)
 	message := icmp.Message{Type: e.typ, Code: e.code, Body: &icmp.RawBody{
 		Data: append([]byte{0, 0, byte(e.mtu >> 8), byte(e.mtu)}, quoted...),
 	}}

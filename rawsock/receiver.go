@@ -28,8 +28,9 @@ type Receiver struct {
 	err     error
 	receive func(fd uintptr) bool // r.recvmmsg, bound once: binding allocates
 
-	errors errorQueue
-	onICMP func(ICMPError) // nil without an error queue
+	connected bool
+	errors    errorQueue
+	onICMP    func(ICMPError) // nil without an error queue
 }
 
 // NewReceiver opens a receiver in the network namespace of the calling thread.
@@ -68,7 +69,11 @@ func (r *Receiver) slot(i int) []byte { return r.buf[i*slotSize : (i+1)*slotSize
 // refuses while it has no route there, or no such local address.
 func (r *Receiver) Connect() error {
 	return control(r.raw, func(fd int) error {
-		return os.NewSyscallError("connect", unix.Connect(fd, sockaddr(r.cfg.Remote)))
+		if err := unix.Connect(fd, sockaddr(r.cfg.Remote)); err != nil {
+			return os.NewSyscallError("connect", err)
+		}
+		r.connected = true
+		return r.enableErrors(fd)
 	})
 }
 
@@ -77,7 +82,17 @@ func (r *Receiver) Connect() error {
 // several receivers, one is enough.
 func (r *Receiver) HandleICMP(handle func(ICMPError)) error {
 	r.onICMP = handle
-	return control(r.raw, r.errors.enable)
+	return control(r.raw, r.enableErrors)
+}
+
+// enableErrors asks for ICMP errors when somebody handles them. A socket that is
+// not connected would get those about the packets of all other tunnels too
+// (raw_err in net/ipv4/raw.c).
+func (r *Receiver) enableErrors(fd int) error {
+	if !r.connected || r.onICMP == nil {
+		return nil
+	}
+	return r.errors.enable(fd)
 }
 
 // Receive waits until there is a packet and returns it with all others that are

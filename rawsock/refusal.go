@@ -12,7 +12,7 @@ type Refusal uint8
 // The refusals.
 const (
 	NoRoute     Refusal = iota // there is none, or its device is down (T3)
-	TooBig                     // longer than the path takes, and DF is set
+	TooBig                     // longer than the device takes, or than the path does and DF is set (T12)
 	Congested                  // a queue on the way out of this host is full
 	Filtered                   // netfilter or a prohibit route said no
 	SendError                  // anything else

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -84,17 +85,19 @@ func slow(t *testing.T, h *netlab.Host, device string, rate uint64, limit uint32
 	must(t, h.Netlink().QdiscReplace(tbf))
 }
 
+const largeMTU = 65000
+
 // newSlowPair returns two hosts on a cable for large packets, of which hardly any
 // leave the left one until faster is called, and none is lost.
 func newSlowPair(t *testing.T) (left, right *netlab.Host, faster func()) {
 	t.Helper()
 	left, right = newPair(t)
-	must(t, left.SetMTU("eth0", 65535), right.SetMTU("eth0", 65535))
+	must(t, left.SetMTU("eth0", largeMTU), right.SetMTU("eth0", largeMTU))
 	const limit = 1 << 30
 	slow(t, left, "eth0", 20000, limit)
 	return left, right, func() {
-		slow(t, left, "eth0", 100<<20, limit)
-		ping(t, left, rightAddr) // has it look at its queue at once
+		slow(t, left, "eth0", 20<<20, limit) // which a receiver keeps up with
+		ping(t, left, rightAddr)             // has it look at its queue at once
 	}
 }
 
@@ -123,9 +126,17 @@ func flushUntilFull(s *sender, count int) <-chan error {
 // Flush waits while the socket's buffer is full, and loses nothing.
 func TestFlush_Waits(t *testing.T) {
 	left, right, faster := newSlowPair(t)
+	needBuffers(t, right)
 	s := newSender(t, left, leftEnd)
 	g := startReceiving(newConnected(t, right, rightEnd))
-	const count = 500 // 30 MB, and the buffer holds 16
+	// This leaves an error on the socket's error queue, which nobody takes away.
+	s.send(t, strings.Repeat("x", largeMTU))
+	if diff := cmp.Diff([]refusal{{0, rawsock.TooBig}}, s.refusals); diff != "" {
+		t.Fatalf("refusals (-want +got):\n%s", diff)
+	}
+	s.refusals = nil
+
+	const count = 300 // 20 MB of kernel memory, and the buffer holds 16
 	done := flushUntilFull(s, count)
 	waitParked(t, "(*Sender).Flush", 1)
 	faster()
@@ -144,7 +155,7 @@ func TestFlush_Waits(t *testing.T) {
 func TestFlush_Closed(t *testing.T) {
 	left, _, _ := newSlowPair(t)
 	s := newSender(t, left, leftEnd)
-	done := flushUntilFull(s, 500)
+	done := flushUntilFull(s, 300)
 	waitParked(t, "(*Sender).Flush", 1)
 	must(t, s.Close())
 	if err := within(t, "Flush", done); !errors.Is(err, os.ErrClosed) {

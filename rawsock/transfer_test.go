@@ -245,6 +245,7 @@ func TestR1_FragmentsReassembled(t *testing.T) {
 // While nobody receives, the socket holds what arrives in the meantime.
 func TestReceiver_HoldsBurst(t *testing.T) {
 	left, right := newPair(t)
+	needBuffers(t, right)
 	s := newSender(t, left, leftEnd)
 	r := newConnected(t, right, rightEnd)
 	const burst = 3000

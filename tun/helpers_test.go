@@ -2,6 +2,7 @@ package tun_test
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -63,6 +64,7 @@ func open(t *testing.T, h *netlab.Host, cfg tun.Config) *tun.Device {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.Close() })
+	endAfter(t, func() { d.Close() })
 	return d
 }
 
@@ -144,8 +146,18 @@ func (r *reading) end(t *testing.T) error {
 	return within(t, "the end of Read", r.err)
 }
 
-// deadline is for what should happen at once.
-const deadline = 10 * time.Second
+const (
+	// deadline is for what should happen at once.
+	deadline = 10 * time.Second
+	// testTimeout is for a whole test.
+	testTimeout = time.Minute
+)
+
+// endAfter has a test that hangs in a Read call end, which closes what it reads.
+func endAfter(t testing.TB, end func()) {
+	timer := time.AfterFunc(testTimeout, end)
+	t.Cleanup(func() { timer.Stop() })
+}
 
 // within returns what arrives on ch.
 func within[T any](t *testing.T, what string, ch <-chan T) T {
@@ -274,5 +286,14 @@ func socketpair(t testing.TB) (queue *os.File, test int) {
 		queue.Close()
 		unix.Close(fds[1])
 	})
+	endAfter(t, func() { queue.Close() })
 	return queue, fds[1]
+}
+
+func randomBytes(rng *rand.Rand, n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(rng.Uint32())
+	}
+	return b
 }

@@ -110,11 +110,6 @@ func configure(control int, cfg Config) (name string, err error) {
 	if err := setType(control, cfg.Offload); err != nil {
 		return "", err
 	}
-	// Detached, the descriptor gets no packets of its own.
-	ifr.SetUint16(unix.IFF_DETACH_QUEUE)
-	if err := unix.IoctlIfreq(control, unix.TUNSETQUEUE, ifr); err != nil {
-		return "", os.NewSyscallError("TUNSETQUEUE", err)
-	}
 	return name, nil
 }
 
