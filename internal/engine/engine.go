@@ -23,13 +23,6 @@ import (
 // ErrDeleted is how Run ends when somebody deleted the link.
 var ErrDeleted = tun.ErrDeleted
 
-// Limits of the ICMP errors that a tunnel sends (G7): Linux's defaults of
-// net.ipv4.icmp_msgs_per_sec, and twice icmp_msgs_burst.
-const (
-	icmpPerSecond = 1000
-	icmpBurst     = 100
-)
-
 // Limits of log lines about packets: ten in five seconds, as net_ratelimit in the
 // kernel.
 const (
@@ -54,9 +47,11 @@ type Tunnel struct {
 	// The watcher's.
 	changed    chan struct{} // a link or an address changed
 	doubt      chan struct{} // the path MTU may have changed
-	derivedMTU int           // of the link, as it was set last, in bytes
-	connected  int           // so many receivers, the first ones
-	company    string        // as it was last warned of
+	reported   atomic.Pointer[reportedMTU]
+	derivedMTU int    // of the link, as it was set last, in bytes
+	foreign    bool   // the local address is not on this host
+	connected  int    // so many receivers, the first ones
+	company    string // as it was last warned of
 }
 
 // Open makes a tunnel of a valid cfg: its sockets, and its link, which is up when
@@ -120,7 +115,7 @@ func (t *Tunnel) prepare() (err error) {
 		return err
 	}
 	t.tx.underlay.Store(&underlay{mtu: packet.IPv4MaxLen})
-	t.tx.limit = rate.NewLimiter(icmpPerSecond, icmpBurst)
+	t.tx.limit = newICMPLimit()
 	t.tx.tooBig = func() { wake(t.doubt) }
 	t.decap, err = encap.NewDecapsulator(t.cfg.Local, t.cfg.Remote)
 	return err

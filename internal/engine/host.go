@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"syscall"
+	"time"
 
 	"goipip/encap"
 	"goipip/internal/packet"
@@ -90,6 +91,9 @@ type underlay struct {
 	// the rest (ip_mtu_locked in include/net/ip.h).
 	locked bool
 	loop   bool // it leads into the tunnel itself (T4)
+	// foreign tells that the local address is not on this host. The kernel's tunnel
+	// has no route then (T3), while a raw socket may send from any address.
+	foreign bool
 }
 
 // underlay looks the way up. It reports false when there is none.
@@ -112,6 +116,28 @@ func (h *host) underlay(cfg Config) (u underlay, ok bool) {
 	}
 	u.mtu = min(u.mtu, packet.IPv4MaxLen)
 	return u, true
+}
+
+// Linux's defaults of net.ipv4.route.min_pmtu, in bytes, and mtu_expires.
+const (
+	minPathMTU     = 552
+	pathMTUExpires = 600 * time.Second
+)
+
+// reportedMTU is a path MTU that a router told of. The kernel keeps it itself, but
+// for the route that a socket without a device takes; the tunnel remembers it where
+// packets leave by a configured one (O6).
+type reportedMTU struct {
+	mtu int // in bytes
+	at  time.Time
+}
+
+// limit applies r, which may be nil, to the MTU of a path.
+func (r *reportedMTU) limit(mtu int, now time.Time) int {
+	if r == nil || now.Sub(r.at) >= pathMTUExpires {
+		return mtu
+	}
+	return min(mtu, r.mtu)
 }
 
 // tunnelMTU is the MTU that Linux gives a tunnel (O2; ip_tunnel_bind_dev in

@@ -6,6 +6,8 @@ import (
 	"goipip/encap"
 	"goipip/internal/packet"
 	"goipip/rawsock"
+
+	"golang.org/x/time/rate"
 )
 
 // icmpReceived does what is to be done about an ICMP error that the tunnel's
@@ -14,6 +16,7 @@ import (
 func (t *Tunnel) icmpReceived(e rawsock.ICMPError) {
 	switch {
 	case e.Type == packet.ICMPUnreachable && e.Code == packet.ICMPCodeFragNeeded:
+		t.reported.Store(&reportedMTU{mtu: max(e.MTU, minPathMTU), at: time.Now()})
 		wake(t.doubt)
 	case t.cfg.RelayICMP:
 		t.relay(e)
@@ -26,11 +29,12 @@ func (t *Tunnel) icmpReceived(e rawsock.ICMPError) {
 // enough: the header, and 8 bytes more.
 func (t *Tunnel) relay(e rawsock.ICMPError) {
 	code, ok := relayedCode(e)
-	if !ok || len(e.Inner) < packet.IPv4HdrLen+8 || !t.tx.limit.Allow() {
+	if !ok || len(e.Inner) < packet.IPv4HdrLen+8 {
 		return
 	}
 	var b [encap.MaxICMPLen]byte
-	if message := encap.ICMPError(b[:], e.Inner, packet.ICMPUnreachable, code, 0); message != nil {
+	message := encap.ICMPError(b[:], e.Inner, packet.ICMPUnreachable, code, 0)
+	if message != nil && t.tx.limit.allow(message) {
 		// A link that is down or gone shows elsewhere.
 		_ = t.receives[0].queue.Write(packet.VNetHdr{}, [][]byte{message})
 	}
@@ -53,4 +57,26 @@ func relayedCode(e rawsock.ICMPError) (code uint8, ok bool) {
 		return packet.ICMPCodeHost, e.Code == packet.ICMPCodeTTL
 	}
 	return 0, false
+}
+
+// icmpLimit bounds the ICMP errors that a tunnel sends (G7): a thousand a second,
+// as net.ipv4.icmp_msgs_per_sec does, and a tenth of that to any one sender, so
+// that one who floods does not keep the others from hearing.
+type icmpLimit struct {
+	all *rate.Limiter
+	to  [256]*rate.Limiter // by a hash of the address
+}
+
+func newICMPLimit() *icmpLimit {
+	l := &icmpLimit{all: rate.NewLimiter(1000, 1000)}
+	for i := range l.to {
+		l.to[i] = rate.NewLimiter(100, 50)
+	}
+	return l
+}
+
+// allow reports whether message may be sent, and counts it if so.
+func (l *icmpLimit) allow(message packet.IPv4) bool {
+	a := message.Destination()
+	return l.to[a[0]^a[1]^a[2]^a[3]].Allow() && l.all.Allow()
 }

@@ -8,16 +8,25 @@ import (
 	"goipip/tun"
 )
 
-// fragment sends a packet that is longer than the path takes, and that may be
-// fragmented: the inner packet before encapsulation where the outer one has DF (as
-// a router in front of the tunnel would, RFC 2003 §5.1), and else the outer one
-// (T12). Either way the fragments fit.
-func (t *transmit) fragment(outer packet.IPv4, inner packet.IPv4, mtu int) error {
+// fragmentable reports whether the path has room for fragments of a packet that is
+// too long for it: for their headers, and 8 bytes (RFC 791 §3.2).
+func fragmentable(outer, inner packet.IPv4, mtu int) bool {
+	room := mtu - encap.HdrLen
+	if outer.DF() { // see fragment
+		if !inner.Valid() {
+			return false
+		}
+		room -= inner.HdrLen()
+	}
+	return room >= 8
+}
+
+// fragment sends a fragmentable packet in fragments that fit: of the inner packet
+// where the outer one has DF (as a router in front of the tunnel would make them,
+// RFC 2003 §5.1), and else of the outer one (T12).
+func (t *transmit) fragment(outer, inner packet.IPv4, mtu int) error {
 	if !outer.DF() {
 		return t.fragmentOuter(outer, inner, mtu)
-	}
-	if !inner.Valid() {
-		return t.push(outer, inner) // nothing to cut by; the kernel refuses it
 	}
 	inner = inner[:inner.TotalLength()]
 	fragments := encap.Fragment(inner[:inner.HdrLen()], inner[inner.HdrLen():], mtu-encap.HdrLen)
@@ -55,7 +64,7 @@ func (t *transmit) fragmentOuter(outer packet.IPv4, inner []byte, mtu int) error
 // the link is gone.
 func (t *transmit) reply(inner packet.IPv4, icmpType, code uint8, mtu int) error {
 	message := encap.ICMPError(t.icmp[:], inner, icmpType, code, mtu)
-	if message == nil || !t.limit.Allow() {
+	if message == nil || !t.limit.allow(message) {
 		return nil
 	}
 	t.parts[0] = message

@@ -8,8 +8,6 @@ import (
 	"goipip/internal/packet"
 	"goipip/rawsock"
 	"goipip/tun"
-
-	"golang.org/x/time/rate"
 )
 
 // transmit moves the packets of one TUN queue to the remote end.
@@ -35,8 +33,8 @@ type shared struct {
 	encap    *encap.Encapsulator
 	underlay atomic.Pointer[underlay]
 	soft     softErrors
-	limit    *rate.Limiter // of ICMP errors to inner senders (G7)
-	tooBig   func()        // told of a packet that the kernel found too long for the path
+	limit    *icmpLimit
+	tooBig   func() // told of a packet that the kernel found too long for the path
 }
 
 // source is the inner packet that a message carries, or a part of which.
@@ -92,18 +90,25 @@ func (t *transmit) add(p *tun.Packet, path *underlay) error {
 		t.count.verdicts[v].Add(1)
 		return nil
 	}
+	if path.foreign { // T3
+		t.count.refusals[rawsock.NoRoute].Add(1)
+		return nil
+	}
+	if path.locked {
+		t.encap.ClearDF(outer)
+	}
 	fits := outer.TotalLength() <= path.mtu
-	if !fits && inner.DF() { // T7
+	if !fits && (inner.DF() || !fragmentable(outer, inner, path.mtu)) {
 		t.count.refusals[rawsock.TooBig].Add(1)
-		return t.reply(inner, packet.ICMPUnreachable, packet.ICMPCodeFragNeeded, path.mtu-encap.HdrLen)
+		if inner.DF() { // T7
+			return t.reply(inner, packet.ICMPUnreachable, packet.ICMPCodeFragNeeded, path.mtu-encap.HdrLen)
+		}
+		return nil
 	}
 	if t.soft.any.Load() && t.soft.take(time.Now()) { // T8
 		if err := t.reply(inner, packet.ICMPUnreachable, packet.ICMPCodeHost, 0); err != nil {
 			return err
 		}
-	}
-	if path.locked {
-		t.encap.ClearDF(outer)
 	}
 	t.added = source{t.added.number + 1, len(inner)}
 	t.passed.packets++

@@ -42,6 +42,7 @@ func wake(c chan<- struct{}) {
 // that was moved to another namespace keeps its last.
 func (t *Tunnel) look() {
 	own, err := t.host.addresses()
+	t.foreign = err == nil && !slices.Contains(own, t.cfg.Local)
 	if err != nil {
 		t.log.Warn("cannot see this host's addresses: inner packets that claim to be from one of them pass", "err", err)
 	} else {
@@ -74,8 +75,11 @@ func (t *Tunnel) lookAtPath() {
 	u, ok := t.host.underlay(t.cfg)
 	if !ok {
 		// Every packet fits: the kernel is to refuse it for the real reason.
-		t.tx.underlay.Store(&underlay{mtu: packet.IPv4MaxLen})
+		t.tx.underlay.Store(&underlay{mtu: packet.IPv4MaxLen, foreign: t.foreign})
 		return
+	}
+	if t.cfg.Device != "" {
+		u.mtu = t.reported.Load().limit(u.mtu, time.Now())
 	}
 	u.loop = u.device == t.device.Index()
 	if before := t.tx.underlay.Swap(&u); u.loop && !before.loop {
@@ -122,10 +126,9 @@ func (t *Tunnel) reconnect() {
 // in the way of traffic.
 func (t *Tunnel) warnUnreachable() {
 	err := t.connect()
-	own, listErr := t.host.addresses()
 	switch {
-	case listErr == nil && !slices.Contains(own, t.cfg.Local):
-		t.log.Warn("the local address is not on this host: nothing arrives until it is (ip address add)",
+	case t.foreign:
+		t.log.Warn("the local address is not on this host: no packets pass until it is (ip address add)",
 			"local", t.cfg.Local)
 	case err != nil:
 		t.log.Warn("no route to the remote address: packets are dropped until there is one (ip route add)",
