@@ -24,6 +24,11 @@ func TestAllocs(t *testing.T) {
 		own       = wrap(ipv4{src: "10.1.0.1"}.bytes())
 		super     = segment(ipv4{}, 32, 60000, partial)
 		whole     = segment(ipv4{}, 32, 1400, complete)
+		loop      = ipv4{src: remote.String()}.bytes()
+		large     = ipv4{payload: make([]byte, 3000), options: []byte{0x44, 4, 5, 0}}.bytes()
+		multicast = ipv4{dst: "224.0.0.5"}.bytes()
+		message   = make([]byte, encap.MaxICMPLen)
+		headers   [3][encap.MaxHdrLen]byte
 		lastID    uint16
 	)
 	d.SetOwn([]netip.Addr{netip.MustParseAddr("10.1.0.1")})
@@ -44,6 +49,35 @@ func TestAllocs(t *testing.T) {
 			return v == encap.Deliver && lastID != before && headerSum(hdr) == 0xffff
 		}},
 		{"Encap, drop", func() bool { return withDF.Encap(hdr, dropped) == encap.TTLExpired }},
+		{"Encap, loop", func() bool { return withDF.Encap(hdr, loop) == encap.Loop }},
+		{"EncapHeader", func() bool {
+			clear(hdr)
+			withDF.EncapHeader(hdr, inner[:inner.HdrLen()], 1400)
+			return headerSum(hdr) == 0xffff && hdr.TotalLength() == encap.HdrLen+1400
+		}},
+		{"ClearDF", func() bool {
+			hdr.SetDF(true)
+			withDF.ClearDF(hdr)
+			return !hdr.DF() && headerSum(hdr) == 0xffff
+		}},
+		{"Fragment", func() bool {
+			n := 0
+			fragments := encap.Fragment(large[:large.HdrLen()], large.Payload(), 1480)
+			for i := range headers {
+				f, payload := fragments.Next(headers[i][encap.HdrLen:])
+				if headerSum(f) != 0xffff {
+					return false
+				}
+				n += len(payload)
+			}
+			f, _ := fragments.Next(headers[0][:])
+			return n == 3000 && f == nil
+		}},
+		{"ICMPError", func() bool {
+			p := encap.ICMPError(message, large, packet.ICMPUnreachable, packet.ICMPCodeFragNeeded, 1400)
+			return len(p) == encap.MaxICMPLen && headerSum(p) == 0xffff
+		}},
+		{"ICMPError, none", func() bool { return encap.ICMPError(message, multicast, 3, 4, 1400) == nil }},
 		{"Decap", func() bool {
 			got, v := d.Decap(plain)
 			return v == encap.Deliver && len(got) == len(inner) && got.TOS() == ect0

@@ -49,6 +49,7 @@ type Tunnel struct {
 	doubt      chan struct{} // the path MTU may have changed
 	reported   atomic.Pointer[reportedMTU]
 	derivedMTU int    // of the link, as it was set last, in bytes
+	here       bool   // the link is in the namespace that it was made in
 	foreign    bool   // the local address is not on this host
 	connected  int    // so many receivers, the first ones
 	company    string // as it was last warned of

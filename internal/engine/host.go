@@ -67,6 +67,16 @@ func (h *host) addresses() ([]netip.Addr, error) {
 	return addrs, nil
 }
 
+// tunnelLink returns the MTU of the tunnel's link in bytes, and false if it is not
+// here any more.
+func (h *host) tunnelLink(index int) (mtu int, ok bool) {
+	link, err := h.handle.LinkByIndex(index)
+	if err != nil || link.Type() != "tuntap" {
+		return 0, false
+	}
+	return link.Attrs().MTU, true
+}
+
 // linkMTU returns the MTU of a link in bytes, and false if it is not here.
 func (h *host) linkMTU(index int) (mtu int, ok bool) {
 	link, err := h.handle.LinkByIndex(index)
@@ -128,16 +138,25 @@ const (
 // for the route that a socket without a device takes; the tunnel remembers it where
 // packets leave by a configured one (O6).
 type reportedMTU struct {
-	mtu int // in bytes
-	at  time.Time
+	mtu    int // in bytes
+	locked bool
+	until  time.Time
 }
 
-// limit applies r, which may be nil, to the MTU of a path.
-func (r *reportedMTU) limit(mtu int, now time.Time) int {
-	if r == nil || now.Sub(r.at) >= pathMTUExpires {
-		return mtu
+// report adds what a router says now to r, which may be nil, as __ip_rt_update_pmtu
+// in net/ipv4/route.c does: an increase is ignored.
+func (r *reportedMTU) report(mtu int, now time.Time) *reportedMTU {
+	if r != nil && now.Before(r.until) && mtu > r.mtu {
+		return r
 	}
-	return min(mtu, r.mtu)
+	return &reportedMTU{max(mtu, minPathMTU), mtu < minPathMTU, now.Add(pathMTUExpires)}
+}
+
+// limit applies r, which may be nil, to a path.
+func (r *reportedMTU) limit(u *underlay, now time.Time) {
+	if r != nil && now.Before(r.until) && r.mtu < u.mtu {
+		u.mtu, u.locked = r.mtu, r.locked
+	}
 }
 
 // tunnelMTU is the MTU that Linux gives a tunnel (O2; ip_tunnel_bind_dev in

@@ -16,7 +16,7 @@ import (
 func (t *Tunnel) icmpReceived(e rawsock.ICMPError) {
 	switch {
 	case e.Type == packet.ICMPUnreachable && e.Code == packet.ICMPCodeFragNeeded:
-		t.reported.Store(&reportedMTU{mtu: max(e.MTU, minPathMTU), at: time.Now()})
+		t.reported.Store(t.reported.Load().report(e.MTU, time.Now()))
 		wake(t.doubt)
 	case t.cfg.RelayICMP:
 		t.relay(e)

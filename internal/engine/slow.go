@@ -45,9 +45,8 @@ func (t *transmit) fragment(outer, inner packet.IPv4, mtu int) error {
 }
 
 func (t *transmit) fragmentOuter(outer packet.IPv4, inner []byte, mtu int) error {
-	var whole [encap.HdrLen]byte
-	copy(whole[:], outer) // the first fragment's header takes its place
-	fragments := encap.Fragment(whole[:], inner, mtu)
+	copy(t.whole[:], outer) // the first fragment's header takes its place
+	fragments := encap.Fragment(t.whole[:], inner, mtu)
 	for {
 		hdr, payload := fragments.Next(t.headers[t.sender.Len()][:])
 		if hdr == nil {

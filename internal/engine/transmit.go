@@ -23,7 +23,8 @@ type transmit struct {
 	passed  struct{ packets, bytes int }             // in the batch, and not refused
 	refusal int                                      // the last packet that was refused, by number
 
-	replies *tun.Writer // for ICMP errors to inner senders
+	whole   [encap.HdrLen]byte // the outer header of a packet in fragments
+	replies *tun.Writer        // for ICMP errors to inner senders
 	icmp    [encap.MaxICMPLen]byte
 	parts   [1][]byte
 }

@@ -48,7 +48,8 @@ func (t *Tunnel) look() {
 	} else {
 		t.decap.SetOwn(own)
 	}
-	if mtu, ok := t.host.linkMTU(t.device.Index()); ok {
+	mtu, here := t.host.tunnelLink(t.device.Index())
+	if t.here = here; here {
 		t.mtu.Store(int64(mtu))
 	}
 	t.lookForCompany()
@@ -79,14 +80,14 @@ func (t *Tunnel) lookAtPath() {
 		return
 	}
 	if t.cfg.Device != "" {
-		u.mtu = t.reported.Load().limit(u.mtu, time.Now())
+		t.reported.Load().limit(&u, time.Now())
 	}
-	u.loop = u.device == t.device.Index()
+	u.loop = t.here && u.device == t.device.Index()
 	if before := t.tx.underlay.Swap(&u); u.loop && !before.loop {
 		t.log.Warn("the route to the remote address leads into the tunnel itself: all packets are dropped until it does not (ip route add)",
 			"remote", t.cfg.Remote)
 	}
-	if u.loop || t.cfg.MTU != 0 || t.MTU() != t.derivedMTU {
+	if u.loop || !t.here || t.cfg.MTU != 0 || t.MTU() != t.derivedMTU {
 		return
 	}
 	mtu := tunnelMTU(u.deviceMTU)

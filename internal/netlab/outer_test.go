@@ -84,7 +84,7 @@ func TestT9_TOS(t *testing.T) {
 	}
 }
 
-func TestT10_TTL_O9(t *testing.T) {
+func TestT10_TTL(t *testing.T) {
 	t.Parallel()
 	for options, want := range map[string]map[int]int{ // by the inner TTL
 		"":              {1: 1, 2: 2, 33: 33, 64: 64, 255: 255},
@@ -185,9 +185,8 @@ func TestO2_MTU(t *testing.T) {
 	}
 }
 
-// TestForwarded has a third host behind ns02, which forwards into the tunnel. That takes one from the TTL, and the tunnel
-// takes nothing (O9).
-func TestForwarded(t *testing.T) {
+// A third host is behind ns02, which forwards into the tunnel. That takes one from the TTL, and the tunnel takes nothing.
+func TestO9_Forwarded(t *testing.T) {
 	t.Parallel()
 	labtest.Need(t, "root", "tun")
 	for _, options := range []string{"", "--offload off", "--queues 2"} {

@@ -17,6 +17,10 @@ func TestAllocs(t *testing.T) {
 	vnet := packet.VNetHdr{Flags: packet.VNetNeedsCsum, CsumStart: 20, CsumOffset: packet.UDPCsumOffset}
 	buf := make([]byte, packet.VNetHdrLen)
 
+	optional := header(28, 28, 28)
+	options := optional[packet.IPv4HdrLen:]
+	message := packet.ICMP(make([]byte, packet.ICMPHdrLen+100))
+
 	wantSum := slowSum(p, 0)
 	wantPseudo := slowPseudoHeaderSum(p)
 	field := p[packet.IPv4HdrLen+packet.UDPCsumOffset:][:2]
@@ -36,6 +40,21 @@ func TestAllocs(t *testing.T) {
 		{"RewriteTOS", func() bool {
 			p.RewriteTOS(p.TOS() ^ 3)
 			return packet.Sum(p[:packet.IPv4HdrLen], 0) == 0xffff
+		}},
+		{"SetFragment", func() bool {
+			p.SetFragment(1480, true)
+			ok := p.FragmentOffset() == 1480 && p.MF()
+			p.SetFragment(0, false)
+			return ok
+		}},
+		{"DropUncopiedOptions", func() bool {
+			copy(options, []byte{0x44, 4, 5, 0, 0x94, 4, 0, 0})
+			optional.DropUncopiedOptions()
+			return options[0] == 1 && options[4] == 0x94
+		}},
+		{"InitError", func() bool {
+			message.InitError(packet.ICMPUnreachable, packet.ICMPCodeHost, 0)
+			return packet.Sum(message, 0) == 0xffff && packet.IsICMPError(message.Type())
 		}},
 		{"Valid", func() bool { return p.Valid() && packet.UDP(p.Payload()).Valid() }},
 		{"VNetHdr", func() bool {

@@ -1,0 +1,74 @@
+package oracle_test
+
+import (
+	"flag"
+	"testing"
+)
+
+var (
+	seed      = flag.Uint64("oracle.seed", 1, "of the mutations")
+	mutations = flag.Int("oracle.n", 140_000, "how many mutations")
+)
+
+func TestOracle(t *testing.T) {
+	r := newRig(t)
+	mut := newMutator(*seed)
+	n := *mutations
+	if testing.Short() {
+		n /= 10
+	}
+	for _, c := range configurations {
+		t.Run(c.name, func(t *testing.T) {
+			r.t = t
+			r.configure(c)
+			for _, dir := range []direction{encap, decap} {
+				t.Run(dir.String(), func(t *testing.T) {
+					r.counted(t, r.table(dir), r.compareByRule)
+					t.Run("mutations", func(t *testing.T) {
+						r.counted(t, mut.inputs(dir, n/len(configurations)/2), r.compare)
+					})
+				})
+			}
+		})
+	}
+	for _, c := range []tunnel{configurations[0], configurations[3]} {
+		t.Run(c.name+", direct", func(t *testing.T) {
+			r.t = t
+			r.configure(c)
+			r.direct(func() {
+				r.counted(t, r.directTable(), r.compareByRule)
+				t.Run("mutations", func(t *testing.T) { r.counted(t, mut.direct(n/10), r.compare) })
+			})
+		})
+	}
+	for _, c := range pathConfigurations {
+		t.Run(c.name, func(t *testing.T) {
+			r.t = t
+			r.configure(c)
+			r.compareByRule(t, r.pathTable())
+		})
+	}
+	for _, c := range configurations[:2] {
+		t.Run(c.name+", ICMP", func(t *testing.T) {
+			r.t = t
+			r.configure(c)
+			teller := teller{tags: &r.tags}
+			for _, s := range teller.all() {
+				r.tell(t, s)
+			}
+		})
+	}
+	r.t = t
+	for _, d := range differences {
+		t.Logf("%s, %s: %d times", d.rule, d.what, d.used)
+		if d.used == 0 {
+			t.Errorf("%s: there is no difference any more: %s", d.rule, d.what)
+		}
+	}
+	for _, d := range countDifferences {
+		t.Logf("%s, %s: %d times", d.rule, d.what, d.used)
+		if d.used == 0 {
+			t.Errorf("%s: there is no difference any more: %s", d.rule, d.what)
+		}
+	}
+}
