@@ -18,7 +18,7 @@ type Segments struct {
 }
 
 // Segment returns the segments of the superpacket p, as h describes it. It reports
-// false when h does not fit p. p is read until the last call of Next.
+// false when h does not fit p, or p has no payload. p is read until the last call of Next.
 func Segment(p packet.IPv4, h packet.VNetHdr) (s Segments, ok bool) {
 	if !p.Valid() || p.TotalLength() != len(p) || p.IsFragment() ||
 		!h.NeedsCsum() || int(h.CsumStart) != p.HdrLen() || h.GSOSize == 0 {
@@ -46,6 +46,9 @@ func Segment(p packet.IPv4, h packet.VNetHdr) (s Segments, ok bool) {
 		hdrLen += packet.UDPHdrLen
 	default:
 		return s, false
+	}
+	if len(p) == hdrLen {
+		return Segments{}, false // no segment would carry the headers
 	}
 	s.hdr, s.payload = p[:hdrLen], p[hdrLen:]
 	return s, true
