@@ -115,8 +115,8 @@ func (c *Coalescer) find(f flow) *Super {
 	return nil
 }
 
-// closeAll closes the Supers between two hosts, ahead of a fragment, which may be
-// of any flow between them.
+// closeAll closes the Supers between two hosts, ahead of a packet that does not
+// tell which flow between them it is of: a fragment, or one with a cut header.
 func (c *Coalescer) closeAll(f flow) {
 	for i := range c.n {
 		if s := &c.supers[i]; s.flow.source == f.source && s.flow.destination == f.destination {
@@ -133,20 +133,22 @@ func (c *Coalescer) classify(p packet.IPv4) (f flow, hdrLen int, mergeable bool)
 		c.closeAll(f)
 		return f, 0, false
 	}
-	plain := p.HdrLen() == packet.IPv4HdrLen && p.TOS()&ecnMask != ecnCE
+	plain := p.HdrLen() == packet.IPv4HdrLen && p.TOS()&ecnMask != ecnCE && !p.Reserved()
 	switch f.protocol {
 	case packet.ProtoTCP:
 		tcp := packet.TCP(p.Payload())
 		if !tcp.Valid() {
+			c.closeAll(f)
 			return f, 0, false
 		}
 		f.ports = tcp.Ports()
 		hdrLen = p.HdrLen() + tcp.HdrLen()
 		flags := tcp.Flags() &^ packet.TCPPsh
-		return f, hdrLen, plain && flags == packet.TCPAck && tcp.Urgent() == 0 && len(p) > hdrLen
+		return f, hdrLen, plain && flags == packet.TCPAck && tcp.Reserved() == 0 && tcp.Urgent() == 0 && len(p) > hdrLen
 	case packet.ProtoUDP:
 		udp := packet.UDP(p.Payload())
 		if !udp.Valid() {
+			c.closeAll(f)
 			return f, 0, false
 		}
 		f.ports = udp.Ports()

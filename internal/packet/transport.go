@@ -49,6 +49,10 @@ func (t TCP) SetSeq(seq uint32) { be.PutUint32(t[4:], seq) }
 // Flags returns the flags, TCPFin and so on.
 func (t TCP) Flags() uint8 { return t[13] }
 
+// Reserved returns the four bits before the flags, of which Accurate ECN uses one
+// (draft-ietf-tcpm-accurate-ecn).
+func (t TCP) Reserved() uint8 { return t[12] & 0x0f }
+
 // AckAndWindow returns the acknowledgement number and the window, as one number to
 // compare.
 func (t TCP) AckAndWindow() uint64 { return uint64(be.Uint32(t[8:]))<<16 | uint64(be.Uint16(t[14:])) }
