@@ -15,9 +15,9 @@ const (
 
 	// readSize is the room that one packet may need.
 	readSize = packet.VNetHdrLen + packet.IPv4MaxLen
-	// bufSize holds BatchSize packets of an Ethernet's size, and a whole
-	// superpacket after them.
-	bufSize = BatchSize*1536 + readSize
+	// bufSize holds four superpackets, or BatchSize packets of an Ethernet's size
+	// and then some.
+	bufSize = 4 * readSize
 )
 
 // Packet is a packet as a queue carries it.

@@ -29,8 +29,8 @@ type Config struct {
 	Name   string // at most 15 bytes; empty for the first free of goipip0, goipip1, …
 	Queues int    // 1 … MaxQueues
 	// Offload asks for the virtio-net header on each packet, and with it for
-	// checksums left to the other side. Where the kernel has no such header,
-	// the device works without.
+	// superpackets, and checksums left to the other side. Where the kernel has no
+	// such header, the device works without.
 	Offload bool
 }
 
@@ -38,6 +38,7 @@ type Config struct {
 type Device struct {
 	name   string
 	index  int
+	uso    bool
 	queues []*Queue
 }
 
@@ -53,50 +54,50 @@ func Open(cfg Config) (*Device, error) {
 }
 
 func open(cfg Config) (_ *Device, err error) {
-	control, name, err := create(cfg)
+	d := &Device{}
+	control, err := d.create(cfg)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(control) // the device stays while it has another queue
 
-	d := &Device{name: name}
 	defer func() {
 		if err != nil {
 			d.Close()
 		}
 	}()
 	for range cfg.Queues {
-		q, err := openQueue(name)
+		q, err := openQueue(d.name)
 		if err != nil {
 			return nil, err
 		}
 		d.queues = append(d.queues, q)
 	}
-	d.index, err = linkIndex(name)
+	d.index, err = linkIndex(d.name)
 	return d, err
 }
 
 // create makes the device by a descriptor that takes no part in its traffic.
-func create(cfg Config) (control int, name string, err error) {
+func (d *Device) create(cfg Config) (control int, err error) {
 	control, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return -1, "", openError(err)
+		return -1, openError(err)
 	}
-	if name, err = configure(control, cfg); err != nil {
+	if err := d.configure(control, cfg); err != nil {
 		unix.Close(control)
-		return -1, "", err
+		return -1, err
 	}
-	return control, name, nil
+	return control, nil
 }
 
-func configure(control int, cfg Config) (name string, err error) {
+func (d *Device) configure(control int, cfg Config) error {
 	pattern := cfg.Name
 	if pattern == "" {
 		pattern = "goipip%d"
 	}
 	ifr, err := unix.NewIfreq(pattern)
 	if err != nil {
-		return "", fmt.Errorf("the name is longer than %d bytes", unix.IFNAMSIZ-1)
+		return fmt.Errorf("the name is longer than %d bytes", unix.IFNAMSIZ-1)
 	}
 	flags := uint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_MULTI_QUEUE | unix.IFF_TUN_EXCL)
 	if cfg.Offload {
@@ -104,29 +105,40 @@ func configure(control int, cfg Config) (name string, err error) {
 	}
 	ifr.SetUint16(flags)
 	if err := unix.IoctlIfreq(control, unix.TUNSETIFF, ifr); err != nil {
-		return "", createError(err)
+		return createError(err)
 	}
-	name = ifr.Name()
-	if err := setType(control, cfg.Offload); err != nil {
-		return "", err
-	}
-	return name, nil
-}
-
-// setType makes the device, while it is down, what the kernel's ipip device is
-// to others (O1): link/ipip for ip(8), link-type RAW for tcpdump(8).
-func setType(control int, offload bool) error {
+	d.name = ifr.Name()
+	// While it is down, the device can become what the kernel's ipip device is to
+	// others (O1): link/ipip for ip(8), link-type RAW for tcpdump(8).
 	if err := unix.IoctlSetInt(control, unix.TUNSETLINK, unix.ARPHRD_TUNNEL); err != nil {
 		return os.NewSyscallError("TUNSETLINK", err)
 	}
-	if !offload {
-		return nil
+	if cfg.Offload {
+		if err := d.setOffload(control); err != nil {
+			return err
+		}
 	}
-	// A kernel that refuses finishes the checksums itself, and says so in each
-	// packet's header.
-	err := unix.IoctlSetInt(control, unix.TUNSETOFFLOAD, unix.TUN_F_CSUM)
-	if err != nil && err != unix.EINVAL {
-		return os.NewSyscallError("TUNSETOFFLOAD", err)
+	return nil
+}
+
+// setOffload tells the kernel how much of its work may be left to a reader: as much
+// as it offers. What it does not know it refuses with EINVAL, and does itself; each
+// packet's header says which.
+func (d *Device) setOffload(control int) error {
+	const (
+		csum = unix.TUN_F_CSUM
+		tso  = csum | unix.TUN_F_TSO4 | unix.TUN_F_TSO_ECN
+		uso  = tso | unix.TUN_F_USO4 | unix.TUN_F_USO6 // Linux 6.2; one needs the other
+	)
+	for _, offload := range []int{uso, tso, csum} {
+		err := unix.IoctlSetInt(control, unix.TUNSETOFFLOAD, offload)
+		if err == nil {
+			d.uso = offload == uso
+			return nil
+		}
+		if err != unix.EINVAL {
+			return os.NewSyscallError("TUNSETOFFLOAD", err)
+		}
 	}
 	return nil
 }
@@ -207,6 +219,10 @@ func (d *Device) Name() string { return d.name }
 
 // Index returns the interface index in the namespace that Open was called in.
 func (d *Device) Index() int { return d.index }
+
+// USO reports whether the kernel knows superpackets of UDP (virtio-net's
+// GSO_UDP_L4).
+func (d *Device) USO() bool { return d.uso }
 
 // Queues returns the device's queues, which the device closes.
 func (d *Device) Queues() []*Queue { return d.queues }

@@ -129,13 +129,18 @@ func (t *Tunnel) addQueue(i int, queue *tun.Queue) error {
 	if err != nil {
 		return err
 	}
+	coalescer := encap.NewCoalescer(rawsock.BatchSize, t.device.USO())
+	if !queue.VNet() {
+		coalescer.Stop()
+	}
 	t.receives = append(t.receives, &receive{
-		receiver: receiver,
-		decap:    t.decap,
-		queue:    queue,
-		mtu:      &t.mtu,
-		log:      t.log,
-		logLimit: rate.NewLimiter(logPerSecond, logBurst),
+		receiver:  receiver,
+		decap:     t.decap,
+		coalescer: coalescer,
+		queue:     queue,
+		mtu:       &t.mtu,
+		log:       t.log,
+		logLimit:  rate.NewLimiter(logPerSecond, logBurst),
 	})
 	if t.cfg.Queues > 1 {
 		if err := receiver.SetShare(i, t.cfg.Queues); err != nil {

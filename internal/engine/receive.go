@@ -23,7 +23,7 @@ type receive struct {
 	mtu      *atomic.Int64 // of the link, in bytes
 	count    received
 
-	parts [1][]byte // what Write takes, without a new slice each time
+	coalescer *encap.Coalescer
 
 	log      *slog.Logger
 	logLimit *rate.Limiter
@@ -44,7 +44,6 @@ func (r *receive) run() error {
 
 // deliverAll passes one batch on.
 func (r *receive) deliverAll(packets []packet.IPv4) error {
-	n, bytes := 0, 0
 	mtu := int(r.mtu.Load())
 	for _, outer := range packets {
 		inner, v := r.decap.Decap(outer)
@@ -54,21 +53,53 @@ func (r *receive) deliverAll(packets []packet.IPv4) error {
 		if v.Dropped() {
 			continue
 		}
-		err := r.deliver(inner, mtu)
-		switch {
-		case err == nil:
-			n++
-			bytes += len(inner)
-		case errors.Is(err, tun.ErrDown):
-			r.count.linkDown.Add(1)
-		case errors.Is(err, tun.ErrRefused):
-			r.count.refused.Add(1)
-		default:
+		r.coalescer.Add(inner, mtu)
+	}
+	supers := r.coalescer.Take()
+	for i := range supers {
+		if err := r.deliver(&supers[i]); err != nil {
 			return err
 		}
 	}
-	r.count.packets.Add(uint64(n))
-	r.count.bytes.Add(uint64(bytes))
+	return nil
+}
+
+// deliver writes a packet, or several in one, to the link.
+func (r *receive) deliver(s *encap.Super) error {
+	hdr := s.VNet
+	if hdr.NeedsCsum() && !r.queue.VNet() {
+		// What the sender's kernel left unfinished cannot be left to ours.
+		packet.FinishChecksum(s.Parts[0], hdr)
+		hdr = packet.VNetHdr{}
+	}
+	err := r.queue.Write(hdr, s.Parts)
+	switch {
+	case err == nil:
+		r.count.packets.Add(uint64(s.Count))
+		r.count.bytes.Add(uint64(s.Len))
+	case errors.Is(err, tun.ErrDown):
+		r.count.linkDown.Add(uint64(s.Count))
+	case errors.Is(err, tun.ErrRefused) && s.Count > 1:
+		return r.deliverSplit(s)
+	case errors.Is(err, tun.ErrRefused):
+		r.count.refused.Add(1)
+	default:
+		return err
+	}
+	return nil
+}
+
+// deliverSplit delivers the packets of a superpacket that the kernel does not take,
+// one by one, and makes no more of them.
+func (r *receive) deliverSplit(s *encap.Super) error {
+	r.log.Warn("the kernel refuses merged packets: delivering them one by one from now on", "header", s.VNet)
+	r.coalescer.Stop()
+	for _, p := range s.Split() {
+		one := encap.Super{Parts: [][]byte{p}, Count: 1, Len: len(p)}
+		if err := r.deliver(&one); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -82,16 +113,4 @@ func (r *receive) unusual(v encap.Verdict, outer packet.IPv4) {
 		r.log.Info("non-ECT inner packet in an outer one with ECT", "from", netip.AddrFrom4(outer.Source()),
 			"tos", fmt.Sprintf("%#02x", outer.TOS()), "verdict", v.String())
 	}
-}
-
-// deliver writes one inner packet to the link. What the sender's kernel left
-// unfinished is left to ours, or finished here where the queue cannot say it.
-func (r *receive) deliver(inner packet.IPv4, mtu int) error {
-	hdr := encap.Unfinished(inner, mtu)
-	if hdr.NeedsCsum() && !r.queue.VNet() {
-		packet.FinishChecksum(inner, hdr)
-		hdr = packet.VNetHdr{}
-	}
-	r.parts[0] = inner
-	return r.queue.Write(hdr, r.parts[:])
 }

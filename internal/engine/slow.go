@@ -44,6 +44,30 @@ func (t *transmit) fragment(outer, inner packet.IPv4, mtu int) error {
 	}
 }
 
+// fragmentSegments does the same for each segment of a superpacket. Its headers and
+// payload lie in different places, so that it is put together first.
+func (t *transmit) fragmentSegments(segments encap.Segments, path *underlay) error {
+	buf := make([]byte, segments.PacketLen())
+	var outer [encap.HdrLen]byte
+	for {
+		hdr, payload := segments.Next(buf)
+		if hdr == nil {
+			return nil
+		}
+		inner := buf[:len(hdr)+copy(buf[len(hdr):], payload)]
+		t.encap.EncapHeader(outer[:], inner, len(inner))
+		if path.locked {
+			t.encap.ClearDF(outer[:])
+		}
+		if err := t.fragment(outer[:], inner, path.mtu); err != nil {
+			return err
+		}
+		if err := t.flush(); err != nil { // buf is used again
+			return err
+		}
+	}
+}
+
 func (t *transmit) fragmentOuter(outer packet.IPv4, inner []byte, mtu int) error {
 	copy(t.whole[:], outer) // the first fragment's header takes its place
 	fragments := encap.Fragment(t.whole[:], inner, mtu)

@@ -80,12 +80,13 @@ func (t *transmit) add(p *tun.Packet, path *underlay) error {
 	inner := packet.IPv4(p.Bytes)
 	outer := packet.IPv4(t.headers[t.sender.Len()][:encap.HdrLen])
 	v := t.encap.Encap(outer, inner)
+	super := p.VNet.GSOType != packet.VNetGSONone
 	switch {
 	case v != encap.Deliver:
-	case p.VNet.NeedsCsum() && !packet.FinishChecksum(inner, p.VNet):
-		v = encap.Malformed
 	case path.loop: // T4
 		v = encap.Loop
+	case !super && p.VNet.NeedsCsum() && !packet.FinishChecksum(inner, p.VNet):
+		v = encap.Malformed
 	}
 	if v != encap.Deliver {
 		t.count.verdicts[v].Add(1)
@@ -95,29 +96,74 @@ func (t *transmit) add(p *tun.Packet, path *underlay) error {
 		t.count.refusals[rawsock.NoRoute].Add(1)
 		return nil
 	}
+	if super {
+		return t.addSuper(p, path)
+	}
 	if path.locked {
 		t.encap.ClearDF(outer)
 	}
 	fits := outer.TotalLength() <= path.mtu
-	if !fits && (inner.DF() || !fragmentable(outer, inner, path.mtu)) {
-		t.count.refusals[rawsock.TooBig].Add(1)
-		if inner.DF() { // T7
-			return t.reply(inner, packet.ICMPUnreachable, packet.ICMPCodeFragNeeded, path.mtu-encap.HdrLen)
-		}
-		return nil
+	if ok, err := t.admit(inner, fits, fits || fragmentable(outer, inner, path.mtu), path); !ok {
+		return err
 	}
-	if t.soft.any.Load() && t.soft.take(time.Now()) { // T8
+	if fits {
+		return t.push(outer, inner)
+	}
+	return t.fragment(outer, inner, path.mtu)
+}
+
+// admit does what concerns the sender of a packet that fits the path, whole or in
+// fragments, or not (T7, T8). With true the packet is to be sent, and counted so.
+func (t *transmit) admit(inner packet.IPv4, fits, fragmentable bool, path *underlay) (ok bool, err error) {
+	if !fits && (inner.DF() || !fragmentable) {
+		t.count.refusals[rawsock.TooBig].Add(1)
+		if inner.DF() {
+			err = t.reply(inner, packet.ICMPUnreachable, packet.ICMPCodeFragNeeded, path.mtu-encap.HdrLen)
+		}
+		return false, err
+	}
+	if t.soft.any.Load() && t.soft.take(time.Now()) {
 		if err := t.reply(inner, packet.ICMPUnreachable, packet.ICMPCodeHost, 0); err != nil {
-			return err
+			return false, err
 		}
 	}
 	t.added = source{t.added.number + 1, len(inner)}
 	t.passed.packets++
 	t.passed.bytes += len(inner)
-	if fits {
-		return t.push(outer, inner)
+	return true, nil
+}
+
+// addSuper does the same for a superpacket, which is cut into packets.
+func (t *transmit) addSuper(p *tun.Packet, path *underlay) error {
+	segments, ok := encap.Segment(p.Bytes, p.VNet)
+	if !ok {
+		t.count.verdicts[encap.Malformed].Add(1)
+		return nil
 	}
-	return t.fragment(outer, inner, path.mtu)
+	inner := packet.IPv4(p.Bytes)
+	fits := encap.HdrLen+segments.PacketLen() <= path.mtu
+	room := path.mtu - encap.HdrLen - inner.HdrLen()
+	if ok, err := t.admit(inner, fits, room >= 8, path); !ok {
+		return err
+	}
+	if !fits {
+		return t.fragmentSegments(segments, path)
+	}
+	for {
+		slot := &t.headers[t.sender.Len()]
+		hdr, payload := segments.Next(slot[encap.HdrLen:])
+		if hdr == nil {
+			return nil
+		}
+		outer := slot[:encap.HdrLen]
+		t.encap.EncapHeader(outer, hdr, len(hdr)+len(payload))
+		if path.locked {
+			t.encap.ClearDF(outer)
+		}
+		if err := t.push(slot[:encap.HdrLen+len(hdr)], payload); err != nil {
+			return err
+		}
+	}
 }
 
 // push puts one message into the batch, and sends the batch when it is full.

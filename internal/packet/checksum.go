@@ -45,7 +45,7 @@ func Sum(b []byte, initial uint16) uint16 {
 	sum += carry // at most 2⁶⁴−1: a sum that carried is smaller than 2⁶⁴−1
 	var folded [2]byte
 	ne.PutUint16(folded[:], fold(sum))
-	return add(be.Uint16(folded[:]), initial)
+	return AddSums(be.Uint16(folded[:]), initial)
 }
 
 // fold reduces a one's complement sum to 16 bits.
@@ -57,8 +57,8 @@ func fold(sum uint64) uint16 {
 	return uint16(sum)
 }
 
-// add is the one's complement sum of two words.
-func add(a, b uint16) uint16 {
+// AddSums returns the one's complement sum of two words.
+func AddSums(a, b uint16) uint16 {
 	sum := uint32(a) + uint32(b)
 	return uint16(sum + sum>>16)
 }
@@ -68,14 +68,17 @@ func add(a, b uint16) uint16 {
 // §3.1, RFC 768). A sender that leaves the checksum to somebody further on has
 // just this in the checksum field.
 func PseudoHeaderSum(p IPv4) uint16 {
-	addresses := Sum(p[12:20], uint16(p.Protocol()))
-	return add(addresses, uint16(p.TotalLength()-p.HdrLen()))
+	return AddSums(AddressSum(p), uint16(p.TotalLength()-p.HdrLen()))
 }
+
+// AddressSum returns the part of PseudoHeaderSum that is the same for all packets
+// of a flow, without the length.
+func AddressSum(p IPv4) uint16 { return Sum(p[12:20], uint16(p.Protocol())) }
 
 // PatchChecksum returns the checksum after one 16-bit word that it covers
 // changed (RFC 1624, equation 3).
 func PatchChecksum(checksum, before, after uint16) uint16 {
-	return ^add(add(^checksum, ^before), after)
+	return ^AddSums(AddSums(^checksum, ^before), after)
 }
 
 // FinishChecksum does what h asks for with NeedsCsum: it replaces the partial sum

@@ -57,6 +57,9 @@ func (p IPv4) DF() bool { return p[6]&flagDF != 0 }
 // MF reports the More Fragments flag.
 func (p IPv4) MF() bool { return p[6]&flagMF != 0 }
 
+// Reserved reports the flag beside DF and MF that has no meaning.
+func (p IPv4) Reserved() bool { return p[6]&flagReserved != 0 }
+
 // FragmentOffset returns the place of this payload in the unfragmented one, in
 // bytes.
 func (p IPv4) FragmentOffset() int { return int(be.Uint16(p[6:])&0x1fff) * 8 }
@@ -85,8 +88,9 @@ func (p IPv4) Payload() []byte { return p[p.HdrLen():p.TotalLength()] }
 
 // Flag bits within byte 6.
 const (
-	flagDF = 0x40
-	flagMF = 0x20
+	flagReserved = 0x80
+	flagDF       = 0x40
+	flagMF       = 0x20
 )
 
 // InitHeader makes p[:20] a header without options: version 4, IHL 5, every

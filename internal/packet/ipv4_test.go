@@ -151,6 +151,9 @@ func TestIPv4_FragmentField(t *testing.T) {
 				t.Errorf("DF %v, MF %v, offset %d, fragment %v; want %v, %v, %d, %v", p.DF(), p.MF(), p.FragmentOffset(),
 					p.IsFragment(), tt.df, tt.mf, tt.offset, tt.isFragment)
 			}
+			if want := tt.hi >= 0x80; p.Reserved() != want {
+				t.Errorf("reserved flag %v, want %v", p.Reserved(), want)
+			}
 		})
 	}
 }

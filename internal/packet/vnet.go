@@ -11,7 +11,9 @@ const (
 	VNetNeedsCsum = 1 // Flags: the checksum at CsumStart+CsumOffset is partial
 
 	VNetGSONone  = 0
-	VNetGSOTCPv4 = 1
+	VNetGSOTCPv4 = 1    // GSOType: TCP over IPv4
+	VNetGSOUDPL4 = 5    // GSOType: UDP datagrams, over either IP
+	VNetGSOECN   = 0x80 // GSOType, beside TCP: the first segment has CWR
 )
 
 // VNetHdr is the virtio-net header (struct virtio_net_hdr): what sender and
