@@ -44,7 +44,8 @@ type Tunnel struct {
 	transmits []*transmit
 	receives  []*receive
 
-	// The watcher's.
+	// The watcher's. Under looking, freshPath shares what look and lookAtPath use.
+	looking    sync.Mutex
 	changed    chan struct{} // a link or an address changed
 	doubt      chan struct{} // the path MTU may have changed
 	reported   atomic.Pointer[reportedMTU]
@@ -118,6 +119,7 @@ func (t *Tunnel) prepare() (err error) {
 	t.tx.underlay.Store(&underlay{mtu: packet.IPv4MaxLen})
 	t.tx.limit = newICMPLimit()
 	t.tx.tooBig = func() { wake(t.doubt) }
+	t.tx.freshPath = t.freshPath
 	t.decap, err = encap.NewDecapsulator(t.cfg.Local, t.cfg.Remote)
 	return err
 }

@@ -104,6 +104,7 @@ type underlay struct {
 	// foreign tells that the local address is not on this host. The kernel's tunnel
 	// has no route then (T3), while a raw socket may send from any address.
 	foreign bool
+	at      time.Time // when this was seen
 }
 
 // underlay looks the way up. It reports false when there is none.

@@ -102,8 +102,8 @@ func (n *network) client(t testing.TB) *site {
 }
 
 // balance fails the test unless the tunnels have counted each packet that their
-// links gave them, as passed or under one reason, and the links each that the
-// tunnels delivered.
+// links gave them, as passed or under one reason. What they delivered the links
+// count in their own way: several packets in one are one.
 func (n *network) balance(t testing.TB) {
 	t.Helper()
 	n.a.balance(t)
@@ -120,7 +120,7 @@ func (s *site) balance(t testing.TB) {
 		given, taken = link.Attrs().Statistics.TxPackets, link.Attrs().Statistics.RxPackets // with goipip's own errors
 		stats = s.tunnel.Stats()
 		counted = total(stats.TX)
-		return given == counted && taken >= stats.RX.Packets
+		return given == counted
 	}
 	defer func() {
 		if t.Failed() {

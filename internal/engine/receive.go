@@ -25,6 +25,9 @@ type receive struct {
 
 	coalescer *encap.Coalescer
 
+	hdr   [encap.MaxHdrLen]byte // of a segment
+	parts [2][]byte
+
 	log      *slog.Logger
 	logLimit *rate.Limiter
 }
@@ -64,15 +67,14 @@ func (r *receive) deliverAll(packets []packet.IPv4) error {
 	return nil
 }
 
-// deliver writes a packet, or several in one, to the link.
+// deliver writes a packet, or several in one, to the link, and counts them.
 func (r *receive) deliver(s *encap.Super) error {
-	hdr := s.VNet
-	if hdr.NeedsCsum() && !r.queue.VNet() {
-		// What the sender's kernel left unfinished cannot be left to ours.
-		packet.FinishChecksum(s.Parts[0], hdr)
-		hdr = packet.VNetHdr{}
+	var err error
+	if s.VNet.NeedsCsum() && !r.queue.VNet() {
+		err = r.writeFinished(s)
+	} else {
+		err = r.queue.Write(s.VNet, s.Parts)
 	}
-	err := r.queue.Write(hdr, s.Parts)
 	switch {
 	case err == nil:
 		r.count.packets.Add(uint64(s.Count))
@@ -87,6 +89,30 @@ func (r *receive) deliver(s *encap.Super) error {
 		return err
 	}
 	return nil
+}
+
+// writeFinished writes one packet that the sender's kernel left unfinished, and
+// that a plain queue cannot leave to ours: with its checksum, and in segments.
+func (r *receive) writeFinished(s *encap.Super) error {
+	p := s.Parts[0]
+	if s.VNet.GSOType == packet.VNetGSONone {
+		packet.FinishChecksum(p, s.VNet)
+		return r.queue.Write(packet.VNetHdr{}, s.Parts)
+	}
+	segments, ok := encap.Segment(p, s.VNet)
+	if !ok {
+		return tun.ErrRefused
+	}
+	for {
+		hdr, payload := segments.Next(r.hdr[:])
+		if hdr == nil {
+			return nil
+		}
+		r.parts[0], r.parts[1] = hdr, payload
+		if err := r.queue.Write(packet.VNetHdr{}, r.parts[:]); err != nil {
+			return err
+		}
+	}
 }
 
 // deliverSplit delivers the packets of a superpacket that the kernel does not take,

@@ -31,11 +31,12 @@ type transmit struct {
 
 // shared is what the transmit loops of a tunnel have in common.
 type shared struct {
-	encap    *encap.Encapsulator
-	underlay atomic.Pointer[underlay]
-	soft     softErrors
-	limit    *icmpLimit
-	tooBig   func() // told of a packet that the kernel found too long for the path
+	encap     *encap.Encapsulator
+	underlay  atomic.Pointer[underlay]
+	soft      softErrors
+	limit     *icmpLimit
+	tooBig    func()           // told of a packet that the kernel found too long for the path
+	freshPath func() *underlay // looks the underlay up, if that was not done just now
 }
 
 // source is the inner packet that a message carries, or a part of which.
@@ -103,6 +104,10 @@ func (t *transmit) add(p *tun.Packet, path *underlay) error {
 		t.encap.ClearDF(outer)
 	}
 	fits := outer.TotalLength() <= path.mtu
+	if !fits {
+		path = t.freshPath()
+		fits = outer.TotalLength() <= path.mtu
+	}
 	if ok, err := t.admit(inner, fits, fits || fragmentable(outer, inner, path.mtu), path); !ok {
 		return err
 	}
@@ -142,6 +147,10 @@ func (t *transmit) addSuper(p *tun.Packet, path *underlay) error {
 	}
 	inner := packet.IPv4(p.Bytes)
 	fits := encap.HdrLen+segments.PacketLen() <= path.mtu
+	if !fits {
+		path = t.freshPath()
+		fits = encap.HdrLen+segments.PacketLen() <= path.mtu
+	}
 	room := path.mtu - encap.HdrLen - inner.HdrLen()
 	if ok, err := t.admit(inner, fits, room >= 8, path); !ok {
 		return err

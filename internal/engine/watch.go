@@ -12,6 +12,10 @@ import (
 // that appears, and a path MTU that expires.
 const pollInterval = time.Second
 
+// pathStaleAfter is how long what was seen of the path is good enough to refuse a
+// packet.
+const pathStaleAfter = time.Millisecond
+
 // watch keeps up with the host until ctx is done.
 func (t *Tunnel) watch(ctx context.Context) {
 	poll := time.NewTicker(pollInterval)
@@ -41,6 +45,8 @@ func wake(c chan<- struct{}) {
 // look takes over the host's own addresses (G2), and the MTU of the link. A link
 // that was moved to another namespace keeps its last.
 func (t *Tunnel) look() {
+	t.looking.Lock()
+	defer t.looking.Unlock()
 	own, err := t.host.addresses()
 	t.foreign = err == nil && !slices.Contains(own, t.cfg.Local)
 	if err != nil {
@@ -70,13 +76,25 @@ func (t *Tunnel) lookForCompany() {
 		"module", company)
 }
 
+// freshPath returns the path as it is now, or was a moment ago, for a decision that
+// its sender will believe for ten minutes (T7).
+func (t *Tunnel) freshPath() *underlay {
+	if time.Since(t.tx.underlay.Load().at) > pathStaleAfter {
+		t.lookAtPath()
+	}
+	return t.tx.underlay.Load()
+}
+
 // lookAtPath looks up the way to the remote end, and has the MTU of the link
 // follow it, unless a person set that (O2).
 func (t *Tunnel) lookAtPath() {
+	t.looking.Lock()
+	defer t.looking.Unlock()
 	u, ok := t.host.underlay(t.cfg)
+	u.at = time.Now()
 	if !ok {
 		// Every packet fits: the kernel is to refuse it for the real reason.
-		t.tx.underlay.Store(&underlay{mtu: packet.IPv4MaxLen, foreign: t.foreign})
+		t.tx.underlay.Store(&underlay{mtu: packet.IPv4MaxLen, foreign: t.foreign, at: u.at})
 		return
 	}
 	if t.cfg.Device != "" {
