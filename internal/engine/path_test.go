@@ -248,6 +248,7 @@ func TestT6_LongerAtOnce(t *testing.T) {
 	if got := p.mtu(t); got != 1480 {
 		t.Fatalf("IP_MTU is %d, want 1480", got)
 	}
+	time.Sleep(2 * time.Millisecond) // a look at the path is good for one
 	must(t, p.send(1480))
 	must(t, p.in.SetReadDeadline(time.Now().Add(time.Second)))
 	if got, err := p.in.Read(make([]byte, 1<<16)); err != nil || got != 1480-28 {

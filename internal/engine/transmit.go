@@ -104,7 +104,7 @@ func (t *transmit) add(p *tun.Packet, path *underlay) error {
 		t.encap.ClearDF(outer)
 	}
 	fits := outer.TotalLength() <= path.mtu
-	if !fits {
+	if !fits && inner.DF() {
 		path = t.freshPath()
 		fits = outer.TotalLength() <= path.mtu
 	}
@@ -147,7 +147,7 @@ func (t *transmit) addSuper(p *tun.Packet, path *underlay) error {
 	}
 	inner := packet.IPv4(p.Bytes)
 	fits := encap.HdrLen+segments.PacketLen() <= path.mtu
-	if !fits {
+	if !fits && inner.DF() {
 		path = t.freshPath()
 		fits = encap.HdrLen+segments.PacketLen() <= path.mtu
 	}

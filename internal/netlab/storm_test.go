@@ -89,7 +89,7 @@ func (l *tunnelLab) storm(t *testing.T, packets [][]byte) (stop func()) {
 // redirect, which a host is to believe.
 func icmpErrors(t *testing.T) [][]byte {
 	t.Helper()
-	quoted := craft(t, 1, outerFrom("192.168.6.101"), outerTo("192.168.8.101"), from("172.56.1.101"), to("172.56.2.101"))
+	quoted := craft(t, 1, outerFrom("192.168.6.101"), outerTo("192.168.8.101"), innerFrom("172.56.1.101"), innerTo("172.56.2.101"))
 	var packets [][]byte
 	for _, what := range []layers.ICMPv4TypeCode{
 		layers.CreateICMPv4TypeCode(layers.ICMPv4TypeDestinationUnreachable, layers.ICMPv4CodeNet),

@@ -36,7 +36,8 @@ func craft(t *testing.T, id int, edits ...edit) []byte {
 	for _, edit := range edits {
 		edit(outer, inner)
 	}
-	udp := &layers.UDP{SrcPort: 9, DstPort: 9} // discard (RFC 863)
+	// Packets of different flows are not merged on their way.
+	udp := &layers.UDP{SrcPort: layers.UDPPort(id), DstPort: 9} // discard (RFC 863)
 	udp.SetNetworkLayerForChecksum(inner)
 	buf := gopacket.NewSerializeBuffer()
 	opts := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
@@ -114,9 +115,9 @@ func (b *background) counts(t *testing.T, counters ...string) {
 	mentions(t, "the log", b.out.String(), counters...)
 }
 
-// from and to change the inner addresses.
-func from(a string) edit { return func(_, inner *layers.IPv4) { inner.SrcIP = net.ParseIP(a) } }
-func to(a string) edit   { return func(_, inner *layers.IPv4) { inner.DstIP = net.ParseIP(a) } }
+// innerFrom and innerTo change the inner addresses.
+func innerFrom(a string) edit { return func(_, inner *layers.IPv4) { inner.SrcIP = net.ParseIP(a) } }
+func innerTo(a string) edit   { return func(_, inner *layers.IPv4) { inner.DstIP = net.ParseIP(a) } }
 
 // outerFrom and outerTo change the outer addresses.
 func outerFrom(a string) edit { return func(outer, _ *layers.IPv4) { outer.SrcIP = net.ParseIP(a) } }
@@ -194,15 +195,15 @@ func TestG2_Martians(t *testing.T) {
 		t.Fatal(err)
 	}
 	labtest.WaitFor(t, "goipip to know a new address", func() bool {
-		return len(l.delivered(t, l.ns02, craft(t, 1, from(added)))) == 0
+		return len(l.delivered(t, l.ns02, craft(t, 1, innerFrom(added)))) == 0
 	})
 
-	good := []edit{from("10.9.9.9"), from("223.255.255.254"), to("224.0.0.5"), to("10.1.1.1")}
+	good := []edit{innerFrom("10.9.9.9"), innerFrom("223.255.255.254"), innerTo("224.0.0.5"), innerTo("10.1.1.1")}
 	bad := []edit{
-		from("0.0.0.0"), from("0.1.2.3"), from("127.0.0.1"), from("127.255.255.254"),
-		from("224.0.0.5"), from("239.255.255.255"), from("240.0.0.1"), from("255.255.255.255"),
-		from("192.168.6.101"), from("172.56.1.101"), from(added),
-		to("0.0.0.0"), to("0.1.2.3"), to("127.0.0.1"), to("127.1.2.3"),
+		innerFrom("0.0.0.0"), innerFrom("0.1.2.3"), innerFrom("127.0.0.1"), innerFrom("127.255.255.254"),
+		innerFrom("224.0.0.5"), innerFrom("239.255.255.255"), innerFrom("240.0.0.1"), innerFrom("255.255.255.255"),
+		innerFrom("192.168.6.101"), innerFrom("172.56.1.101"), innerFrom(added),
+		innerTo("0.0.0.0"), innerTo("0.1.2.3"), innerTo("127.0.0.1"), innerTo("127.1.2.3"),
 	}
 	var packets [][]byte
 	for i, edit := range append(good, bad...) {
