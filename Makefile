@@ -17,8 +17,9 @@ goipip: FORCE
 	go build -o $@ ./cmd/goipip
 FORCE:
 
+# One package after the other: several measure how long something takes.
 test: needs check
-	go test -race ./...
+	go test -race -p 1 ./...
 
 # The rules of docs/rules.md, each with the result of its tests.
 interop: needs
