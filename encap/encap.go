@@ -61,24 +61,34 @@ func NewEncapsulator(o Outer) (*Encapsulator, error) {
 // HdrLen bytes and does not overlap inner. On the wire, inner follows it
 // unchanged. With a verdict other than Deliver, hdr is not written.
 func (e *Encapsulator) Encap(hdr []byte, inner packet.IPv4) Verdict {
-	if len(inner) == 0 || inner.Version() != 4 { // T1, G6
-		return NotIPv4
+	if v := e.Check(inner); v != Deliver {
+		return v
 	}
-	if len(inner) < packet.IPv4HdrLen || len(inner) > packet.IPv4MaxLen-HdrLen { // T1
+	if len(inner) > packet.IPv4MaxLen-HdrLen { // T1
 		return Malformed
-	}
-	if inner.TTL() == 0 { // G3
-		return TTLExpired
-	}
-	if e.loops(inner) {
-		return Loop
 	}
 	e.EncapHeader(hdr, inner, len(inner))
 	return Deliver
 }
 
+// Check returns the verdict on an inner packet, or on a superpacket, which may be
+// longer than what fits an outer packet.
+func (e *Encapsulator) Check(inner packet.IPv4) Verdict {
+	switch {
+	case len(inner) == 0 || inner.Version() != 4: // T1, G6
+		return NotIPv4
+	case len(inner) < packet.IPv4HdrLen: // T1
+		return Malformed
+	case inner.TTL() == 0: // G3
+		return TTLExpired
+	case e.loops(inner):
+		return Loop
+	}
+	return Deliver
+}
+
 // EncapHeader does the same for a packet that needs no check, because it was made
-// of one that Encap took: a fragment, say. Of inner only the header is read, and
+// of one that passed: a fragment or a segment. Of inner only the header is read, and
 // length is that of the whole inner packet, in bytes.
 func (e *Encapsulator) EncapHeader(hdr []byte, inner packet.IPv4, length int) {
 	outer := packet.IPv4(hdr[:HdrLen])

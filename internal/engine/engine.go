@@ -240,9 +240,6 @@ func (t *Tunnel) Close() {
 
 // stop closes all that a goroutine of Run might wait on, which ends it.
 func (t *Tunnel) stop() {
-	if t.claim != nil {
-		t.claim.Close()
-	}
 	if t.host != nil {
 		t.host.stop()
 	}
@@ -254,5 +251,8 @@ func (t *Tunnel) stop() {
 	}
 	if t.device != nil {
 		t.device.Close()
+	}
+	if t.claim != nil {
+		t.claim.Close() // last, when the name and the ends are free
 	}
 }

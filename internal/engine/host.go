@@ -123,7 +123,7 @@ func (h *host) underlay(cfg Config) (u underlay, ok bool) {
 	// The route's own MTU is what an administrator set or what a router reported.
 	u.mtu, u.locked = u.deviceMTU, routes[0].MTULock
 	if routes[0].MTU > 0 {
-		u.mtu = routes[0].MTU
+		u.mtu = min(u.mtu, routes[0].MTU)
 	}
 	u.mtu = min(u.mtu, packet.IPv4MaxLen)
 	return u, true

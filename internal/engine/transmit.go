@@ -80,8 +80,13 @@ func (t *transmit) sendAll(packets []tun.Packet) error {
 func (t *transmit) add(p *tun.Packet, path *underlay) error {
 	inner := packet.IPv4(p.Bytes)
 	outer := packet.IPv4(t.headers[t.sender.Len()][:encap.HdrLen])
-	v := t.encap.Encap(outer, inner)
 	super := p.VNet.GSOType != packet.VNetGSONone
+	var v encap.Verdict
+	if super {
+		v = t.encap.Check(inner)
+	} else {
+		v = t.encap.Encap(outer, inner)
+	}
 	switch {
 	case v != encap.Deliver:
 	case path.loop: // T4
