@@ -11,7 +11,7 @@ import (
 // Whatever packet and header a device hands over: segments that are well-formed,
 // with the payload of the superpacket, or none.
 func FuzzSegment(f *testing.F) {
-	data := bytes.Repeat([]byte{1, 2, 3}, 999)
+	data := bytes.Repeat([]byte{1, 2, 3}, 33) // short: the fuzzer is faster with it
 	for _, p := range []packet.IPv4{
 		tcpSegment{options: timestamps, data: data, flags: packet.TCPCwr | packet.TCPPsh | packet.TCPFin}.build(partial),
 		tcpSegment{ip: ipv4{options: fortyBytes, df: true}, options: fortyBytes, data: data}.build(partial),
@@ -22,7 +22,7 @@ func FuzzSegment(f *testing.F) {
 	} {
 		h := packet.VNetHdr{Flags: packet.VNetNeedsCsum, GSOType: packet.VNetGSOTCPv4}
 		if p.Valid() && len(p) > 100 {
-			h = superHdr(p, 1000)
+			h = superHdr(p, 40)
 		}
 		f.Add([]byte(p), h.Flags, h.GSOType, h.GSOSize, h.CsumStart, h.CsumOffset)
 	}
