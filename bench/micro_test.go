@@ -95,6 +95,69 @@ func BenchmarkUnfinished(b *testing.B) {
 	}
 }
 
+// BenchmarkSegment cuts a superpacket into segments for an underlay with an MTU of
+// 1500.
+func BenchmarkSegment(b *testing.B) {
+	super := partial(tcpPacket(packet.IPv4MaxLen))
+	h := superpacket(segmentSize)
+	hdr := packet.IPv4(make([]byte, encap.MaxHdrLen))
+	count, length := 0, 0
+	b.SetBytes(int64(len(super)))
+	b.ReportAllocs()
+	for b.Loop() {
+		segments, _ := encap.Segment(super, h)
+		count, length = 0, 0
+		for {
+			hdr, payload := segments.Next(hdr)
+			if hdr == nil {
+				break
+			}
+			count++
+			length += len(payload)
+		}
+	}
+	if want := len(super) - int(h.HdrLen); count != (want+segmentSize-1)/segmentSize || length != want {
+		b.Fatalf("%d segments with %d bytes", count, length)
+	}
+}
+
+// BenchmarkCoalesce merges as many segments as fit a superpacket.
+func BenchmarkCoalesce(b *testing.B) {
+	const count = 45
+	super := partial(tcpPacket(52 + count*segmentSize))
+	super.Payload()[13] = packet.TCPAck
+	segments, ok := encap.Segment(super, superpacket(segmentSize))
+	if !ok {
+		b.Fatal("the superpacket is not one")
+	}
+	var received []packet.IPv4
+	for {
+		hdr, payload := segments.Next(make(packet.IPv4, encap.MaxHdrLen))
+		if hdr == nil {
+			break
+		}
+		received = append(received, append(hdr, payload...))
+	}
+	c := encap.NewCoalescer(count, true)
+	merge := func() int {
+		for _, p := range received {
+			c.Add(p, linkMTU)
+		}
+		supers := c.Take()
+		supers[0].Split() // undoes what merging changed, for the next time
+		return supers[0].Count
+	}
+	merged := merge() // the first batch makes room for its parts
+	b.SetBytes(int64(len(super)))
+	b.ReportAllocs()
+	for b.Loop() {
+		merged = merge()
+	}
+	if merged != count {
+		b.Fatalf("%d segments merged", merged)
+	}
+}
+
 func BenchmarkSum(b *testing.B) {
 	for _, size := range []int{20, 64, 1480, 65535} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
@@ -148,6 +211,19 @@ func tcpPacket(size int) packet.IPv4 {
 	p.UpdateChecksum()
 	p.Payload()[12] = 32 / 4 << 4
 	return p
+}
+
+// segmentSize is the payload of tcpPacket's segments on a link with an MTU of 1480,
+// in bytes.
+const segmentSize = 1428
+
+// superpacket is the header that a device gives to tcpPacket, of so many bytes
+// of payload a segment.
+func superpacket(size uint16) packet.VNetHdr {
+	return packet.VNetHdr{
+		Flags: packet.VNetNeedsCsum, GSOType: packet.VNetGSOTCPv4, HdrLen: 52, GSOSize: size,
+		CsumStart: packet.IPv4HdrLen, CsumOffset: packet.TCPCsumOffset,
+	}
 }
 
 // partial leaves p's TCP checksum to somebody further on.

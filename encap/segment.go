@@ -18,7 +18,8 @@ type Segments struct {
 }
 
 // Segment returns the segments of the superpacket p, as h describes it. It reports
-// false when h does not fit p, or p has no payload. p is read until the last call of Next.
+// false when h does not fit p, or p has no payload. p is read until the last call of
+// Next.
 func Segment(p packet.IPv4, h packet.VNetHdr) (s Segments, ok bool) {
 	if !p.Valid() || p.TotalLength() != len(p) || p.IsFragment() ||
 		!h.NeedsCsum() || int(h.CsumStart) != p.HdrLen() || h.GSOSize == 0 {

@@ -1,0 +1,344 @@
+package encap_test
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"goipip/encap"
+	"goipip/internal/packet"
+)
+
+// traffic makes packets of several flows, most as they follow each other and some
+// unlike the others. What it does next, choose says: a number below n.
+type traffic struct {
+	choose func(n int) int
+	flows  []tcpSegment // ip.proto tells the flows of UDP
+	size   []int        // of each flow's segments
+	last   packet.IPv4
+}
+
+func newTraffic(flows int, choose func(n int) int) *traffic {
+	m := &traffic{choose: choose, flows: make([]tcpSegment, flows), size: make([]int, flows)}
+	for i := range m.flows {
+		f := &m.flows[i]
+		f.port = 4000 + uint16(i/4) // flows that differ in one thing only
+		f.ip = ipv4{src: fmt.Sprintf("10.0.0.%d", 1+i/2%2), proto: []uint8{packet.ProtoTCP, packet.ProtoUDP}[i%2]}
+		f.ip.df, f.ip.id, f.ip.tos = m.choose(4) > 0, uint16(m.choose(3))-2, uint8(m.choose(3))
+		f.seq, f.window = uint32(m.choose(3))*100-200, 500
+		f.options = [][]byte{nil, timestamps}[m.choose(2)]
+		m.size[i] = []int{1, 7, 100, 536, 1400}[m.choose(5)]
+	}
+	return m
+}
+
+// next returns a packet. unlike is how many of 100 are not plain.
+func (m *traffic) next(unlike int) packet.IPv4 {
+	i := m.choose(len(m.flows))
+	f := &m.flows[i]
+	s := *f
+	n := m.size[i]
+	kind := -1
+	if m.choose(100) < unlike {
+		kind = m.choose(len(unlikeSegment) + len(unlikeBytes))
+	}
+	if kind >= 0 && kind < len(unlikeSegment) {
+		unlikeSegment[kind](m, &s, &n)
+	}
+	for k := range n {
+		s.data = append(s.data, byte(k)+byte(m.choose(256)&7))
+	}
+	f.seq = s.seq + uint32(n)
+	f.ip.id = s.ip.id + 1
+	p := s.build(complete)
+	if s.ip.proto == packet.ProtoUDP {
+		p = udpDatagram{ip: s.ip, port: s.port, data: s.data}.build(complete)
+	}
+	if kind >= len(unlikeSegment) {
+		p = unlikeBytes[kind-len(unlikeSegment)](m, p)
+	}
+	m.last = bytes.Clone(p)
+	return p
+}
+
+// unlikeSegment is what a sender may do other than go on as before.
+var unlikeSegment = []func(m *traffic, s *tcpSegment, n *int){
+	func(m *traffic, s *tcpSegment, _ *int) { s.flags = 1 << m.choose(8) },
+	func(_ *traffic, s *tcpSegment, _ *int) { s.flags = packet.TCPPsh },
+	func(m *traffic, s *tcpSegment, _ *int) { s.reserved = uint8(m.choose(16)) },
+	func(_ *traffic, s *tcpSegment, _ *int) { s.urgent = 9 },
+	func(_ *traffic, s *tcpSegment, _ *int) { s.window++ },
+	func(_ *traffic, s *tcpSegment, _ *int) { s.ack++ },
+	func(m *traffic, s *tcpSegment, _ *int) { s.seq += uint32(m.choose(3)) - 1 },
+	func(m *traffic, s *tcpSegment, n *int) { s.seq -= uint32(*n); s.ip.id -= uint16(m.choose(2)) },
+	func(_ *traffic, s *tcpSegment, _ *int) { s.options = bytes.Repeat([]byte{1}, 12) },
+	func(_ *traffic, s *tcpSegment, _ *int) { s.ip.options = routerAlert },
+	func(_ *traffic, s *tcpSegment, _ *int) { s.ip.ttl = 63 },
+	func(m *traffic, s *tcpSegment, _ *int) { s.ip.tos = uint8(m.choose(4)) },
+	func(_ *traffic, s *tcpSegment, _ *int) { s.ip.df = !s.ip.df },
+	func(m *traffic, s *tcpSegment, _ *int) { s.ip.id += uint16(m.choose(4)) - 2 },
+	func(_ *traffic, s *tcpSegment, _ *int) { s.ip.mf = true },
+	func(_ *traffic, s *tcpSegment, _ *int) { s.ip.offset = 8 },
+	func(m *traffic, _ *tcpSegment, n *int) { *n = m.choose(*n + 2) },
+	func(_ *traffic, _ *tcpSegment, n *int) { *n = 0 },
+}
+
+// unlikeBytes is what may become of a packet. It stays valid, as decapsulation
+// sees to that.
+var unlikeBytes = []func(m *traffic, p packet.IPv4) packet.IPv4{
+	func(m *traffic, p packet.IPv4) packet.IPv4 { // any bit, but of version and lengths
+		if at := m.choose(min(len(p), 80)); at != 0 && at != 2 && at != 3 {
+			p[at] ^= 1 << m.choose(8)
+		}
+		return p
+	},
+	func(m *traffic, p packet.IPv4) packet.IPv4 { p[len(p)-1] ^= 1 << m.choose(8); return p },
+	func(m *traffic, p packet.IPv4) packet.IPv4 { p[10] ^= 1 << m.choose(8); return p },
+	func(_ *traffic, p packet.IPv4) packet.IPv4 { p[6] ^= 0x80; p.UpdateChecksum(); return p },
+	func(m *traffic, p packet.IPv4) packet.IPv4 { // cut, with a right IP checksum
+		p = p[:p.HdrLen()+m.choose(len(p)-p.HdrLen()+1)]
+		p.SetTotalLength(len(p))
+		p.UpdateChecksum()
+		return p
+	},
+	func(m *traffic, p packet.IPv4) packet.IPv4 {
+		p.SetProtocol(uint8(m.choose(20)))
+		p.UpdateChecksum()
+		return p
+	},
+	func(m *traffic, p packet.IPv4) packet.IPv4 { return setChecksum(p, partial) },
+	func(m *traffic, p packet.IPv4) packet.IPv4 { return setChecksum(p, none) },
+	func(m *traffic, p packet.IPv4) packet.IPv4 { // once more the same
+		if m.last != nil {
+			return m.last
+		}
+		return p
+	},
+}
+
+func setChecksum(p packet.IPv4, state checksumState) packet.IPv4 {
+	offset := packet.TCPCsumOffset
+	if p.Protocol() == packet.ProtoUDP {
+		offset = packet.UDPCsumOffset
+	}
+	slowChecksum(p, offset, state)
+	return p
+}
+
+// seen is a packet as the kernel gets it.
+type seen struct {
+	packet.IPv4
+	merged bool // with others, on the way
+}
+
+// flowOf names what p must stay in order with.
+func flowOf(p packet.IPv4) string {
+	hosts := string(p[12:20])
+	if p.IsFragment() {
+		return hosts // of any flow between them
+	}
+	if proto := p.Protocol(); (proto == packet.ProtoTCP || proto == packet.ProtoUDP) && len(p.Payload()) >= 4 {
+		return hosts + string(p.Payload()[:4]) + string(rune(proto))
+	}
+	return hosts + "-" + string(rune(p.Protocol()))
+}
+
+// checkFlows fails unless got has for each flow the packets of sent, in their
+// order, with those fragments between them that may be of the flow.
+func checkFlows(t *testing.T, sent []packet.IPv4, got []seen) {
+	t.Helper()
+	if len(got) != len(sent) {
+		t.Fatalf("%d packets, want %d", len(got), len(sent))
+	}
+	in, out := make(map[string][]packet.IPv4), make(map[string][]seen)
+	for _, p := range sent {
+		in[flowOf(p)] = nil
+	}
+	for flow := range in {
+		for _, p := range sent {
+			if f := flowOf(p); f == flow || f == flow[:8] {
+				in[flow] = append(in[flow], p)
+			}
+		}
+		for _, p := range got {
+			if f := flowOf(p.IPv4); f == flow || f == flow[:8] {
+				out[flow] = append(out[flow], p)
+			}
+		}
+	}
+	for flow, want := range in {
+		if len(out[flow]) != len(want) {
+			t.Fatalf("flow %x: %d packets, want %d", flow, len(out[flow]), len(want))
+		}
+		for i, p := range out[flow] {
+			if !same(want[i], p) {
+				t.Fatalf("flow %x, packet %d of %d (merged: %v):\n% x, want\n% x", flow, i, len(want), p.merged,
+					p.IPv4[:min(64, len(p.IPv4))], want[i][:min(64, len(want[i]))])
+			}
+		}
+	}
+}
+
+// same reports whether got is what was sent, byte for byte. In what was merged, the
+// ID may differ with DF, and the two zeros of a checksum; but it had to be right.
+func same(sent packet.IPv4, got seen) bool {
+	if !got.merged {
+		return bytes.Equal(sent, got.IPv4)
+	}
+	if slowSum(sent[:sent.HdrLen()], 0) != 0xffff || slowTransportSum(sent) != 0xffff {
+		return false
+	}
+	a, b := packet.IPv4(bytes.Clone(sent)), packet.IPv4(bytes.Clone(got.IPv4))
+	for _, p := range []packet.IPv4{a, b} {
+		if p.DF() {
+			p.SetID(0)
+		}
+		p.UpdateChecksum()
+		if tcp := p.HdrLen() + packet.TCPCsumOffset; p.Protocol() == packet.ProtoTCP && p[tcp] == 0xff && p[tcp+1] == 0xff {
+			putWord(p, tcp, 0)
+		}
+	}
+	return bytes.Equal(a, b)
+}
+
+// checkTraffic passes n packets through c, in one batch, and returns how many
+// Supers came out.
+func checkTraffic(t *testing.T, c *encap.Coalescer, m *traffic, n, unlike int) int {
+	t.Helper()
+	var sent []packet.IPv4
+	var got []seen
+	for range n {
+		p := m.next(unlike)
+		sent = append(sent, bytes.Clone(p))
+		c.Add(p, tunMTU)
+	}
+	supers := c.Take()
+	var split []seen
+	for i := range supers {
+		s := &supers[i]
+		for _, p := range kernelView(t, s, tunMTU) {
+			got = append(got, seen{p, s.Count > 1})
+		}
+		for _, p := range s.Split() {
+			split = append(split, seen{p, false})
+		}
+	}
+	checkFlows(t, sent, got)
+	checkFlows(t, sent, split)
+	return len(supers)
+}
+
+// However flows mix, and whatever happens to their packets, the kernel gets of
+// each flow what was sent, in order. One Coalescer serves all batches.
+func TestCoalesce_Flows(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 0))
+	const batch = 64
+	c := encap.NewCoalescer(batch, true)
+	for _, unlike := range []int{0, 5, 30, 100} {
+		for flows := 1; flows <= 32; flows += 1 + flows/8 {
+			t.Run(fmt.Sprintf("%d flows, %d%% unlike", flows, unlike), func(t *testing.T) {
+				m := newTraffic(flows, r.IntN)
+				for range 12 {
+					n := 1 + r.IntN(batch)
+					if unlike == 0 {
+						n = 40 // which fit one superpacket each
+					}
+					supers := checkTraffic(t, c, m, n, unlike)
+					if unlike == 0 && supers > flows {
+						t.Errorf("%d plain packets of %d flows came out as %d", n, flows, supers)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestCoalesce_Allocs(t *testing.T) {
+	const flows, batch = 4, 64
+	c := encap.NewCoalescer(batch, true)
+	m := newTraffic(flows, func(n int) int { return n - 1 })
+	var in, work []packet.IPv4
+	for i := range batch {
+		m.choose = func(n int) int { return i % n }
+		in = append(in, m.next(0))
+		work = append(work, bytes.Clone(in[i]))
+	}
+	failed := 0
+	allocs := testing.AllocsPerRun(100, func() {
+		for i, p := range work {
+			copy(p[:60], in[i]) // merging changes headers
+			c.Add(p, tunMTU)
+		}
+		supers := c.Take()
+		total := 0
+		for i := range supers {
+			total += supers[i].Count
+			if supers[i].VNet.GSOSize == 0 || len(supers[i].Split()) != supers[i].Count {
+				failed++
+			}
+		}
+		if len(supers) != flows || total != batch {
+			failed++
+		}
+	})
+	if failed > 0 {
+		t.Errorf("%d times the work was not done", failed)
+	}
+	if allocs != 0 {
+		t.Errorf("%v allocations a run, want 0", allocs)
+	}
+}
+
+// The bytes choose what the traffic is made of.
+func FuzzCoalesce(f *testing.F) {
+	r := rand.New(rand.NewPCG(4, 0))
+	for _, n := range []int{0, 10, 100, 1000} {
+		f.Add(randomBytes(r, n), uint8(n), true)
+		f.Add(bytes.Repeat([]byte{99}, n), uint8(0), n > 10)
+	}
+	const batch = 24
+	f.Fuzz(func(t *testing.T, b []byte, flows uint8, udp bool) {
+		c := encap.NewCoalescer(batch, udp)
+		m := newTraffic(1+int(flows%8), func(n int) int {
+			if len(b) == 0 || n < 1 {
+				return 0
+			}
+			v := int(b[0])
+			b = b[1:]
+			return v % n
+		})
+		for range 2 {
+			checkTraffic(t, c, m, batch, 50)
+		}
+	})
+}
+
+// A Coalescer takes whatever decapsulation delivers.
+func FuzzCoalesceBytes(f *testing.F) {
+	one := tcpFlow(2, 100, nil)
+	f.Add([]byte(one[0]), []byte(one[1]))
+	two := udpFlow(100, 50)
+	f.Add([]byte(two[0]), []byte(two[1]))
+	f.Add([]byte(one[0]), []byte(one[1][:45]))
+	f.Fuzz(func(t *testing.T, a, b []byte) {
+		var sent []packet.IPv4
+		c := encap.NewCoalescer(3, true)
+		for _, p := range []packet.IPv4{a, b, a} {
+			if !p.Valid() {
+				continue
+			}
+			p = bytes.Clone(p[:p.TotalLength()])
+			sent = append(sent, bytes.Clone(p))
+			c.Add(p, tunMTU)
+		}
+		supers := c.Take()
+		var got []seen
+		for i := range supers {
+			for _, p := range kernelView(t, &supers[i], tunMTU) {
+				got = append(got, seen{p, supers[i].Count > 1})
+			}
+		}
+		checkFlows(t, sent, got)
+	})
+}
