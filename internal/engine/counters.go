@@ -15,7 +15,7 @@ type Stats struct {
 // Direction counts the packets of one direction: TX from the link to the remote
 // end, RX the way back. Each packet is counted once, as passed or as dropped.
 type Direction struct {
-	Packets uint64            // passed on (T13, R6)
+	Packets uint64            // passed on (T13, R6); what the link handed over as one counts as one
 	Bytes   uint64            // of these, from the inner IP header on
 	Drops   map[string]uint64 // by reason (G5); a reason without packets is missing
 }
