@@ -23,7 +23,7 @@ test: needs check
 
 # The rules of docs/rules.md, each with the result of its tests.
 interop: needs
-	@go test -json ./encap ./tun ./rawsock ./internal/... | go run ./internal/rules docs/rules.md
+	@go test -p 1 -json ./cmd/... ./encap ./tun ./rawsock ./internal/... | go run ./internal/rules docs/rules.md
 
 check:
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt-clean:"; gofmt -l .; exit 1; }

@@ -182,3 +182,37 @@ func TestDoctor(t *testing.T) {
 		t.Errorf("without CAP_NET_RAW: %+v", r)
 	}
 }
+
+// TestO8_TunnelShow makes two tunnels in the words of ip-tunnel(8), and has them
+// shown.
+func TestO8_TunnelShow(t *testing.T) {
+	labtest.Need(t, "tun")
+	binary := labtest.BuildGoipip(t)
+	host, err := labtest.New(t).Host("host")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tunnel := range []string{
+		"tun01 mode ipip remote 192.168.8.101 local 192.168.6.101",
+		"tun02 remote 192.168.8.102 local 192.168.6.101 ttl 64 tos 10 dev lo",
+	} {
+		if out, err := host.Output(binary, append([]string{"tunnel", "add"}, strings.Fields(tunnel)...)...); err != nil {
+			t.Fatal(out, err)
+		}
+	}
+	const want = "tun01: ip/ip remote 192.168.8.101 local 192.168.6.101 ttl inherit\n" +
+		"tun02: ip/ip remote 192.168.8.102 local 192.168.6.101 dev lo ttl 64 tos 0x10\n"
+	out, err := host.Output(binary, "tunnel", "show")
+	if err != nil || out != want {
+		t.Errorf("goipip tunnel show: %v\n%swant\n%s", err, out, want)
+	}
+	for _, name := range []string{"tun01", "tun02"} {
+		if err := host.DeleteLink(name); err != nil {
+			t.Error(err)
+		}
+	}
+	out, err = host.Output(binary, "tunnel", "show")
+	if err != nil || out != "" {
+		t.Errorf("without tunnels: %q, %v", out, err)
+	}
+}

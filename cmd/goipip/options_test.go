@@ -1,0 +1,112 @@
+package main
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"goipip/internal/engine"
+
+	"github.com/spf13/pflag"
+)
+
+// parse returns the tunnel that flags describe.
+func parse(args ...string) (engine.Config, error) {
+	var o options
+	f := pflag.NewFlagSet("", pflag.ContinueOnError)
+	o.register(f)
+	if err := f.Parse(doubleDashes(append([]string{"-local=192.0.2.1", "-remote=192.0.2.2"}, args...))); err != nil {
+		return engine.Config{}, err
+	}
+	return o.config()
+}
+
+// parsed is parse of what is right.
+func parsed(t *testing.T, args ...string) engine.Config {
+	t.Helper()
+	c, err := parse(args...)
+	if err != nil {
+		t.Fatalf("%q: %v", args, err)
+	}
+	return c
+}
+
+func TestO3_TTL(t *testing.T) {
+	for arg, want := range map[string]uint8{"1": 1, "64": 64, "0x40": 64, "255": 255, "inherit": 0, "0": 0} {
+		if got := parsed(t, "-ttl", arg).TTL; got != want {
+			t.Errorf("-ttl %s: %d, want %d", arg, got, want)
+		}
+	}
+	if got := parsed(t).TTL; got != 0 {
+		t.Errorf("without -ttl: %d, want inherit", got)
+	}
+	for _, arg := range []string{"256", "-1", "", "much"} {
+		if _, err := parse("-ttl=" + arg); err == nil {
+			t.Errorf("-ttl=%s is taken", arg)
+		}
+	}
+	if _, err := parse("-ttl=5", "-nopmtudisc"); err == nil || !strings.HasPrefix(err.Error(), "ttl != 0 and nopmtudisc are incompatible") {
+		t.Errorf("-ttl=5 -nopmtudisc: %v", err)
+	}
+}
+
+func TestO4_TOS(t *testing.T) {
+	for arg, want := range map[string]struct {
+		tos     uint8
+		inherit bool
+	}{
+		"00": {0, false}, "0x10": {0x10, false}, "10": {0x10, false}, "ff": {0xff, false}, "0xB8": {0xb8, false},
+		"inherit": {0, true}, "inherit/10": {0x10, true}, "inherit/0xb8": {0xb8, true},
+	} {
+		if c := parsed(t, "-tos", arg); c.TOS != want.tos || c.InheritTOS != want.inherit {
+			t.Errorf("-tos %s: %#x, inherit %v; want %+v", arg, c.TOS, c.InheritTOS, want)
+		}
+	}
+	for _, arg := range []string{"100", "x", "", "inherit/x", "inheritance"} {
+		if _, err := parse("-tos=" + arg); err == nil {
+			t.Errorf("-tos=%s is taken", arg)
+		}
+	}
+}
+
+func TestO5_PMTUDisc(t *testing.T) {
+	if parsed(t).NoPMTUDisc || !parsed(t, "-nopmtudisc").NoPMTUDisc {
+		t.Error("pmtudisc is not the default, or -nopmtudisc does not change it")
+	}
+	for words, want := range map[string]bool{"": false, "pmtudisc": false, "nopmtudisc": true} {
+		o, err := parseTunnelWords(strings.Fields("tun01 remote 192.0.2.2 local 192.0.2.1 " + words))
+		if err != nil || o.tunnel.NoPMTUDisc != want {
+			t.Errorf("%q: %v, %v", words, o, err)
+		}
+	}
+}
+
+// TestWordsAndFlagsSayTheSame describes one tunnel in both languages.
+func TestWordsAndFlagsSayTheSame(t *testing.T) {
+	o, err := parseTunnelWords(strings.Fields("add-me mode IPIP remote 192.0.2.2 local 192.0.2.1 ttl 64 tos b8 dev eth0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	words, err := o.config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if flags := parsed(t, "-name=add-me", "-ttl=64", "-tos=0xb8", "-dev=eth0"); words != flags {
+		t.Errorf("words say %+v, flags %+v", words, flags)
+	}
+	for _, words := range []string{"name add-me remote 192.0.2.2 local 192.0.2.1", "add-me local 192.0.2.1 remote 192.0.2.2"} {
+		if o, err := parseTunnelWords(strings.Fields(words)); err != nil || o.tunnel.Name != "add-me" {
+			t.Errorf("%s: %+v, %v", words, o, err)
+		}
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	c := parsed(t, "-address", "10.0.0.1", "-peer", "10.0.0.2")
+	if c.Address != netip.MustParsePrefix("10.0.0.1/32") || c.Peer != netip.MustParseAddr("10.0.0.2") {
+		t.Errorf("-address A -peer B: %v, %v", c.Address, c.Peer)
+	}
+	if c := parsed(t, "-address", "10.0.0.1/24"); c.Address != netip.MustParsePrefix("10.0.0.1/24") {
+		t.Errorf("-address A/24: %v", c.Address)
+	}
+}
