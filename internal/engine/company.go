@@ -22,8 +22,10 @@ const companyCure = "remove the module (rmmod ipip sit tunnel4), or keep its ans
 // net/ipv4/tunnel4.c), which a kernel at the other end reports to its own senders
 // as "host unreachable" (T8).
 func (h *host) company() string {
-	if users, loaded := moduleUsers("tunnel4"); loaded {
+	if users, loaded := moduleUsers("tunnel4"); loaded && users != "" {
 		return "tunnel4, for " + users
+	} else if loaded {
+		return "tunnel4"
 	}
 	links, err := h.handle.LinkList()
 	if err != nil {

@@ -49,11 +49,12 @@ type Tunnel struct {
 	changed    chan struct{} // a link or an address changed
 	doubt      chan struct{} // the path MTU may have changed
 	reported   atomic.Pointer[reportedMTU]
-	derivedMTU int    // of the link, as it was set last, in bytes
-	here       bool   // the link is in the namespace that it was made in
-	foreign    bool   // the local address is not on this host
-	connected  int    // so many receivers, the first ones
-	company    string // as it was last warned of
+	derivedMTU int  // of the link, as it was set last, in bytes
+	here       bool // the link is in the namespace that it was made in
+	foreign    bool // the local address is not on this host
+	connected  int  // so many receivers, the first ones
+	tunnel4    bool // the module was loaded when last looked
+	disturbed  bool // something on this host answers ipip packets, as warned of
 }
 
 // Open makes a tunnel of a valid cfg: its sockets, and its link, which is up when

@@ -9,7 +9,7 @@ import (
 )
 
 // pollInterval is how often a tunnel looks at what no event tells of: a route
-// that appears, and a path MTU that expires.
+// that appears, a path MTU that expires, a module.
 const pollInterval = time.Second
 
 // pathStaleAfter is how long what was seen of the path is good enough to refuse a
@@ -28,6 +28,9 @@ func (t *Tunnel) watch(ctx context.Context) {
 			t.look()
 		case <-t.doubt:
 		case <-poll.C:
+			if t.modulesChanged() {
+				t.look()
+			}
 		}
 		t.lookAtPath()
 		t.reconnect()
@@ -61,19 +64,28 @@ func (t *Tunnel) look() {
 	t.lookForCompany()
 }
 
-// lookForCompany warns, once for each, of what disturbs the tunnel on this host.
+// lookForCompany warns, once, of what disturbs the tunnel on this host, and tells
+// when that is over.
 func (t *Tunnel) lookForCompany() {
+	_, t.tunnel4 = moduleUsers("tunnel4")
 	company := t.host.company()
-	if company == t.company {
+	if t.disturbed == (company != "") {
 		return
 	}
-	t.company = company
-	if company == "" {
+	t.disturbed = company != ""
+	if !t.disturbed {
 		t.log.Info("nothing else here answers ipip packets any more")
 		return
 	}
 	t.log.Warn("the kernel answers every ipip packet too, with ICMP 3/3, which a kernel at the other end takes for an error: "+companyCure,
 		"module", company)
+}
+
+// modulesChanged reports whether tunnel4 came or went since the last look. No event
+// tells of that.
+func (t *Tunnel) modulesChanged() bool {
+	_, loaded := moduleUsers("tunnel4")
+	return loaded != t.tunnel4
 }
 
 // freshPath returns the path as it is now, or was a moment ago, for a decision that
