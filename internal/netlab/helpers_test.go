@@ -26,7 +26,7 @@ import (
 // one machine.
 const unansweredTime = 200 * time.Millisecond
 
-// answerTime is when an answer that must come is given up.
+// answerTime is when an answer that must come is given up, on a machine that may be busy.
 const answerTime = 5 * time.Second
 
 // run runs a command on host as a person types it there, and returns what it printed.
@@ -236,6 +236,7 @@ func (l *tunnelLab) start(t *testing.T, options ...string) (tun01, tun02 *backgr
 // ping fails the test unless each request from a to b is answered, once.
 func (p path) ping(t *testing.T, o netlab.PingOptions) {
 	t.Helper()
+	o.Timeout = answerTime
 	result, err := p.a.Ping(labtest.Context(t), p.addrB, o)
 	if err != nil {
 		t.Error(err)

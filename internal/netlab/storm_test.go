@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
@@ -26,7 +27,7 @@ func TestUnreachableStorm(t *testing.T) {
 			// Connections that are there survive even what goipip may tell their senders of it (T8).
 			var transfers sync.WaitGroup
 			for _, p := range []path{l.path, l.reverse()} {
-				transfers.Go(func() { p.transfer(t, 16*transferLen) })
+				transfers.Go(func() { p.transfer(t, 4*transferLen) })
 			}
 			l.waitForTransfers(t)
 			stop := l.storm(t, icmpErrors(t))
@@ -68,11 +69,14 @@ func (l *tunnelLab) storm(t *testing.T, packets [][]byte) (stop func()) {
 	stop = sync.OnceFunc(func() { close(ended); sender.Wait() })
 	t.Cleanup(stop)
 	sender.Go(func() {
+		// Thousands a second, and yet some time for the packets that they are about.
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
 		for {
 			select {
 			case <-ended:
 				return
-			default:
+			case <-tick.C:
 				send(t, l.router, packets...)
 			}
 		}

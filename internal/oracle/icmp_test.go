@@ -10,7 +10,10 @@ import (
 
 // learnTime is how long goipip may take to learn what the kernel knows: its
 // watcher asks.
-const learnTime = 2 * time.Second
+const learnTime = 5 * time.Second
+
+// expireTime is how long path MTUs last in both devices, instead of ten minutes.
+const expireTime = 4 * time.Second
 
 // story is a sequence of inputs that the devices remember something of.
 type story struct {
@@ -25,6 +28,7 @@ type story struct {
 type step struct {
 	input
 	probe bool
+	until bool // it is sent until both devices pass it
 }
 
 // teller collects stories.
@@ -152,6 +156,23 @@ func (t *teller) paths() {
 		t.path("T7", fmt.Sprintf("path MTU %d", mtu), message{kind: 3, code: 4, word: uint32(mtu)},
 			want-packet.IPv4HdrLen-4, want-packet.IPv4HdrLen, want-packet.IPv4HdrLen+1)
 	}
+	for _, mtus := range [][2]uint32{{1400, 1450}, {1400, 1300}, {1400, 1400}} {
+		s := story{rule: "T6", name: fmt.Sprintf("path MTU %d, then %d", mtus[0], mtus[1]), route: true}
+		for _, mtu := range mtus {
+			s.steps = append(s.steps,
+				step{input: message{kind: 3, code: 4, word: mtu}.input(t.tags)},
+				step{input: t.into(1290, df), probe: true},
+				step{input: t.into(1390, df), probe: true},
+				step{input: t.into(1440, df), probe: true})
+		}
+		t.stories = append(t.stories, s)
+	}
+	t.stories = append(t.stories, story{rule: "T6", name: "path MTU expires", route: true, steps: []step{
+		{input: message{kind: 3, code: 4, word: 1400}.input(t.tags)},
+		{input: t.into(1480, df), probe: true},
+		{input: t.into(1480, df), until: true},
+		{input: t.into(1480, df)},
+	}})
 	t.path("T7", "path MTU without a whole quote", message{kind: 3, code: 4, word: 1400, quote: 20}, 1380, 1381)
 	t.path("T7", "path MTU to another", message{kind: 3, code: 4, word: 1400, about: func(h *header) { h.dst = addr4("192.168.8.3") }}, 1380, 1381)
 	for code := range uint8(4) {
@@ -159,11 +180,14 @@ func (t *teller) paths() {
 	}
 }
 
+// expireScript sets expireTime, and makes routes forget what they know.
+var expireScript = fmt.Sprintf("set -e\necho %d >/proc/sys/net/ipv4/route/mtu_expires\n", int(expireTime.Seconds())) + routeScript
+
 // tell runs a story on devices that have forgotten all others, and once more where
 // they did not do the same.
 func (r *rig) tell(t *testing.T, s story) {
 	t.Run(s.rule+"/"+s.name, func(t *testing.T) {
-		r.t = t
+		r.begin(t)
 		var list []mismatch
 		for range retries {
 			if list = r.follow(s); len(list) == 0 {
@@ -189,7 +213,7 @@ func (r *rig) follow(s story) (list []mismatch) {
 	r.t.Helper()
 	for _, step := range s.steps {
 		m, ok := r.do(step.input)
-		for start := time.Now(); !ok && step.probe && time.Since(start) < learnTime; {
+		for start := time.Now(); step.open(&m, ok) && time.Since(start) < step.patience(); {
 			m, ok = r.do(step.input)
 		}
 		if !ok || r.late[step.tag] {
@@ -199,6 +223,24 @@ func (r *rig) follow(s story) (list []mismatch) {
 	r.forget(s)
 	clear(r.late)
 	return list
+}
+
+// open reports whether another try may help.
+func (s *step) open(m *mismatch, ok bool) bool {
+	switch {
+	case s.until:
+		return !ok || !allOf(m.outs[0], fromTunnel)
+	case s.probe:
+		return !ok
+	}
+	return false
+}
+
+func (s *step) patience() time.Duration {
+	if s.until {
+		return 2 * expireTime
+	}
+	return learnTime
 }
 
 // do sends one input, and nothing else into the tunnel.

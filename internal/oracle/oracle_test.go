@@ -48,10 +48,16 @@ func TestOracle(t *testing.T) {
 			r.compareByRule(t, r.pathTable())
 		})
 	}
+	t.Run("no way", func(t *testing.T) {
+		r.t = t
+		r.configure(configurations[0])
+		r.testNoWay(t)
+	})
 	for _, c := range configurations[:2] {
 		t.Run(c.name+", ICMP", func(t *testing.T) {
 			r.t = t
 			r.configure(c)
+			r.script(expireScript)
 			teller := teller{tags: &r.tags}
 			for _, s := range teller.all() {
 				r.tell(t, s)

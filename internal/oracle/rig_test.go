@@ -35,12 +35,13 @@ type rig struct {
 	goipip  *goipip
 	tags    tags
 
-	now    window
-	books  books
-	passed [2]int          // outputs that belong to an input
-	named  int             // inputs that are counted wrong
-	late   map[uint16]bool // tags of inputs that had outputs after their window
-	frame  []byte
+	now      window
+	books    books
+	passed   [2]int          // outputs that belong to an input
+	named    int             // inputs that are counted wrong
+	failures int             // of tests
+	late     map[uint16]bool // tags of inputs that had outputs after their window
+	frame    []byte
 }
 
 // window is what is being exchanged.
@@ -102,12 +103,14 @@ func (r *rig) direct(f func()) {
 	if _, err := ref.run("tc qdisc add dev $inner ingress && tc filter add dev $inner ingress protocol all matchall action mirred egress redirect dev tun01"); err != nil {
 		r.t.Fatal(err)
 	}
+	defer func() { // a test may end in f
+		r.goipip.direct.close()
+		r.goipip.direct = nil
+		if _, err := ref.run("tc qdisc del dev $inner ingress"); err != nil {
+			r.t.Error(err)
+		}
+	}()
 	f()
-	if _, err := ref.run("tc qdisc del dev $inner ingress"); err != nil {
-		r.t.Fatal(err)
-	}
-	r.goipip.direct.close()
-	r.goipip.direct = nil
 }
 
 // script runs a shell script on both devices.
