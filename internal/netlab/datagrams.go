@@ -21,7 +21,7 @@ const (
 	burstBytes = 64 << 10
 	burstCount = 64
 	// quietTime is how long the network may hold a datagram before it counts as lost.
-	quietTime = 500 * time.Millisecond
+	quietTime = 2 * time.Second
 )
 
 // Datagrams sends n UDP datagrams of size bytes, from 4 to 65507, from a socket of from to one of to at addr, where port 0

@@ -112,9 +112,7 @@ func deletes(t *testing.T, e end, before []string, ended func()) {
 	if out, err := e.host.Output("ip", "link", "show", e.dev); err == nil {
 		t.Errorf("%s is still there: %s", e.dev, out)
 	}
-	if sockets := rawSockets(t, e.host); sockets != 0 {
-		t.Errorf("%d raw sockets are left on %s", sockets, e.host.Name)
-	}
+	labtest.WaitFor(t, "the raw sockets to be gone from "+e.host.Name, func() bool { return rawSockets(t, e.host) == 0 })
 }
 
 // rawSockets counts a host's raw sockets (proc(5), /proc/net/raw).

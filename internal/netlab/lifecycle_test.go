@@ -33,9 +33,7 @@ func (b *background) exits(t *testing.T, e end, do func() error) time.Duration {
 	if hasLink(e.host, e.dev) {
 		t.Errorf("%s is still there after the end of %v", e.dev, b)
 	}
-	if sockets := rawSockets(t, e.host); sockets != 0 {
-		t.Errorf("%d raw sockets are left on %s", sockets, e.host.Name)
-	}
+	labtest.WaitFor(t, "the raw sockets to be gone from "+e.host.Name, func() bool { return rawSockets(t, e.host) == 0 })
 	return took
 }
 

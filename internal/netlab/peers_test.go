@@ -145,9 +145,7 @@ func superpackets(c *netlab.Capture) (n, largest int) {
 // TestPeerBehindGRO has a receiving kernel that merges goipip's packets, as behind nearly every real network card.
 func TestPeerBehindGRO(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("ethtool"); err != nil {
-		t.Skipf("needs ethtool: %v", err)
-	}
+	labtest.Need(t, "ethtool")
 	for _, options := range optionSets {
 		t.Run("options "+options, func(t *testing.T) {
 			t.Parallel()
