@@ -171,9 +171,12 @@ func (d *demo) startTunnel(ctx context.Context, near, far *site) error {
 	ended := make(chan error, 1)
 	go func() { ended <- near.process.Wait(ctx) }()
 	select {
-	case <-log.first: // the line that says that the tunnel is up, or why not
+	case <-log.first:
 	case err := <-ended:
 		return err
+	}
+	if _, err := near.host.Netlink().LinkByName(near.link); err != nil {
+		return fmt.Errorf("the tunnel in %s is not up: goipip says why above", near.host.Name)
 	}
 	d.command(near.host, "ip addr add %s peer %s dev %s", near.inner, far.inner, near.link)
 	return near.host.AddPeer(near.link, near.inner.String(), far.inner.String())
