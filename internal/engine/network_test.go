@@ -64,7 +64,8 @@ func across(t testing.TB) *network {
 	return n
 }
 
-// start starts both ends of the tunnel, and returns when it carries packets.
+// start starts both ends of the tunnel, and returns when it carries packets and has
+// counted those.
 func (n *network) start(t testing.TB, change func(*engine.Config)) {
 	t.Helper()
 	for _, end := range n.directions() {
@@ -75,6 +76,7 @@ func (n *network) start(t testing.TB, change func(*engine.Config)) {
 		end[0].start(t, cfg)
 	}
 	ping(t, n.a, n.b, netlab.PingOptions{})
+	n.balance(t)
 }
 
 // directions are from a to b, and back.
