@@ -83,7 +83,7 @@ func (r *rig) read() (now [2]tally) {
 	for d, dev := range r.devices {
 		var err error
 		if now[d], err = dev.counters(); err != nil {
-			r.t.Fatalf("%s: counters: %v", dev.name, err)
+			r.fatalf("%s: counters: %v", dev.name, err)
 		}
 	}
 	return now

@@ -76,6 +76,13 @@ func (r *rig) begin(t *testing.T) {
 	}
 }
 
+// fatalf ends the test, and all others that use the devices.
+func (r *rig) fatalf(format string, args ...any) {
+	r.t.Helper()
+	r.failures = failureLimit
+	r.t.Fatalf(format, args...)
+}
+
 // compareWindow returns the first mismatches, at most limit, among a few inputs.
 func (r *rig) compareWindow(window []input, limit int) (list []mismatch) {
 	r.t.Helper()

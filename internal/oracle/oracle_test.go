@@ -19,7 +19,7 @@ func TestOracle(t *testing.T) {
 	}
 	for _, c := range configurations {
 		t.Run(c.name, func(t *testing.T) {
-			r.t = t
+			r.begin(t)
 			r.configure(c)
 			for _, dir := range []direction{encap, decap} {
 				t.Run(dir.String(), func(t *testing.T) {
@@ -33,7 +33,7 @@ func TestOracle(t *testing.T) {
 	}
 	for _, c := range []tunnel{configurations[0], configurations[3]} {
 		t.Run(c.name+", direct", func(t *testing.T) {
-			r.t = t
+			r.begin(t)
 			r.configure(c)
 			r.direct(func() {
 				r.counted(t, r.directTable(), r.compareByRule)
@@ -43,19 +43,19 @@ func TestOracle(t *testing.T) {
 	}
 	for _, c := range pathConfigurations {
 		t.Run(c.name, func(t *testing.T) {
-			r.t = t
+			r.begin(t)
 			r.configure(c)
 			r.compareByRule(t, r.pathTable())
 		})
 	}
 	t.Run("no way", func(t *testing.T) {
-		r.t = t
+		r.begin(t)
 		r.configure(configurations[0])
 		r.testNoWay(t)
 	})
 	for _, c := range configurations[:2] {
 		t.Run(c.name+", ICMP", func(t *testing.T) {
-			r.t = t
+			r.begin(t)
 			r.configure(c)
 			r.script(expireScript)
 			teller := teller{tags: &r.tags}

@@ -86,7 +86,7 @@ func (r *rig) configure(c tunnel) {
 	r.t.Helper()
 	for _, d := range r.devices {
 		if err := d.tunnel(c); err != nil {
-			r.t.Fatalf("%s: tunnel %q: %v", d.name, c.name, err)
+			r.fatalf("%s: tunnel %q: %v", d.name, c.name, err)
 		}
 	}
 	r.exchange(nil) // the first packet may be lost in a new tunnel
@@ -98,10 +98,10 @@ func (r *rig) direct(f func()) {
 	r.t.Helper()
 	ref, err := r.devices[0], error(nil)
 	if r.goipip.direct, err = openPort(r.goipip.host, "tun01"); err != nil {
-		r.t.Fatal(err)
+		r.fatalf("%v", err)
 	}
 	if _, err := ref.run("tc qdisc add dev $inner ingress && tc filter add dev $inner ingress protocol all matchall action mirred egress redirect dev tun01"); err != nil {
-		r.t.Fatal(err)
+		r.fatalf("%v", err)
 	}
 	defer func() { // a test may end in f
 		r.goipip.direct.close()
@@ -118,7 +118,7 @@ func (r *rig) script(script string) {
 	r.t.Helper()
 	for _, d := range r.devices {
 		if _, err := d.run(script); err != nil {
-			r.t.Fatal(err)
+			r.fatalf("%v", err)
 		}
 	}
 }
@@ -158,7 +158,7 @@ func (r *rig) put(inputs []input, sentinels []sentinel) {
 	}
 	for d, dev := range r.devices {
 		if !r.allPassed(d) {
-			r.t.Fatalf("%s passes nothing any more", dev.name)
+			r.fatalf("%s passes nothing any more", dev.name)
 		}
 	}
 }
@@ -186,7 +186,7 @@ func (r *rig) send(d int, in *input) {
 		}
 		r.frame = append(r.frame, p...)
 		if err := port.send(r.frame); err != nil {
-			r.t.Fatalf("%s: %v", dev.name, err)
+			r.fatalf("%s: %v", dev.name, err)
 		}
 	}
 }
@@ -218,7 +218,7 @@ func (r *rig) drain() {
 			for {
 				frame, err := p.receive()
 				if err != nil {
-					r.t.Fatalf("%s: %v", dev.name, err)
+					r.fatalf("%s: %v", dev.name, err)
 				}
 				if frame == nil {
 					break

@@ -22,7 +22,7 @@ var noWays = []struct {
 func (r *rig) testNoWay(t *testing.T) {
 	for _, way := range noWays {
 		t.Run(way.rule+"_"+way.name, func(t *testing.T) {
-			r.t = t
+			r.begin(t)
 			r.script("ip route del 192.168.8.0/24\n" + way.script)
 			defer r.script(routeScript)
 			teller := teller{tags: &r.tags}
