@@ -257,7 +257,8 @@ func waitParked(t *testing.T, method string, n int) {
 	labtest.WaitFor(t, method+" to wait", func() bool {
 		parked := 0
 		for stack := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
-			if strings.Contains(stack, "[IO wait") && strings.Contains(stack, "rawsock."+method) {
+			waits := strings.Contains(stack, "[IO wait") || strings.Contains(stack, "unix.Poll(")
+			if waits && strings.Contains(stack, "rawsock."+method) {
 				parked++
 			}
 		}

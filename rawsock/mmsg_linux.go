@@ -19,7 +19,8 @@ type batch struct {
 	msgs []mmsghdr
 	iovs []unix.Iovec
 	per  int // parts of one message
-	name unix.RawSockaddrInet4
+	inet unix.RawSockaddrInet4
+	link unix.RawSockaddrLinklayer
 }
 
 func newBatch(messages, parts int) batch {
@@ -42,12 +43,29 @@ func (b *batch) set(i, part int, p []byte) {
 	iov.SetLen(len(p))
 }
 
-// setName addresses all messages to a. The batch must not move afterwards.
-func (b *batch) setName(a *unix.SockaddrInet4) {
-	b.name = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: a.Addr}
+// toHost addresses all messages to a. The batch must not move afterwards.
+func (b *batch) toHost(a *unix.SockaddrInet4) {
+	b.inet = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: a.Addr}
+	b.setName(unsafe.Pointer(&b.inet), unix.SizeofSockaddrInet4)
+}
+
+// toHop addresses all messages to h (packet(7)). The batch must not move
+// afterwards.
+func (b *batch) toHop(h Hop) {
+	b.link = unix.RawSockaddrLinklayer{
+		Family:  unix.AF_PACKET,
+		Ifindex: int32(h.Device),
+		Halen:   uint8(len(h.Addr)),
+	}
+	*(*[2]byte)(unsafe.Pointer(&b.link.Protocol)) = [2]byte{unix.ETH_P_IP >> 8, unix.ETH_P_IP & 0xff} // in network order
+	copy(b.link.Addr[:], h.Addr[:])
+	b.setName(unsafe.Pointer(&b.link), unix.SizeofSockaddrLinklayer)
+}
+
+func (b *batch) setName(name unsafe.Pointer, length uint32) {
 	for i := range b.msgs {
-		b.msgs[i].hdr.Name = (*byte)(unsafe.Pointer(&b.name))
-		b.msgs[i].hdr.Namelen = unix.SizeofSockaddrInet4
+		b.msgs[i].hdr.Name = (*byte)(name)
+		b.msgs[i].hdr.Namelen = length
 	}
 }
 

@@ -2,78 +2,67 @@ package rawsock
 
 import (
 	"errors"
-	"fmt"
-	"net"
 	"os"
-	"syscall"
+	"sync/atomic"
 
-	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 )
 
 // Sender sends a tunnel's packets in batches. One goroutine at a time may use
 // it.
 type Sender struct {
-	conn *net.IPConn
-	raw  syscall.RawConn
+	remote *unix.SockaddrInet4
+	raw    *outlet
+	packet *outlet // nil without hops
+	hop    atomic.Pointer[Hop]
 
 	batch   batch
-	n, next int // messages added, and those of them that the kernel has seen
+	out     *outlet // where the batch goes
+	to      *Hop    // that the batch is addressed to; nil for the remote host
+	n, next int     // messages added, and those of them that the kernel has seen
+	closed  bool    // out was closed while it was full
 	refused func(i int, why Refusal)
 	send    func(fd uintptr) bool // s.sendmmsg, bound once: binding allocates
+}
+
+// Hop is the next hop on the way to the remote host: a neighbour on an Ethernet.
+type Hop struct {
+	Device int     // index of the device that leads there
+	Addr   [6]byte // link-layer address
 }
 
 // NewSender opens a sender in the network namespace of the calling thread.
 // Flush calls refused for each message that the kernel does not take, by its
 // place in the order of Add.
 func NewSender(cfg Config, refused func(i int, why Refusal)) (*Sender, error) {
-	conn, err := open(unix.IPPROTO_RAW, cfg.Local)
+	raw, err := newRawOutlet(cfg)
 	if err != nil {
 		return nil, err
 	}
 	s := &Sender{
-		conn:    conn,
+		remote:  sockaddr(cfg.Remote),
+		raw:     raw,
 		batch:   newBatch(BatchSize, 2),
+		out:     raw,
 		refused: refused,
 	}
 	s.send = s.sendmmsg
-	s.batch.setName(sockaddr(cfg.Remote))
-	if err := s.setup(cfg.Device); err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("set up sending socket: %w", err)
-	}
+	s.batch.toHost(s.remote)
 	return s, nil
 }
 
-func (s *Sender) setup(device string) (err error) {
-	if s.raw, err = s.conn.SyscallConn(); err != nil {
-		return err
-	}
-	if _, err = ipv4.NewRawConn(s.conn); err != nil { // sets IP_HDRINCL
-		return err
-	}
-	return control(s.raw, func(fd int) error {
-		if err := setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF); err != nil {
-			return err
-		}
-		// Without IP_RECVERR the kernel calls a packet sent that a full queue
-		// dropped (raw_send_hdrinc in net/ipv4/raw.c). What it then also leaves on
-		// the error queue nobody reads: it may take the smallest buffer there is.
-		if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_RECVERR, 1); err != nil {
-			return os.NewSyscallError("setsockopt IP_RECVERR", err)
-		}
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 0); err != nil {
-			return os.NewSyscallError("setsockopt SO_RCVBUF", err)
-		}
-		if device == "" {
-			return nil
-		}
-		if err := unix.BindToDevice(fd, device); err != nil {
-			return fmt.Errorf("bind to device %s: %w", device, err)
-		}
-		return nil
-	})
+// EnableHops makes SetHop work, in the network namespace of the calling thread. It
+// comes before the first Flush.
+func (s *Sender) EnableHops() (err error) {
+	s.packet, err = newPacketOutlet()
+	return err
 }
+
+// SetHop has the following batches leave for h, by a packet socket. Such packets
+// skip what the kernel has for those of a raw socket: the route lookup, netfilter,
+// IPsec. Queueing disciplines see them. With nil, a raw socket sends again. Anybody
+// may call it at any time, after EnableHops.
+func (s *Sender) SetHop(h *Hop) { s.hop.Store(h) }
 
 // Add appends one packet to the batch: header, with the whole outer header and
 // perhaps more, then payload. Both belong to the Sender until Flush; the batch
@@ -92,13 +81,28 @@ func (s *Sender) Len() int { return s.n }
 // not an error: it is reported to the function given to NewSender, and the
 // others go on. The only error is os.ErrClosed, after Close.
 func (s *Sender) Flush() error {
+	if hop := s.hop.Load(); hop != s.to {
+		s.address(hop)
+	}
 	s.next = 0
-	err := s.raw.Write(s.send)
+	err := s.out.write(s.send)
 	s.n = 0
-	if err != nil {
+	if s.closed {
 		return os.ErrClosed
 	}
-	return nil
+	return err
+}
+
+// address turns to another hop, or with nil to the remote host.
+func (s *Sender) address(hop *Hop) {
+	s.to = hop
+	if hop == nil {
+		s.out = s.raw
+		s.batch.toHost(s.remote)
+		return
+	}
+	s.out = s.packet
+	s.batch.toHop(*hop)
 }
 
 func (s *Sender) sendmmsg(fd uintptr) bool {
@@ -109,7 +113,10 @@ func (s *Sender) sendmmsg(fd uintptr) bool {
 			s.next += n
 		case unix.EINTR:
 		case unix.EAGAIN:
-			return false
+			if !s.out.wait() {
+				s.closed = true
+				return true
+			}
 		default: // about the first message; those before it were sent
 			s.refused(s.next, refusalOf(errno))
 			s.next++
@@ -118,10 +125,11 @@ func (s *Sender) sendmmsg(fd uintptr) bool {
 	return true
 }
 
-// Close closes the socket and ends a Flush that waits.
+// Close closes the sockets and ends a Flush that waits.
 func (s *Sender) Close() error {
-	if err := s.conn.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-		return fmt.Errorf("close sending socket: %w", err)
+	err := s.raw.close()
+	if s.packet != nil {
+		err = errors.Join(err, s.packet.close())
 	}
-	return nil
+	return err
 }

@@ -21,6 +21,7 @@ type options struct {
 	tunnel    engine.Config
 	icmp      string
 	offload   string
+	tx        string
 	logLevel  string
 	logFormat string
 }
@@ -41,6 +42,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.Var(newEnum(&o.icmp, "linux", "rfc2003"), "icmp", "when to tell senders of ICMP errors: linux, with their next packet, or rfc2003, at once")
 	f.IntVar(&c.Queues, "queues", 1, "of the link, each with its own pair of threads")
 	f.Var(newEnum(&o.offload, "auto", "off"), "offload", "what the kernel's side of the link leaves to goipip, auto or off")
+	f.Var(newEnum(&o.tx, "auto", "raw", "packet"), "tx", "how packets leave: by raw or by packet socket, or auto: the faster one where that changes nothing")
 	f.Var(newEnum(&o.logLevel, "info", "debug", "warn", "error"), "log-level", "debug, info, warn or error")
 	f.Var(newEnum(&o.logFormat, "text", "json"), "log-format", "text or json")
 }
@@ -50,6 +52,7 @@ func (o *options) config() (engine.Config, error) {
 	c := o.tunnel
 	c.RelayICMP = o.icmp == "rfc2003"
 	c.NoOffload = o.offload == "off"
+	c.Road = map[string]engine.Road{"auto": engine.RoadAuto, "raw": engine.RoadRaw, "packet": engine.RoadPacket}[o.tx]
 	if err := c.Validate(); err != nil {
 		return c, usageError{err}
 	}

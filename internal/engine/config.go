@@ -35,6 +35,7 @@ type Config struct {
 	Device     string // that outer packets leave by (O6)
 	RelayICMP  bool   // tell the inner sender at once of an ICMP error, as RFC 2003 §4 has it; Linux waits (T8)
 
+	Road      Road
 	Queues    int  // 1 to tun.MaxQueues
 	NoOffload bool // leave nothing to the kernel on the other side of the TUN
 }

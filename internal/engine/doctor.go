@@ -42,7 +42,7 @@ func examineSocket() error {
 }
 
 func examineCompany() error {
-	h, err := openHost()
+	h, err := openHost(netip.Addr{})
 	if err != nil {
 		return err
 	}

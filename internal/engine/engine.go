@@ -49,12 +49,15 @@ type Tunnel struct {
 	changed    chan struct{} // a link or an address changed
 	doubt      chan struct{} // the path MTU may have changed
 	reported   atomic.Pointer[reportedMTU]
-	derivedMTU int  // of the link, as it was set last, in bytes
-	here       bool // the link is in the namespace that it was made in
-	foreign    bool // the local address is not on this host
-	connected  int  // so many receivers, the first ones
-	tunnel4    bool // the module was loaded when last looked
-	disturbed  bool // something on this host answers ipip packets, as warned of
+	derivedMTU int          // of the link, as it was set last, in bytes
+	here       bool         // the link is in the namespace that it was made in
+	foreign    bool         // the local address is not on this host
+	connected  int          // so many receivers, the first ones
+	tunnel4    bool         // the module was loaded when last looked
+	disturbed  bool         // something on this host answers ipip packets, as warned of
+	packets    error        // why there are no packet sockets
+	hop        *rawsock.Hop // where the packet road leads that is taken
+	sentStale  uint64       // packets, when the hop's neighbour was asked for last
 }
 
 // Open makes a tunnel of a valid cfg: its sockets, and its link, which is up when
@@ -80,7 +83,7 @@ func (t *Tunnel) open() (err error) {
 	if t.claim, err = claim(t.cfg); err != nil {
 		return err
 	}
-	if t.host, err = openHost(); err != nil {
+	if t.host, err = openHost(t.cfg.Remote); err != nil {
 		return err
 	}
 	if err := t.prepare(); err != nil {
@@ -97,6 +100,9 @@ func (t *Tunnel) open() (err error) {
 		if err := t.addQueue(i, queue); err != nil {
 			return err
 		}
+	}
+	if err := t.openPackets(); err != nil {
+		return err
 	}
 	if err := t.receives[0].receiver.HandleICMP(t.icmpReceived); err != nil {
 		return err
@@ -177,6 +183,7 @@ func (t *Tunnel) setup() error {
 	}
 	t.look()
 	t.lookAtPath()
+	t.chooseRoad()
 	t.warnUnreachable()
 	return nil
 }
@@ -215,11 +222,7 @@ func (t *Tunnel) Run(ctx context.Context) error {
 		loop(rx.run)
 	}
 	wg.Go(func() { t.watch(running) })
-	wg.Go(func() {
-		for t.host.wait() == nil {
-			wake(t.changed)
-		}
-	})
+	wg.Go(t.listen)
 
 	<-running.Done()
 	t.stop()

@@ -74,11 +74,11 @@ func TestT4_RouteIntoTheTunnel(t *testing.T) {
 }
 
 // Until the tunnel has seen the route, each packet goes round once, and no more
-// (G4).
+// (G4). A packet socket would send them the old way.
 func TestT4_FirstPackets(t *testing.T) {
 	t.Parallel()
 	n := across(t)
-	n.start(t, nil)
+	n.start(t, func(c *engine.Config) { c.Road = engine.RoadRaw })
 	before, took := n.a.tunnel.Stats().TX, n.a.took(t)
 	must(t, n.a.host.AddRoute("192.168.8.101/32", "tun01"))
 	const packets = 200

@@ -33,7 +33,24 @@ func (t *Tunnel) watch(ctx context.Context) {
 			}
 		}
 		t.lookAtPath()
+		t.chooseRoad()
 		t.reconnect()
+	}
+}
+
+// listen wakes watch when something changed, until the host is stopped.
+func (t *Tunnel) listen() {
+	for {
+		e, err := t.host.wait()
+		if err != nil {
+			return
+		}
+		if e.links {
+			wake(t.changed)
+		}
+		if e.path {
+			wake(t.doubt)
+		}
 	}
 }
 
