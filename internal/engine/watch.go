@@ -45,7 +45,7 @@ func wake(c chan<- struct{}) {
 	}
 }
 
-// look takes over the host's own addresses (G2), and the MTU of the link. A link
+// look takes over the host's own addresses (G2, T14), and the MTU of the link. A link
 // that was moved to another namespace keeps its last.
 func (t *Tunnel) look() {
 	t.looking.Lock()
@@ -56,6 +56,7 @@ func (t *Tunnel) look() {
 		t.log.Warn("cannot see this host's addresses: inner packets that claim to be from one of them pass", "err", err)
 	} else {
 		t.decap.SetOwn(own)
+		t.tx.encap.SetOwn(own)
 	}
 	mtu, here := t.host.tunnelLink(t.device.Index())
 	if t.here = here; here {
