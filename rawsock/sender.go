@@ -27,7 +27,7 @@ type Sender struct {
 // Flush calls refused for each message that the kernel does not take, by its
 // place in the order of Add.
 func NewSender(cfg Config, refused func(i int, why Refusal)) (*Sender, error) {
-	conn, err := open(unix.IPPROTO_RAW, cfg.Local)
+	conn, err := open(unix.IPPROTO_RAW, cfg)
 	if err != nil {
 		return nil, err
 	}
