@@ -16,21 +16,33 @@ import (
 
 // host asks the kernel about the namespace that it was opened in.
 type host struct {
-	handle *netlink.Handle
-	events *nl.NetlinkSocket
+	handle   *netlink.Handle
+	requests map[int]*nl.SocketHandle // for what handle has no method
+	events   *nl.NetlinkSocket
+
+	minPMTU, mtuExpires sysctl // of net.ipv4.route, in bytes and seconds
 }
 
 func openHost() (*host, error) {
-	handle, err := netlink.NewHandle(syscall.NETLINK_ROUTE)
-	if err != nil {
+	h := &host{minPMTU: openSysctl("min_pmtu", 552), mtuExpires: openSysctl("mtu_expires", 600)}
+	if err := h.open(); err != nil {
+		h.close()
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	events, err := nl.Subscribe(syscall.NETLINK_ROUTE, syscall.RTNLGRP_LINK, syscall.RTNLGRP_IPV4_IFADDR)
-	if err != nil {
-		handle.Close()
-		return nil, fmt.Errorf("subscribe to netlink: %w", err)
+	return h, nil
+}
+
+func (h *host) open() (err error) {
+	if h.handle, err = netlink.NewHandle(syscall.NETLINK_ROUTE); err != nil {
+		return err
 	}
-	return &host{handle: handle, events: events}, nil
+	s, err := nl.Subscribe(syscall.NETLINK_ROUTE) // to nothing
+	if err != nil {
+		return err
+	}
+	h.requests = map[int]*nl.SocketHandle{syscall.NETLINK_ROUTE: {Socket: s}}
+	h.events, err = nl.Subscribe(syscall.NETLINK_ROUTE, syscall.RTNLGRP_LINK, syscall.RTNLGRP_IPV4_IFADDR)
+	return err
 }
 
 // wait waits until a link or an IPv4 address changed. The error means that stop
@@ -44,12 +56,23 @@ func (h *host) wait() error {
 }
 
 // stop ends wait.
-func (h *host) stop() { h.events.Close() }
+func (h *host) stop() {
+	if h.events != nil {
+		h.events.Close()
+	}
+}
 
 // close releases the rest. Nothing else runs any more.
 func (h *host) close() {
 	h.stop()
-	h.handle.Close()
+	for _, s := range h.requests {
+		s.Close()
+	}
+	if h.handle != nil {
+		h.handle.Close()
+	}
+	h.minPMTU.close()
+	h.mtuExpires.close()
 }
 
 // addresses returns the IPv4 addresses of all links.
@@ -93,9 +116,10 @@ func (h *host) setMTU(index, mtu int) error {
 
 // underlay is the way to the remote end, for outer packets.
 type underlay struct {
-	device    int // index of the device that they leave by
-	deviceMTU int // in bytes
-	mtu       int // of the whole path, as far as known, in bytes
+	device    int        // index of the device that they leave by
+	gateway   netip.Addr // not valid without one
+	deviceMTU int        // in bytes
+	mtu       int        // of the whole path, as far as known, in bytes
 	// locked tells of a path that claims an MTU below net.ipv4.route.min_pmtu. The
 	// kernel then keeps to that minimum, and clears DF so that the routers may do
 	// the rest (ip_mtu_locked in include/net/ip.h).
@@ -109,55 +133,20 @@ type underlay struct {
 
 // underlay looks the way up. It reports false when there is none.
 func (h *host) underlay(cfg Config) (u underlay, ok bool) {
-	routes, err := h.handle.RouteGetWithOptions(cfg.Remote.AsSlice(), &netlink.RouteGetOptions{
-		SrcAddr: cfg.Local.AsSlice(),
-		Oif:     cfg.Device,
-	})
-	if err != nil || len(routes) == 0 {
+	r, err := h.route(cfg)
+	if err != nil {
 		return u, false
 	}
-	u.device = routes[0].LinkIndex
+	u.device, u.gateway = r.device, r.gateway
 	if u.deviceMTU, ok = h.linkMTU(u.device); !ok {
 		return u, false
 	}
-	// The route's own MTU is what an administrator set or what a router reported.
-	u.mtu, u.locked = u.deviceMTU, routes[0].MTULock
-	if routes[0].MTU > 0 {
-		u.mtu = min(u.mtu, routes[0].MTU)
+	u.mtu, u.locked = u.deviceMTU, r.locked
+	if r.mtu > 0 {
+		u.mtu = min(u.mtu, r.mtu)
 	}
 	u.mtu = min(u.mtu, packet.IPv4MaxLen)
 	return u, true
-}
-
-// Linux's defaults of net.ipv4.route.min_pmtu, in bytes, and mtu_expires.
-const (
-	minPathMTU     = 552
-	pathMTUExpires = 600 * time.Second
-)
-
-// reportedMTU is a path MTU that a router told of. The kernel keeps it itself, but
-// for the route that a socket without a device takes; the tunnel remembers it where
-// packets leave by a configured one (O6).
-type reportedMTU struct {
-	mtu    int // in bytes
-	locked bool
-	until  time.Time
-}
-
-// report adds what a router says now to r, which may be nil, as __ip_rt_update_pmtu
-// in net/ipv4/route.c does: an increase is ignored.
-func (r *reportedMTU) report(mtu int, now time.Time) *reportedMTU {
-	if r != nil && now.Before(r.until) && mtu > r.mtu {
-		return r
-	}
-	return &reportedMTU{max(mtu, minPathMTU), mtu < minPathMTU, now.Add(pathMTUExpires)}
-}
-
-// limit applies r, which may be nil, to a path.
-func (r *reportedMTU) limit(u *underlay, now time.Time) {
-	if r != nil && now.Before(r.until) && r.mtu < u.mtu {
-		u.mtu, u.locked = r.mtu, r.locked
-	}
 }
 
 // tunnelMTU is the MTU that Linux gives a tunnel (O2; ip_tunnel_bind_dev in

@@ -110,9 +110,7 @@ func (t *Tunnel) lookAtPath() {
 		t.tx.underlay.Store(&underlay{mtu: packet.IPv4MaxLen, foreign: t.foreign, at: u.at})
 		return
 	}
-	if t.cfg.Device != "" {
-		t.reported.Load().limit(&u, time.Now())
-	}
+	t.reported.Load().limit(&u, time.Now())
 	u.loop = t.here && u.device == t.device.Index()
 	if before := t.tx.underlay.Swap(&u); u.loop && !before.loop {
 		t.log.Warn("the route to the remote address leads into the tunnel itself: all packets are dropped until it does not (ip route add)",
