@@ -9,7 +9,7 @@ NEEDS := iproute2:ip iputils-ping:ping tcpdump:tcpdump socat:socat ethtool:ethto
 
 FUZZTIME ?= 5s
 
-.PHONY: all test interop needs check fuzz bench
+.PHONY: all test interop readme needs check fuzz bench
 
 all: goipip
 
@@ -17,13 +17,16 @@ goipip: FORCE
 	go build -o $@ ./cmd/goipip
 FORCE:
 
-# One package after the other: several measure how long something takes.
-test: needs check
-	go test -race -p 1 ./...
+test: needs check interop
 
-# The rules of docs/rules.md, each with the result of its tests.
+# All tests, and then the rules of docs/rules.md, each with the result of its tests.
+# One package after the other: several measure how long something takes.
 interop: needs
-	@go test -p 1 -json ./cmd/... ./encap ./tun ./rawsock ./internal/... | go run ./internal/rules docs/rules.md
+	@go test -race -p 1 -json ./... | go run ./internal/rules $(INTO) docs/rules.md
+
+# The same, and README.md shows that table.
+readme:
+	$(MAKE) interop INTO='-into README.md'
 
 check:
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt-clean:"; gofmt -l .; exit 1; }

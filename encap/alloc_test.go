@@ -25,6 +25,8 @@ func TestAllocs(t *testing.T) {
 		super     = segment(ipv4{}, 32, 60000, partial)
 		whole     = segment(ipv4{}, 32, 1400, complete)
 		loop      = ipv4{src: remote.String()}.bytes()
+		deep      = nest(4, "10.1.0.1")
+		notDeep   = nest(3, "10.1.0.1")
 		large     = ipv4{payload: make([]byte, 3000), options: []byte{0x44, 4, 5, 0}}.bytes()
 		multicast = ipv4{dst: "224.0.0.5"}.bytes()
 		message   = make([]byte, encap.MaxICMPLen)
@@ -32,6 +34,7 @@ func TestAllocs(t *testing.T) {
 		lastID    uint16
 	)
 	d.SetOwn([]netip.Addr{netip.MustParseAddr("10.1.0.1")})
+	withDF.SetOwn([]netip.Addr{netip.MustParseAddr("10.1.0.1")})
 
 	tests := []struct {
 		name string
@@ -50,6 +53,8 @@ func TestAllocs(t *testing.T) {
 		}},
 		{"Encap, drop", func() bool { return withDF.Encap(hdr, dropped) == encap.TTLExpired }},
 		{"Encap, loop", func() bool { return withDF.Encap(hdr, loop) == encap.Loop }},
+		{"Encap, too deep", func() bool { return withDF.Encap(hdr, deep) == encap.TooDeep }},
+		{"Encap, nested", func() bool { return withDF.Encap(hdr, notDeep) == encap.Deliver }},
 		{"EncapHeader", func() bool {
 			clear(hdr)
 			withDF.EncapHeader(hdr, inner[:inner.HdrLen()], 1400)

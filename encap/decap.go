@@ -2,16 +2,15 @@ package encap
 
 import (
 	"net/netip"
-	"sync/atomic"
 
 	"goipip/internal/packet"
 )
 
 // Decapsulator strips and checks what a tunnel receives. It is safe for
-// concurrent use.
+// concurrent use. What SetOwn tells it no inner packet may have as its source (G2).
 type Decapsulator struct {
+	ownAddrs
 	local, remote [4]byte
-	own           atomic.Pointer[map[[4]byte]struct{}]
 }
 
 // NewDecapsulator returns a Decapsulator for packets from remote to local. The
@@ -21,22 +20,7 @@ func NewDecapsulator(local, remote netip.Addr) (*Decapsulator, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Decapsulator{local: l, remote: r}
-	d.SetOwn(nil)
-	return d, nil
-}
-
-// SetOwn tells the addresses of this host, which no inner packet may have as its
-// source (G2); those that are not IPv4 do not matter. A Decap at the same time
-// sees the old set or the new one.
-func (d *Decapsulator) SetOwn(addrs []netip.Addr) {
-	own := make(map[[4]byte]struct{}, len(addrs))
-	for _, a := range addrs {
-		if a.Is4() {
-			own[a.As4()] = struct{}{}
-		}
-	}
-	d.own.Store(&own)
+	return &Decapsulator{local: l, remote: r}, nil
 }
 
 // Decap returns the inner packet of an outer one, cut to its own total length.
@@ -75,9 +59,5 @@ func (d *Decapsulator) Decap(outer packet.IPv4) (packet.IPv4, Verdict) {
 // protocols run over tunnels.
 func (d *Decapsulator) martian(inner packet.IPv4) bool {
 	src, dst := inner.Source(), inner.Destination()
-	if !unicast(src) || dst[0] == 0 || dst[0] == 127 {
-		return true
-	}
-	_, own := (*d.own.Load())[src]
-	return own
+	return !unicast(src) || dst[0] == 0 || dst[0] == 127 || d.isOwn(src)
 }

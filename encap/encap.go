@@ -30,8 +30,10 @@ type Outer struct {
 }
 
 // Encapsulator writes outer headers. It is safe for concurrent use: all queues
-// of a tunnel share one, and with it one sequence of IDs.
+// of a tunnel share one, and with it one sequence of IDs. By what SetOwn tells it
+// the outer headers of this host's tunnels are known (T14).
 type Encapsulator struct {
+	ownAddrs
 	outer    Outer
 	template [HdrLen]byte
 	id       atomic.Uint64
@@ -83,6 +85,8 @@ func (e *Encapsulator) Check(inner packet.IPv4) Verdict {
 		return TTLExpired
 	case e.loops(inner):
 		return Loop
+	case e.tooDeep(inner):
+		return TooDeep
 	}
 	return Deliver
 }
@@ -126,6 +130,33 @@ func (e *Encapsulator) loops(inner packet.IPv4) bool {
 	template := packet.IPv4(e.template[:])
 	return src == template.Destination() ||
 		src == template.Source() && inner.Destination() == template.Destination() && inner.Protocol() == packet.ProtoIPIP
+}
+
+// maxNested is how many outer headers of this host a packet may have.
+const maxNested = 4
+
+// tooDeep reports whether a packet went through so many tunnels of this host, each
+// within the next, that there shall be no further one (T14). Linux counts how deep
+// its functions call each other (iptunnel_xmit in net/ipv4/ip_tunnel_core.c); here
+// the outer headers are what is left of that.
+func (e *Encapsulator) tooDeep(p packet.IPv4) bool {
+	for depth := 1; nested(p) && e.isOwn(p.Source()); depth++ {
+		if depth == maxNested {
+			return true
+		}
+		if p.FragmentOffset() != 0 {
+			return false // nobody knows what is in it
+		}
+		p = p[p.HdrLen():]
+	}
+	return false
+}
+
+// nested reports whether p, which may be only the start of a packet, has a whole
+// header and carries another packet.
+func nested(p packet.IPv4) bool {
+	return len(p) >= packet.IPv4HdrLen && p.Version() == 4 && p.Protocol() == packet.ProtoIPIP &&
+		p.HdrLen() >= packet.IPv4HdrLen && p.HdrLen() <= len(p)
 }
 
 // nextID returns an ID that is not among the last 65534. It is never 0, which

@@ -12,6 +12,7 @@ const (
 	Malformed             // sent: no whole header, or too long for an outer one (T1); received: a header that lies (R4)
 	TTLExpired            // the inner TTL is 0 (G3)
 	Loop                  // sent: the packet was in this tunnel before (G4)
+	TooDeep               // sent: the packet went through too many tunnels of this host (T14)
 	WrongPeer             // received: not from our remote to our local address (G1)
 	BadECN                // received: CE outside, not ECN-capable inside (R5)
 	Martian               // received: an inner address that cannot come from there (G2)
@@ -19,7 +20,8 @@ const (
 )
 
 var verdictNames = [NumVerdicts]string{
-	"deliver", "deliver_non_ect", "not_ipv4", "malformed", "ttl_expired", "loop", "wrong_peer", "bad_ecn", "martian",
+	"deliver", "deliver_non_ect", "not_ipv4", "malformed", "ttl_expired", "loop", "too_deep",
+	"wrong_peer", "bad_ecn", "martian",
 }
 
 // Dropped reports whether the packet goes no further.

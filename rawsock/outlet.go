@@ -30,7 +30,7 @@ const pollTime = 100
 // newRawOutlet returns an outlet for packets with their IP header, which the
 // kernel finds the way for.
 func newRawOutlet(cfg Config) (*outlet, error) {
-	conn, err := open(unix.IPPROTO_RAW, cfg.Local)
+	conn, err := open(unix.IPPROTO_RAW, cfg)
 	if err != nil {
 		return nil, err
 	}

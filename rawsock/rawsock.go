@@ -32,19 +32,22 @@ type Config struct {
 	Local  netip.Addr // IPv4; need not be on this host (yet)
 	Remote netip.Addr // IPv4
 	Device string     // if not empty, the device that packets leave by (O6)
+	TOS    uint8      // by which the kernel chooses their route, without ECN bits; they have their own
 }
 
-// open returns a raw socket bound to local, in the network namespace of the
-// calling thread.
-func open(proto int, local netip.Addr) (*net.IPConn, error) {
+// open returns a raw socket bound to the local address, in the network namespace of
+// the calling thread.
+func open(proto int, cfg Config) (*net.IPConn, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		return control(c, func(fd int) error {
 			// The address may come later, with a lease or a failover.
-			return os.NewSyscallError("setsockopt IP_FREEBIND",
-				unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1))
+			if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1); err != nil {
+				return os.NewSyscallError("setsockopt IP_FREEBIND", err)
+			}
+			return setTOS(fd, cfg.TOS)
 		})
 	}}
-	conn, err := lc.ListenPacket(context.Background(), fmt.Sprintf("ip4:%d", proto), local.String())
+	conn, err := lc.ListenPacket(context.Background(), fmt.Sprintf("ip4:%d", proto), cfg.Local.String())
 	if errors.Is(err, os.ErrPermission) {
 		return nil, fmt.Errorf("open raw socket: %w: needs CAP_NET_RAW: run as root, or start the container with --cap-add NET_RAW", os.ErrPermission)
 	}
@@ -52,6 +55,20 @@ func open(proto int, local netip.Addr) (*net.IPConn, error) {
 		return nil, fmt.Errorf("open raw socket: %w", err)
 	}
 	return conn.(*net.IPConn), nil
+}
+
+// setTOS has the socket's route lookups go by tos: that of each packet with
+// IP_HDRINCL, and those of connect and of a path MTU (raw_sendmsg in net/ipv4/raw.c,
+// ipv4_sk_update_pmtu in net/ipv4/route.c).
+func setTOS(fd int, tos uint8) error {
+	if tos == 0 {
+		return nil
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_TOS, int(tos)); err != nil {
+		return os.NewSyscallError("setsockopt IP_TOS", err)
+	}
+	// That sets a priority within this host too, which no tunnel does.
+	return os.NewSyscallError("setsockopt SO_PRIORITY", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PRIORITY, 0))
 }
 
 // control runs f on the descriptor.

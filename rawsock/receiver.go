@@ -36,7 +36,7 @@ type Receiver struct {
 // NewReceiver opens a receiver in the network namespace of the calling thread.
 // It is bound, and gets all ipip packets to cfg.Local until Connect.
 func NewReceiver(cfg Config) (*Receiver, error) {
-	conn, err := open(packet.ProtoIPIP, cfg.Local)
+	conn, err := open(packet.ProtoIPIP, cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -51,7 +51,7 @@ func (s Stats) Link() LinkStats {
 	}
 	l.RXErrors = l.RXLengthErrors + l.RXFrameErrors
 	l.TXErrors = l.TXCarrierErrors + l.Collisions +
-		tx[encap.NotIPv4.String()] + tx[encap.Malformed.String()] + tx[rawsock.TooBig.String()]
+		tx[encap.NotIPv4.String()] + tx[encap.Malformed.String()] + tx[encap.TooDeep.String()] + tx[rawsock.TooBig.String()]
 	l.RXDropped = sum(rx) - l.RXErrors
 	l.TXDropped = sum(tx) - l.TXErrors
 	return l

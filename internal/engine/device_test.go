@@ -101,3 +101,55 @@ func TestO6_T7_BelowTheMinimum(t *testing.T) {
 	}
 	n.balance(t)
 }
+
+// What the tunnel remembers of a path with a device ends when the kernel's memory
+// would, and has the kernel's bounds, both of the tunnel's own namespace.
+func TestO6_T7_Expires(t *testing.T) {
+	t.Parallel()
+	n := acrossDevice(t)
+	must(t, n.a.host.Sysctl("net.ipv4.route.mtu_expires", "1"))
+	n.shrink(t, 1400)
+	p := newProber(t, n.a, n.b)
+	p.learns(t, 1480, 1380)
+	n.shrink(t, 1500)
+	n.grows(t, p)
+	n.balance(t)
+}
+
+func TestO6_T7_Minimum(t *testing.T) {
+	t.Parallel()
+	n := acrossDevice(t)
+	must(t, n.a.host.Sysctl("net.ipv4.route.min_pmtu", "300"))
+	n.shrink(t, 400)
+	wire := capture(t, n.r1, "a1")
+	p := newProber(t, n.a, n.b)
+	p.learns(t, 1480, 380)
+	p.arrives(t, 380)
+	n.settle(t, wire)
+	for _, outer := range n.a.outerPackets(wire) {
+		if !outer.DF() {
+			t.Errorf("without DF is % x", outer[:20])
+		}
+	}
+	n.balance(t)
+}
+
+// It is of the way that it was reported of, and not of another.
+func TestO6_T7_AnotherWay(t *testing.T) {
+	t.Parallel()
+	n := acrossDevice(t)
+	n.shrink(t, 1400)
+	p := newProber(t, n.a, n.b)
+	p.learns(t, 1480, 1380)
+	must(t, n.r1.AddAddr("a1", "192.168.9.2/24"))
+	prefix, err := netlink.ParseIPNet("192.168.8.0/24")
+	must(t, err)
+	eth1, err := n.a.host.Netlink().LinkByName("eth1")
+	must(t, err, n.a.host.Netlink().RouteReplace(&netlink.Route{
+		Dst: prefix, Gw: []byte{192, 168, 9, 2}, LinkIndex: eth1.Attrs().Index, Priority: 100,
+	}))
+	n.shrink(t, 1500)
+	must(t, n.a.host.Sysctl("net.ipv4.route.flush", "1")) // of the inner path
+	n.grows(t, p)
+	n.balance(t)
+}

@@ -40,7 +40,8 @@ const (
 
 // nftables looks for a chain at one of the hooks that packets of this host pass.
 func (h *host) nftables() (found string, err error) {
-	req := h.request(nftGetChain, syscall.NLM_F_DUMP)
+	req := nl.NewNetlinkRequest(nftGetChain, syscall.NLM_F_DUMP)
+	req.Sockets = h.requests
 	req.AddData(&nl.Nfgenmsg{NfgenFamily: syscall.AF_UNSPEC})
 	messages, err := req.Execute(syscall.NETLINK_NETFILTER, nftNewChain)
 	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EPROTONOSUPPORT) {

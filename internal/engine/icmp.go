@@ -16,24 +16,39 @@ import (
 func (t *Tunnel) icmpReceived(e rawsock.ICMPError) {
 	switch {
 	case e.Type == packet.ICMPUnreachable && e.Code == packet.ICMPCodeFragNeeded:
-		t.reported.Store(t.reported.Load().report(e.MTU, time.Now()))
-		wake(t.doubt)
+		t.fragNeeded(e)
 	case t.cfg.RelayICMP:
-		t.relay(e)
+		if code, ok := relayedCode(e); ok {
+			t.relay(e, code, 0)
+		}
 	case isSoftError(e, t.cfg.TTL == 0):
 		t.tx.soft.note(time.Now())
 	}
 }
 
+// fragNeeded takes note of a shorter path. A sender that wants DF hears of the MTU
+// that the path has for it now: with RFC 2003 at once, or else with the next packet
+// that is too long (T7).
+func (t *Tunnel) fragNeeded(e rawsock.ICMPError) {
+	path, limits := *t.tx.underlay.Load(), t.host.limits()
+	if t.cfg.Device != "" {
+		t.reported.Store(t.reported.Load().report(e.MTU, path, limits))
+	}
+	wake(t.doubt)
+	if t.cfg.RelayICMP && len(e.Inner) >= packet.IPv4HdrLen && e.Inner.DF() {
+		mtu := min(max(e.MTU, limits.minimum), path.mtu)
+		t.relay(e, packet.ICMPCodeFragNeeded, mtu-encap.HdrLen)
+	}
+}
+
 // relay tells the sender of the inner packet, of which the ICMP error must quote
 // enough: the header, and 8 bytes more.
-func (t *Tunnel) relay(e rawsock.ICMPError) {
-	code, ok := relayedCode(e)
-	if !ok || len(e.Inner) < packet.IPv4HdrLen+8 {
+func (t *Tunnel) relay(e rawsock.ICMPError, code uint8, mtu int) {
+	if len(e.Inner) < packet.IPv4HdrLen+8 {
 		return
 	}
 	var b [encap.MaxICMPLen]byte
-	message := encap.ICMPError(b[:], e.Inner, packet.ICMPUnreachable, code, 0)
+	message := encap.ICMPError(b[:], e.Inner, packet.ICMPUnreachable, code, mtu)
 	if message != nil && t.tx.limit.allow(message) {
 		// A link that is down or gone shows elsewhere.
 		_ = t.receives[0].queue.Write(packet.VNetHdr{}, [][]byte{message})
@@ -41,7 +56,7 @@ func (t *Tunnel) relay(e rawsock.ICMPError) {
 }
 
 // relayedCode returns the code of "destination unreachable" that RFC 2003 §4 makes
-// of an ICMP error, and false for one that stays here. What later RFCs added to
+// of an ICMP error other than 3/4, and false for one that stays here. What later RFCs added to
 // the codes counts as an unreachable host.
 func relayedCode(e rawsock.ICMPError) (code uint8, ok bool) {
 	switch e.Type {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"golang.org/x/net/icmp"
@@ -104,6 +105,19 @@ func (e icmpError) check(t testing.TB, p netlab.Captured) {
 // of the tunnel from s to far. gateway is the second word of the message.
 func (s *site) sendICMPErrors(t testing.TB, router *netlab.Host, far *site, n, typ, code, gateway int) {
 	t.Helper()
+	quoted := echoReply(s.inner, far.inner, 64)[:28]
+	s.sendRouterErrors(t, router, far, n, routerError{typ, code, gateway, quoted})
+}
+
+// routerError is an ICMP error about a packet of the tunnel.
+type routerError struct {
+	typ, code int
+	word      int         // the second of the message
+	inner     packet.IPv4 // the start of it
+}
+
+func (s *site) sendRouterErrors(t testing.TB, router *netlab.Host, far *site, n int, e routerError) {
+	t.Helper()
 	quoted := packet.IPv4(make([]byte, packet.IPv4HdrLen))
 	quoted.InitHeader()
 	quoted.SetTotalLength(len(quoted) + 1400)
@@ -113,9 +127,9 @@ func (s *site) sendICMPErrors(t testing.TB, router *netlab.Host, far *site, n, t
 	quoted.SetSource(s.outer.As4())
 	quoted.SetDestination(far.outer.As4())
 	quoted.UpdateChecksum()
-	word := []byte{byte(gateway >> 24), byte(gateway >> 16), byte(gateway >> 8), byte(gateway)}
-	message := icmp.Message{Type: ipv4.ICMPType(typ), Code: code, Body: &icmp.RawBody{
-		Data: append(append(word, quoted...), echoReply(s.inner, far.inner, 64)[:28]...),
+	word := []byte{byte(e.word >> 24), byte(e.word >> 16), byte(e.word >> 8), byte(e.word)}
+	message := icmp.Message{Type: ipv4.ICMPType(e.typ), Code: e.code, Body: &icmp.RawBody{
+		Data: slices.Concat(word, quoted, e.inner),
 	}}
 	b, err := message.Marshal(nil)
 	must(t, err)

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"goipip/internal/engine"
 
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"

@@ -24,7 +24,8 @@ var errNoNeighbour = errors.New("the link-layer address of the next hop is not k
 // neighbour returns the link-layer address of addr behind a device, from the
 // kernel's table (RTM_GETNEIGH of one entry, Linux 5.0).
 func (h *host) neighbour(device int, addr netip.Addr) (n next, err error) {
-	req := h.request(syscall.RTM_GETNEIGH, 0)
+	req := nl.NewNetlinkRequest(syscall.RTM_GETNEIGH, 0)
+	req.Sockets = h.requests
 	req.AddData(&netlink.Ndmsg{Family: syscall.AF_INET, Index: uint32(device)})
 	req.AddData(nl.NewRtAttr(netlink.NDA_DST, addr.AsSlice()))
 	messages, err := req.Execute(syscall.NETLINK_ROUTE, syscall.RTM_NEWNEIGH)

@@ -221,6 +221,13 @@ func TestT7_Expires(t *testing.T) {
 	p := newProber(t, n.a, n.b)
 	p.learns(t, 1480, 1380)
 	n.shrink(t, 1500)
+	n.grows(t, p)
+	n.balance(t)
+}
+
+// grows returns when packets of p as long as the links permit arrive.
+func (n *network) grows(t testing.TB, p *prober) {
+	t.Helper()
 	buf := make([]byte, 1<<16)
 	labtest.WaitFor(t, "a packet of 1480 bytes to arrive", func() bool {
 		if p.send(1480) != nil {
@@ -230,7 +237,6 @@ func TestT7_Expires(t *testing.T) {
 		got, err := p.in.Read(buf)
 		return err == nil && got == 1480-28
 	})
-	n.balance(t)
 }
 
 // A path that the kernel takes for longer again is so at once: a sender who is told

@@ -81,6 +81,9 @@ func (t *Tunnel) packetRoad(u *underlay) (n next, err error) {
 	if u.device == 0 || u.loop {
 		return n, errors.New("no route")
 	}
+	if u.encap {
+		return n, errors.New("the route encapsulates")
+	}
 	if !u.ethernet || !slices.Contains(plainLinks, u.kind) {
 		return n, fmt.Errorf("the route leads into a link that is no plain Ethernet (%s)", u.kind)
 	}

@@ -173,3 +173,35 @@ func TestT7_TCPGoesOn(t *testing.T) {
 		})
 	}
 }
+
+// The same without help: what the kernels and the tunnel know of the path ends by
+// itself, and connections use all of it again, of a sender here and of one behind.
+func TestT7_TCPRecovers(t *testing.T) {
+	t.Parallel()
+	n := across(t)
+	n.start(t, nil)
+	client := n.client(t)
+	for _, s := range []*site{client, n.a, n.b} {
+		must(t, s.host.Sysctl("net.ipv4.route.mtu_expires", "2"))
+	}
+	streams := []*stream{startStream(t, n.a, n.b), startStream(t, client, n.b)}
+	for _, mtu := range []int{1400, 600} {
+		n.shrink(t, mtu)
+		for _, s := range streams {
+			s.carries(t, streamRate/8)
+		}
+	}
+	n.shrink(t, 1500)
+	wire := capture(t, n.r1, "a0")
+	long := func(from *site) bool {
+		return slices.ContainsFunc(n.a.outerPackets(wire), func(p packet.IPv4) bool {
+			return len(p) == 1500 && packet.IPv4(p.Payload()).Source() == from.inner.As4()
+		})
+	}
+	labtest.WaitFor(t, "packets as long as before", func() bool { return long(n.a) && long(client) })
+	must(t, wire.Close())
+	for _, s := range streams {
+		s.finish(t, 3*time.Second)
+	}
+	n.balance(t)
+}

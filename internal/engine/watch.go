@@ -62,7 +62,7 @@ func wake(c chan<- struct{}) {
 	}
 }
 
-// look takes over the host's own addresses (G2), and the MTU of the link. A link
+// look takes over the host's own addresses (G2, T14), and the MTU of the link. A link
 // that was moved to another namespace keeps its last.
 func (t *Tunnel) look() {
 	t.looking.Lock()
@@ -73,6 +73,7 @@ func (t *Tunnel) look() {
 		t.log.Warn("cannot see this host's addresses: inner packets that claim to be from one of them pass", "err", err)
 	} else {
 		t.decap.SetOwn(own)
+		t.tx.encap.SetOwn(own)
 	}
 	mtu, here := t.host.tunnelLink(t.device.Index())
 	if t.here = here; here {
@@ -126,9 +127,7 @@ func (t *Tunnel) lookAtPath() {
 		t.tx.underlay.Store(&underlay{mtu: packet.IPv4MaxLen, foreign: t.foreign, at: u.at})
 		return
 	}
-	if t.cfg.Device != "" {
-		t.reported.Load().limit(&u, time.Now())
-	}
+	t.reported.Load().limit(&u, time.Now())
 	u.loop = t.here && u.device == t.device.Index()
 	if before := t.tx.underlay.Swap(&u); u.loop && !before.loop {
 		t.log.Warn("the route to the remote address leads into the tunnel itself: all packets are dropped until it does not (ip route add)",

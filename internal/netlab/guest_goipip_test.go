@@ -274,7 +274,7 @@ func TestBadNetwork_Netem(t *testing.T) {
 		ip addr add 192.168.8.1/24 dev vec1
 		echo 1 >/proc/sys/net/ipv4/ip_forward
 		for dev in vec0 vec1; do
-			tc qdisc add dev $dev root netem loss 1% duplicate 1% corrupt 0.5% reorder 5% delay 20ms
+			tc qdisc add dev $dev root netem loss 1% duplicate 1% corrupt 0.5% reorder 5% delay 50ms
 		done`)
 	keepAwake(t, ns01, "192.168.6.1")
 	keepAwake(t, ns02, "192.168.8.1")

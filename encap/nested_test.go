@@ -1,0 +1,68 @@
+package encap_test
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"goipip/encap"
+	"goipip/internal/packet"
+)
+
+// nest returns a packet within n outer headers from src.
+func nest(n int, src string) packet.IPv4 {
+	p := ipv4{}.bytes()
+	for range n {
+		p = ipv4{src: src, dst: "10.9.9.9", proto: packet.ProtoIPIP, payload: p}.bytes()
+	}
+	return p
+}
+
+// Four headers of this host's tunnels are enough, in whatever packet they are.
+func TestT14_TooDeep(t *testing.T) {
+	const here, elsewhere = "10.1.0.1", "10.1.0.3"
+	within := func(outer ipv4, p packet.IPv4) packet.IPv4 {
+		outer.src, outer.dst, outer.proto, outer.payload = here, "10.9.9.9", packet.ProtoIPIP, p
+		return outer.bytes()
+	}
+	short := nest(3, here)
+	badIHL := nest(4, here)
+	badIHL[packet.IPv4HdrLen] = 4<<4 | 4
+	version6 := nest(4, here)
+	version6[2*packet.IPv4HdrLen] = 6<<4 | 5
+
+	for _, tt := range []struct {
+		name  string
+		inner packet.IPv4
+		want  encap.Verdict
+	}{
+		{"no tunnel", nest(0, here), encap.Deliver},
+		{"1", nest(1, here), encap.Deliver},
+		{"3", nest(3, here), encap.Deliver},
+		{"4", nest(4, here), encap.TooDeep},
+		{"5", nest(5, here), encap.TooDeep},
+		{"40", nest(40, here), encap.TooDeep},
+		{"10 of others", nest(10, elsewhere), encap.Deliver},
+		{"3 around those of others", within(ipv4{}, within(ipv4{}, within(ipv4{}, nest(5, elsewhere)))), encap.Deliver},
+		{"another's around 4", ipv4{src: elsewhere, proto: packet.ProtoIPIP, payload: nest(4, here)}.bytes(), encap.Deliver},
+		{"options", within(ipv4{options: make([]byte, 40)}, nest(3, here)), encap.TooDeep},
+		{"a first fragment", within(ipv4{mf: true}, nest(3, here)), encap.TooDeep},
+		{"a later fragment, whose payload looks like headers", within(ipv4{mf: true, offset: 800}, nest(3, here)), encap.Deliver},
+		{"a later fragment at the fourth level", within(ipv4{}, within(ipv4{}, within(ipv4{}, within(ipv4{offset: 8}, nil)))), encap.TooDeep},
+		{"cut in the third header", short[:2*packet.IPv4HdrLen+19], encap.Deliver},
+		{"a header length of 16", badIHL, encap.Deliver},
+		{"not IPv4 in the third", version6, encap.Deliver},
+		{"TTL 0 comes first", within(ipv4{ttl: -1}, nest(4, here)), encap.TTLExpired},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			e := newEncapsulator(t, encap.Outer{})
+			mustEncap(t, e, slices.Clone(nest(4, here))) // it is nobody's address yet
+			e.SetOwn([]netip.Addr{netip.MustParseAddr("::1"), netip.MustParseAddr(here)})
+			if tt.want == encap.Deliver {
+				mustEncap(t, e, tt.inner)
+			} else {
+				checkNotEncapsulated(t, e, tt.inner, tt.want)
+			}
+		})
+	}
+}
