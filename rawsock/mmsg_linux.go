@@ -72,10 +72,10 @@ func (b *batch) setName(name unsafe.Pointer, length uint32) {
 // len returns the length of message i as it was received.
 func (b *batch) len(i int) int { return int(b.msgs[i].len) }
 
-// recvmmsg fills messages from the first on and returns how many.
-func (b *batch) recvmmsg(fd uintptr) (int, syscall.Errno) {
+// recvmmsg fills messages from number first on and returns how many.
+func (b *batch) recvmmsg(fd uintptr, first int) (int, syscall.Errno) {
 	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd,
-		uintptr(unsafe.Pointer(&b.msgs[0])), uintptr(len(b.msgs)), unix.MSG_DONTWAIT, 0, 0)
+		uintptr(unsafe.Pointer(&b.msgs[first])), uintptr(len(b.msgs)-first), unix.MSG_DONTWAIT, 0, 0)
 	return int(n), errno
 }
 
@@ -86,3 +86,6 @@ func (b *batch) sendmmsg(fd uintptr, first, end int) (int, syscall.Errno) {
 		uintptr(unsafe.Pointer(&b.msgs[first])), uintptr(end-first), unix.MSG_DONTWAIT, 0, 0)
 	return int(n), errno
 }
+
+// yield lets others run on this CPU (sched_yield(2)).
+func yield() { _, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }

@@ -109,28 +109,47 @@ func (r *Receiver) Receive() ([]packet.IPv4, error) {
 	return r.packets, r.err
 }
 
+// recvmmsg takes what is there. Of a sender at full speed more is on the way, and
+// the larger a batch, the larger are the superpackets that come of it: after more
+// than one packet, it lets others run, and looks again, a few times.
 func (r *Receiver) recvmmsg(fd uintptr) bool {
-	for {
-		n, errno := r.batch.recvmmsg(fd)
+	for polls := maxPolls; ; polls-- {
+		errno := r.take(fd)
 		switch {
-		case errno == 0:
-			for i := range n {
-				r.packets = append(r.packets, r.slot(i)[:r.batch.len(i)])
-			}
-			return true
-		case errno == unix.EAGAIN:
+		case errno == unix.EAGAIN && len(r.packets) == 0:
 			return false
 		case fatal(errno):
 			r.err = os.NewSyscallError("recvmmsg", errno)
 			return true
-		}
-		// What remains is EINTR, no memory for the moment, or an ICMP error that
-		// waited on the socket (sk_err): the call took it away, so the next one
-		// gets on. An error costs its sender a packet on the wire, so this ends.
-		if r.onICMP != nil {
-			r.errors.drain(int(fd), r.onICMP)
+		case len(r.packets) == 1, len(r.packets) == BatchSize, polls == 0 && len(r.packets) > 0:
+			return true
+		case len(r.packets) > 1:
+			yield()
 		}
 	}
+}
+
+// maxPolls is how often Receive looks whether there is more. Measured: without, one
+// TCP stream had a quarter less throughput; with more, no more.
+const maxPolls = 4
+
+// take appends what is there.
+func (r *Receiver) take(fd uintptr) syscall.Errno {
+	have := len(r.packets)
+	n, errno := r.batch.recvmmsg(fd, have)
+	if errno == 0 {
+		for i := have; i < have+n; i++ {
+			r.packets = append(r.packets, r.slot(i)[:r.batch.len(i)])
+		}
+		return 0
+	}
+	// Other than EAGAIN and fatal, it is EINTR, no memory for the moment, or an ICMP
+	// error that waited on the socket (sk_err): the call took it away, so the next
+	// one gets on. An error costs its sender a packet on the wire, so this ends.
+	if errno != unix.EAGAIN && !fatal(errno) && r.onICMP != nil {
+		r.errors.drain(int(fd), r.onICMP)
+	}
+	return errno
 }
 
 // fatal reports whether repeating the call is pointless.

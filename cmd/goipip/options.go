@@ -40,7 +40,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.BoolVar(&c.NoPMTUDisc, "nopmtudisc", false, "set DF on outer packets only where the inner packet has it")
 	f.StringVar(&c.Device, "dev", "", "device that outer packets leave by")
 	f.Var(newEnum(&o.icmp, "linux", "rfc2003"), "icmp", "when to tell senders of ICMP errors: linux, with their next packet, or rfc2003, at once")
-	f.IntVar(&c.Queues, "queues", 1, "of the link, each with its own pair of threads")
+	f.IntVar(&c.Queues, "queues", engine.DefaultQueues(), "of the link, each with two loops; by default one for every two cores, at most 4")
 	f.Var(newEnum(&o.offload, "auto", "off"), "offload", "what the kernel's side of the link leaves to goipip, auto or off")
 	f.Var(newEnum(&o.tx, "auto", "raw", "packet"), "tx", "how packets leave: by raw or by packet socket, or auto: the faster one where that changes nothing")
 	f.Var(newEnum(&o.logLevel, "info", "debug", "warn", "error"), "log-level", "debug, info, warn or error")

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"strings"
 
 	"goipip/encap"
@@ -39,6 +40,10 @@ type Config struct {
 	Queues    int  // 1 to tun.MaxQueues
 	NoOffload bool // leave nothing to the kernel on the other side of the TUN
 }
+
+// DefaultQueues is a queue for every two cores, because each has two loops. Four are
+// the most: the kernel copies each packet to the receiver of every queue.
+func DefaultQueues() int { return max(1, min(runtime.GOMAXPROCS(0)/2, 4)) }
 
 // Validate checks what can be checked without asking the kernel. The error says
 // which setting is wrong, in the words of the command line, and how to mend it.

@@ -4,8 +4,8 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
-	"goipip/internal/engine"
 
+	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
