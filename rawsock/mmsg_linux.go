@@ -73,16 +73,16 @@ func (b *batch) setName(name unsafe.Pointer, length uint32) {
 func (b *batch) len(i int) int { return int(b.msgs[i].len) }
 
 // recvmmsg fills messages from number first on and returns how many.
-func (b *batch) recvmmsg(fd uintptr, first int) (int, syscall.Errno) {
-	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd,
+func (b *batch) recvmmsg(fd, first int) (int, syscall.Errno) {
+	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd),
 		uintptr(unsafe.Pointer(&b.msgs[first])), uintptr(len(b.msgs)-first), unix.MSG_DONTWAIT, 0, 0)
 	return int(n), errno
 }
 
 // sendmmsg sends the messages from first to end−1 and returns how many the
 // kernel took before one that it did not. An error is about the first.
-func (b *batch) sendmmsg(fd uintptr, first, end int) (int, syscall.Errno) {
-	n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd,
+func (b *batch) sendmmsg(fd, first, end int) (int, syscall.Errno) {
+	n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd),
 		uintptr(unsafe.Pointer(&b.msgs[first])), uintptr(end-first), unix.MSG_DONTWAIT, 0, 0)
 	return int(n), errno
 }

@@ -1,12 +1,11 @@
 package rawsock
 
 import (
-	"errors"
 	"fmt"
-	"net"
 	"os"
 	"syscall"
 
+	"goipip/internal/descriptor"
 	"goipip/internal/packet"
 
 	"golang.org/x/sys/unix"
@@ -18,15 +17,12 @@ const slotSize = 1 << 16
 
 // Receiver receives a tunnel's packets. One goroutine at a time may Receive.
 type Receiver struct {
-	cfg  Config
-	conn *net.IPConn
-	raw  syscall.RawConn
+	cfg Config
+	fd  *descriptor.FD
 
 	buf     []byte
 	batch   batch
 	packets []packet.IPv4
-	err     error
-	receive func(fd uintptr) bool // r.recvmmsg, bound once: binding allocates
 
 	connected bool
 	errors    errorQueue
@@ -40,25 +36,24 @@ func NewReceiver(cfg Config) (*Receiver, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer conn.Close()
+	fd, err := descriptor.Dup(conn)
+	if err != nil {
+		return nil, err
+	}
+	if err := fd.Control(func(fd int) error { return setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF) }); err != nil {
+		fd.Close()
+		return nil, fmt.Errorf("set up receiving socket: %w", err)
+	}
 	r := &Receiver{
 		cfg:     cfg,
-		conn:    conn,
+		fd:      fd,
 		buf:     make([]byte, BatchSize*slotSize),
 		batch:   newBatch(BatchSize, 1),
 		packets: make([]packet.IPv4, 0, BatchSize),
 	}
-	r.receive = r.recvmmsg
 	for i := range BatchSize {
 		r.batch.set(i, 0, r.slot(i))
-	}
-	if r.raw, err = conn.SyscallConn(); err == nil {
-		err = control(r.raw, func(fd int) error {
-			return setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF)
-		})
-	}
-	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("set up receiving socket: %w", err)
 	}
 	return r, nil
 }
@@ -68,7 +63,7 @@ func (r *Receiver) slot(i int) []byte { return r.buf[i*slotSize : (i+1)*slotSize
 // Connect leaves to this socket only the packets from cfg.Remote. The kernel
 // refuses while it has no route there, or no such local address.
 func (r *Receiver) Connect() error {
-	return control(r.raw, func(fd int) error {
+	return r.fd.Control(func(fd int) error {
 		if err := unix.Connect(fd, sockaddr(r.cfg.Remote)); err != nil {
 			return os.NewSyscallError("connect", err)
 		}
@@ -82,7 +77,7 @@ func (r *Receiver) Connect() error {
 // several receivers, one is enough.
 func (r *Receiver) HandleICMP(handle func(ICMPError)) error {
 	r.onICMP = handle
-	return control(r.raw, r.enableErrors)
+	return r.fd.Control(r.enableErrors)
 }
 
 // enableErrors asks for ICMP errors when somebody handles them. A socket that is
@@ -102,39 +97,38 @@ func (r *Receiver) enableErrors(fd int) error {
 //
 // ICMP errors do not end it: they go to the function given to HandleICMP.
 func (r *Receiver) Receive() ([]packet.IPv4, error) {
-	r.packets, r.err = r.packets[:0], nil
-	if r.raw.Read(r.receive) != nil {
-		return nil, os.ErrClosed // the only reason: no deadline is ever set
+	fd, ok := r.fd.Acquire()
+	if !ok {
+		return nil, os.ErrClosed
 	}
-	return r.packets, r.err
-}
-
-// recvmmsg takes what is there. Of a sender at full speed more is on the way, and
-// the larger a batch, the larger are the superpackets that come of it: after more
-// than one packet, it lets others run, and looks again, a few times.
-func (r *Receiver) recvmmsg(fd uintptr) bool {
+	defer r.fd.Release()
+	r.packets = r.packets[:0]
 	for polls := maxPolls; ; polls-- {
 		errno := r.take(fd)
 		switch {
 		case errno == unix.EAGAIN && len(r.packets) == 0:
-			return false
+			if !r.fd.Wait(descriptor.In) {
+				return nil, os.ErrClosed
+			}
+			polls = maxPolls
 		case fatal(errno):
-			r.err = os.NewSyscallError("recvmmsg", errno)
-			return true
-		case len(r.packets) == 1, len(r.packets) == BatchSize, polls == 0 && len(r.packets) > 0:
-			return true
+			return nil, os.NewSyscallError("recvmmsg", errno)
+		case len(r.packets) == 1, len(r.packets) == BatchSize, polls <= 0 && len(r.packets) > 0:
+			return r.packets, nil
 		case len(r.packets) > 1:
 			yield()
 		}
 	}
 }
 
-// maxPolls is how often Receive looks whether there is more. Measured: without, one
-// TCP stream had a quarter less throughput; with more, no more.
+// maxPolls is how often Receive looks once more, after it let others run, when more
+// than one packet was there: of a sender at full speed more is on the way, and the
+// larger a batch, the larger are the superpackets that come of it. A packet alone
+// does not wait for company.
 const maxPolls = 4
 
 // take appends what is there.
-func (r *Receiver) take(fd uintptr) syscall.Errno {
+func (r *Receiver) take(fd int) syscall.Errno {
 	have := len(r.packets)
 	n, errno := r.batch.recvmmsg(fd, have)
 	if errno == 0 {
@@ -147,7 +141,7 @@ func (r *Receiver) take(fd uintptr) syscall.Errno {
 	// error that waited on the socket (sk_err): the call took it away, so the next
 	// one gets on. An error costs its sender a packet on the wire, so this ends.
 	if errno != unix.EAGAIN && !fatal(errno) && r.onICMP != nil {
-		r.errors.drain(int(fd), r.onICMP)
+		r.errors.drain(fd, r.onICMP)
 	}
 	return errno
 }
@@ -163,7 +157,7 @@ func fatal(errno syscall.Errno) bool {
 
 // Close closes the socket and ends a Receive that waits.
 func (r *Receiver) Close() error {
-	if err := r.conn.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+	if err := r.fd.Close(); err != nil {
 		return fmt.Errorf("close receiving socket: %w", err)
 	}
 	return nil

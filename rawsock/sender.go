@@ -5,6 +5,8 @@ import (
 	"os"
 	"sync/atomic"
 
+	"goipip/internal/descriptor"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -12,17 +14,15 @@ import (
 // it.
 type Sender struct {
 	remote *unix.SockaddrInet4
-	raw    *outlet
-	packet *outlet // nil without hops
+	raw    *descriptor.FD
+	packet *descriptor.FD // nil without hops
 	hop    atomic.Pointer[Hop]
 
 	batch   batch
-	out     *outlet // where the batch goes
-	to      *Hop    // that the batch is addressed to; nil for the remote host
-	n, next int     // messages added, and those of them that the kernel has seen
-	closed  bool    // out was closed while it was full
+	out     *descriptor.FD // where the batch goes
+	to      *Hop           // that the batch is addressed to; nil for the remote host
+	n       int            // messages added
 	refused func(i int, why Refusal)
-	send    func(fd uintptr) bool // s.sendmmsg, bound once: binding allocates
 }
 
 // Hop is the next hop on the way to the remote host: a neighbour on an Ethernet.
@@ -46,7 +46,6 @@ func NewSender(cfg Config, refused func(i int, why Refusal)) (*Sender, error) {
 		out:     raw,
 		refused: refused,
 	}
-	s.send = s.sendmmsg
 	s.batch.toHost(s.remote)
 	return s, nil
 }
@@ -84,13 +83,30 @@ func (s *Sender) Flush() error {
 	if hop := s.hop.Load(); hop != s.to {
 		s.address(hop)
 	}
-	s.next = 0
-	err := s.out.write(s.send)
+	n := s.n
 	s.n = 0
-	if s.closed {
+	fd, ok := s.out.Acquire()
+	if !ok {
 		return os.ErrClosed
 	}
-	return err
+	defer s.out.Release()
+	for next := 0; next < n; {
+		sent, errno := s.batch.sendmmsg(fd, next, n)
+		switch errno {
+		case 0:
+			next += sent
+		case unix.EINTR:
+		case unix.EAGAIN:
+			forgetErrors(fd)
+			if !s.out.Wait(descriptor.Out) {
+				return os.ErrClosed
+			}
+		default: // about the first message; those before it were sent
+			s.refused(next, refusalOf(errno))
+			next++
+		}
+	}
+	return nil
 }
 
 // address turns to another hop, or with nil to the remote host.
@@ -105,31 +121,11 @@ func (s *Sender) address(hop *Hop) {
 	s.batch.toHop(*hop)
 }
 
-func (s *Sender) sendmmsg(fd uintptr) bool {
-	for s.next < s.n {
-		n, errno := s.batch.sendmmsg(fd, s.next, s.n)
-		switch errno {
-		case 0:
-			s.next += n
-		case unix.EINTR:
-		case unix.EAGAIN:
-			if !s.out.wait() {
-				s.closed = true
-				return true
-			}
-		default: // about the first message; those before it were sent
-			s.refused(s.next, refusalOf(errno))
-			s.next++
-		}
-	}
-	return true
-}
-
 // Close closes the sockets and ends a Flush that waits.
 func (s *Sender) Close() error {
-	err := s.raw.close()
+	err := s.raw.Close()
 	if s.packet != nil {
-		err = errors.Join(err, s.packet.close())
+		err = errors.Join(err, s.packet.Close())
 	}
 	return err
 }

@@ -2,11 +2,14 @@ package rawsock
 
 import (
 	"fmt"
+	"net"
+	"os"
 
 	"goipip/internal/packet"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/net/ipv4"
+	"golang.org/x/sys/unix"
 )
 
 // SetShare leaves to this receiver the share'th of n parts of the traffic, so
@@ -15,12 +18,28 @@ import (
 func (r *Receiver) SetShare(share, n int) error {
 	program, err := bpf.Assemble(shareFilter(uint32(share), uint32(n)))
 	if err == nil {
-		err = ipv4.NewPacketConn(r.conn).SetBPF(program)
+		err = r.fd.Control(func(fd int) error { return setBPF(fd, program) })
 	}
 	if err != nil {
 		return fmt.Errorf("set filter of receiving socket: %w", err)
 	}
 	return nil
+}
+
+// setBPF lends the socket to x/net/ipv4.
+func setBPF(fd int, program []bpf.RawInstruction) error {
+	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
+	}
+	file := os.NewFile(uintptr(dup), "receiving socket")
+	defer file.Close()
+	conn, err := net.FilePacketConn(file)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return ipv4.NewPacketConn(conn).SetBPF(program)
 }
 
 // Offsets in an IPv4 header for the filter, in bytes.

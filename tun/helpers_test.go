@@ -178,7 +178,7 @@ func waitParked(t *testing.T, method string, n int) {
 	labtest.WaitFor(t, method+" to wait", func() bool {
 		parked := 0
 		for stack := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
-			if strings.Contains(stack, "[IO wait") && strings.Contains(stack, "tun."+method) {
+			if strings.Contains(stack, "unix.Poll(") && strings.Contains(stack, "tun."+method) {
 				parked++
 			}
 		}

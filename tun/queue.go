@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 
+	"goipip/internal/descriptor"
 	"goipip/internal/packet"
 
 	"golang.org/x/sys/unix"
@@ -30,53 +31,58 @@ type Packet struct {
 // may Write.
 type Queue struct {
 	*Writer
-	file *os.File
+	fd *descriptor.FD
 
 	buf     []byte
 	packets []Packet
-	err     error
-	read    func(fd uintptr) bool // q.readBatch, bound once: binding allocates
 }
 
-// newQueue takes a descriptor that does not block, and whose packets carry a
-// virtio-net header or not. The queue owns file only when there is no error.
+// newQueue makes a queue of a duplicate of file, whose packets carry a virtio-net
+// header or not.
 func newQueue(file *os.File, vnet bool) (*Queue, error) {
-	raw, err := file.SyscallConn()
+	fd, err := descriptor.Dup(file)
 	if err != nil {
 		return nil, err
 	}
-	q := &Queue{
-		Writer:  newWriter(raw, vnet),
-		file:    file,
+	return &Queue{
+		Writer:  newWriter(fd, vnet),
+		fd:      fd,
 		buf:     make([]byte, bufSize),
 		packets: make([]Packet, 0, BatchSize),
-	}
-	q.read = q.readBatch
-	return q, nil
+	}, nil
 }
 
 // NewWriter returns a writer of this queue for one more goroutine.
-func (q *Queue) NewWriter() *Writer { return newWriter(q.raw, q.vnet) }
+func (q *Queue) NewWriter() *Writer { return newWriter(q.fd, q.vnet) }
 
 // Read waits until there is a packet and returns it with all others that are
 // there already, at most BatchSize. They are valid until the next Read, and may
 // be changed until then. It returns ErrDeleted when the link is gone, and
 // os.ErrClosed after the device was closed.
 func (q *Queue) Read() ([]Packet, error) {
-	q.packets, q.err = q.packets[:0], nil
-	if q.raw.Read(q.read) != nil {
-		return nil, q.goneError()
+	fd, ok := q.fd.Acquire()
+	if !ok {
+		return nil, os.ErrClosed
 	}
-	return q.packets, q.err
+	defer q.fd.Release()
+	for {
+		err := q.readBatch(fd)
+		if err != unix.EAGAIN {
+			return q.packets, err
+		}
+		if !q.fd.Wait(descriptor.In) {
+			return nil, os.ErrClosed
+		}
+	}
 }
 
 // readBatch reads until nothing is left, the batch is full, or there might be no
-// room for another packet. It reports false to be called again when there is
-// something to read.
-func (q *Queue) readBatch(fd uintptr) bool {
+// room for another packet. It returns unix.EAGAIN when there is nothing.
+func (q *Queue) readBatch(fd int) error {
+	q.packets = q.packets[:0]
 	room := q.buf
 	for len(q.packets) < BatchSize && len(room) >= readSize {
-		n, err := unix.Read(int(fd), room)
+		n, err := unix.Read(fd, room)
 		switch err {
 		case nil:
 			if p, ok := q.parse(room[:n:n]); ok {
@@ -85,13 +91,15 @@ func (q *Queue) readBatch(fd uintptr) bool {
 			}
 		case unix.EINTR:
 		case unix.EAGAIN:
-			return len(q.packets) > 0
+			if len(q.packets) > 0 {
+				return nil
+			}
+			return err
 		default:
-			q.err = readError(err)
-			return true
+			return readError(err)
 		}
 	}
-	return true
+	return nil
 }
 
 func (q *Queue) parse(b []byte) (p Packet, ok bool) {

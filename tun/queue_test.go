@@ -26,6 +26,8 @@ func newQueue(t testing.TB, vnet bool) (*tun.Queue, *os.File, int) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { q.Close() })
+	endAfter(t, func() { q.Close() })
 	if q.VNet() != vnet {
 		t.Fatalf("VNet() = %v, want %v", q.VNet(), vnet)
 	}
@@ -214,10 +216,10 @@ func TestQueue_ReadWaits(t *testing.T) {
 }
 
 func TestQueue_ClosedWhileReading(t *testing.T) {
-	q, file, _ := newQueue(t, true)
+	q, _, _ := newQueue(t, true)
 	r := startReading(q)
 	waitParked(t, "(*Queue).Read", 1)
-	if err := file.Close(); err != nil {
+	if err := q.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.end(t); !errors.Is(err, os.ErrClosed) {

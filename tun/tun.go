@@ -181,28 +181,21 @@ func openQueue(name string) (*Queue, error) {
 		return nil, fmt.Errorf("attach queue: %w", err)
 	}
 	file := w.ReadWriteCloser.(*os.File) // what water opens on Linux
-	flags, err := prepare(file)
+	defer file.Close()                   // the queue has a duplicate
+	flags, err := flagsOf(file)
 	if err != nil {
-		file.Close()
 		return nil, err
 	}
-	q, err := newQueue(file, flags&unix.IFF_VNET_HDR != 0)
-	if err != nil {
-		file.Close()
-		return nil, err
-	}
-	return q, nil
+	return newQueue(file, flags&unix.IFF_VNET_HDR != 0)
 }
 
-// prepare does what water leaves out: the descriptor is not inherited by child
-// processes, and its real flags are known (TUNGETIFF, IFF_*).
-func prepare(file *os.File) (flags uint16, err error) {
+// flagsOf returns the flags that the kernel gave a queue (TUNGETIFF, IFF_*).
+func flagsOf(file *os.File) (flags uint16, err error) {
 	raw, err := file.SyscallConn()
 	if err != nil {
 		return 0, err
 	}
 	ctlErr := raw.Control(func(fd uintptr) {
-		unix.CloseOnExec(int(fd))
 		ifr, _ := unix.NewIfreq("")
 		if err = unix.IoctlIfreq(int(fd), unix.TUNGETIFF, ifr); err != nil {
 			err = os.NewSyscallError("TUNGETIFF", err)
@@ -231,7 +224,7 @@ func (d *Device) Queues() []*Queue { return d.queues }
 func (d *Device) Close() error {
 	var errs []error
 	for _, q := range d.queues {
-		errs = append(errs, q.file.Close())
+		errs = append(errs, q.fd.Close())
 	}
 	return errors.Join(errs...)
 }

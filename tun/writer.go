@@ -3,8 +3,8 @@ package tun
 import (
 	"errors"
 	"os"
-	"syscall"
 
+	"goipip/internal/descriptor"
 	"goipip/internal/packet"
 
 	"golang.org/x/sys/unix"
@@ -19,18 +19,14 @@ var (
 // Writer writes to a queue. A queue may have several, each for one goroutine at a
 // time: the kernel takes every packet whole.
 type Writer struct {
-	raw   syscall.RawConn
-	vnet  bool
-	hdr   [packet.VNetHdrLen]byte
-	iovs  []unix.Iovec
-	err   error
-	write func(fd uintptr) bool // w.writev, bound once: binding allocates
+	fd   *descriptor.FD
+	vnet bool
+	hdr  [packet.VNetHdrLen]byte
+	iovs []unix.Iovec
 }
 
-func newWriter(raw syscall.RawConn, vnet bool) *Writer {
-	w := &Writer{raw: raw, vnet: vnet, iovs: make([]unix.Iovec, 0, BatchSize)}
-	w.write = w.writev
-	return w
+func newWriter(fd *descriptor.FD, vnet bool) *Writer {
+	return &Writer{fd: fd, vnet: vnet, iovs: make([]unix.Iovec, 0, BatchSize)}
 }
 
 // VNet reports whether packets carry a virtio-net header.
@@ -42,7 +38,7 @@ func (w *Writer) VNet() bool { return w.vnet }
 // ErrDown and ErrRefused lose just this packet; ErrDeleted and os.ErrClosed are
 // as for Read.
 func (w *Writer) Write(hdr packet.VNetHdr, parts [][]byte) error {
-	w.iovs, w.err = w.iovs[:0], nil
+	w.iovs = w.iovs[:0]
 	if w.vnet {
 		hdr.Encode(w.hdr[:])
 		w.iovs = appendIovec(w.iovs, w.hdr[:])
@@ -50,39 +46,26 @@ func (w *Writer) Write(hdr packet.VNetHdr, parts [][]byte) error {
 	for _, part := range parts {
 		w.iovs = appendIovec(w.iovs, part)
 	}
-	if w.raw.Write(w.write) != nil {
-		return w.goneError()
+	fd, ok := w.fd.Acquire()
+	if !ok {
+		return os.ErrClosed
 	}
-	return w.err
-}
-
-func (w *Writer) writev(fd uintptr) bool {
+	defer w.fd.Release()
 	for {
 		switch errno := writev(fd, w.iovs); errno {
 		case 0:
-			return true
+			return nil
 		case unix.EINTR:
-			continue
 		case unix.EAGAIN:
-			return false
+			if !w.fd.Wait(descriptor.Out) {
+				return os.ErrClosed
+			}
 		case unix.EIO: // tun_get_user on a link that is not up
-			w.err = ErrDown
+			return ErrDown
 		case unix.EBADFD:
-			w.err = ErrDeleted
+			return ErrDeleted
 		default: // EINVAL for a header that does not fit the packet, ENOMEM
-			w.err = ErrRefused
+			return ErrRefused
 		}
-		return true
 	}
-}
-
-// goneError tells the two reasons apart for which there is no waiting for the
-// descriptor: it was closed, or the link is gone. The poller does not wait for a
-// descriptor that is in error and nothing else (tun_chr_poll in
-// drivers/net/tun.c).
-func (w *Writer) goneError() error {
-	if w.raw.Control(func(uintptr) {}) != nil {
-		return os.ErrClosed
-	}
-	return ErrDeleted
 }

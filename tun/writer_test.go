@@ -129,7 +129,7 @@ func TestQueue_ClosedWhileWriting(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- q.Write(packet.VNetHdr{}, [][]byte{[]byte("late")}) }()
 	waitParked(t, "(*Writer).Write", 1)
-	if err := file.Close(); err != nil {
+	if err := q.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := within(t, "Write", done); !errors.Is(err, os.ErrClosed) {

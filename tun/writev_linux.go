@@ -16,8 +16,8 @@ func appendIovec(iovs []unix.Iovec, b []byte) []unix.Iovec {
 
 // writev is writev(2) on iovecs that are already there; unix.Writev makes new
 // ones for each call. A TUN takes all or nothing.
-func writev(fd uintptr, iovs []unix.Iovec) syscall.Errno {
+func writev(fd int, iovs []unix.Iovec) syscall.Errno {
 	_, _, errno := unix.Syscall(unix.SYS_WRITEV,
-		fd, uintptr(unsafe.Pointer(unsafe.SliceData(iovs))), uintptr(len(iovs)))
+		uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(iovs))), uintptr(len(iovs)))
 	return errno
 }

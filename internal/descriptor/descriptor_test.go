@@ -1,0 +1,171 @@
+package descriptor_test
+
+import (
+	"errors"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"goipip/internal/descriptor"
+	"goipip/internal/netlab/labtest"
+)
+
+func TestMain(m *testing.M) { labtest.Main(m) }
+
+// newPair returns an FD of one end of a pair of sockets, and the other end.
+func newPair(t *testing.T) (f *descriptor.FD, peer int) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err = descriptor.New(fds[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		f.Close()
+		unix.Close(fds[1])
+	})
+	return f, fds[1]
+}
+
+// read reads one message, as long as that takes.
+func read(f *descriptor.FD) (string, error) {
+	fd, ok := f.Acquire()
+	if !ok {
+		return "", os.ErrClosed
+	}
+	defer f.Release()
+	buf := make([]byte, 16)
+	for {
+		n, err := unix.Read(fd, buf)
+		if err != unix.EAGAIN {
+			return string(buf[:max(n, 0)]), err
+		}
+		if !f.Wait(descriptor.In) {
+			return "", os.ErrClosed
+		}
+	}
+}
+
+// waiting waits until n goroutines wait for a descriptor.
+func waiting(t *testing.T, n int) {
+	t.Helper()
+	stacks := make([]byte, 1<<20)
+	labtest.WaitFor(t, "goroutines to wait", func() bool {
+		all := string(stacks[:runtime.Stack(stacks, true)])
+		return strings.Count(all, "descriptor.(*FD).Wait(") == n
+	})
+}
+
+func TestWait(t *testing.T) {
+	f, peer := newPair(t)
+	for _, want := range []string{"one", "two"} {
+		got := make(chan string)
+		go func() {
+			s, err := read(f)
+			if err != nil {
+				t.Error(err)
+			}
+			got <- s
+		}()
+		waiting(t, 1)
+		if _, err := unix.Write(peer, []byte(want)); err != nil {
+			t.Fatal(err)
+		}
+		if s := <-got; s != want {
+			t.Errorf("read %q, want %q", s, want)
+		}
+	}
+}
+
+// Close ends all who wait, and those who come later get no descriptor: its number
+// may be another's by then.
+func TestClose(t *testing.T) {
+	f, _ := newPair(t)
+	const readers = 3
+	var wg sync.WaitGroup
+	for range readers {
+		wg.Go(func() {
+			if _, err := read(f); !errors.Is(err, os.ErrClosed) {
+				t.Errorf("read: %v, want %v", err, os.ErrClosed)
+			}
+		})
+	}
+	waiting(t, readers)
+	for range 2 {
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wg.Wait()
+	if fd, ok := f.Acquire(); ok {
+		t.Errorf("Acquire = %d after Close", fd)
+	}
+	if err := f.Control(func(int) error { return nil }); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Control: %v, want %v", err, os.ErrClosed)
+	}
+}
+
+// The duplicate lives on, without the file that the poller watches, and does not
+// block.
+func TestDup(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	f, err := descriptor.Dup(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Control(func(fd int) error {
+		_, err := unix.Read(fd, make([]byte, 1))
+		return err
+	}); err != unix.EAGAIN {
+		t.Errorf("read of an empty pipe: %v, want %v", err, unix.EAGAIN)
+	}
+	if _, err := descriptor.Dup(r); err == nil {
+		t.Error("a closed file was duplicated")
+	}
+	if _, err := w.WriteString("late"); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := read(f); s != "late" || err != nil {
+		t.Errorf("read %q, %v", s, err)
+	}
+}
+
+func TestWait_Allocs(t *testing.T) {
+	f, peer := newPair(t)
+	one := []byte{1}
+	buf := make([]byte, 1)
+	failed := 0
+	if allocs := testing.AllocsPerRun(100, func() {
+		if _, err := unix.Write(peer, one); err != nil {
+			failed++
+		}
+		fd, ok := f.Acquire()
+		if !ok || !f.Wait(descriptor.In) {
+			failed++
+		}
+		if n, err := unix.Read(fd, buf); n != 1 || err != nil {
+			failed++
+		}
+		f.Release()
+	}); allocs != 0 {
+		t.Errorf("%v allocations a run, want 0", allocs)
+	}
+	if failed > 0 {
+		t.Errorf("%d failures", failed)
+	}
+}
