@@ -36,9 +36,10 @@ type network struct {
 // pass between its inner addresses.
 func connect(tb testing.TB, p peer) *network {
 	tb.Helper()
+	labtest.Need(tb, p.needs...)
 	n := newNetwork(tb)
-	for _, end := range [][2]*site{{n.a, n.b}, {n.b, n.a}} {
-		if process := p.start(tb, end[0], end[1]); process != nil {
+	for i, sites := range [][2]*site{{n.a, n.b}, {n.b, n.a}} {
+		if process := p.ends[i](tb, sites[0], sites[1]); process != nil {
 			n.processes = append(n.processes, process)
 		}
 	}
