@@ -36,7 +36,7 @@ type network struct {
 // pass between its inner addresses.
 func connect(tb testing.TB, p peer) *network {
 	tb.Helper()
-	labtest.Need(tb, p.needs...)
+	labtest.Need(tb, p.allNeeds()...)
 	n := newNetwork(tb)
 	for i, sites := range [][2]*site{{n.a, n.b}, {n.b, n.a}} {
 		if process := p.ends[i](tb, sites[0], sites[1]); process != nil {
@@ -54,7 +54,6 @@ func connect(tb testing.TB, p peer) *network {
 // newNetwork lays the cable.
 func newNetwork(tb testing.TB) *network {
 	tb.Helper()
-	labtest.Need(tb, "root", "tun")
 	lab := labtest.New(tb)
 	hostA, errA := lab.Host("a")
 	hostB, errB := lab.Host("b")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -16,9 +17,11 @@ import (
 // peer is a way for packets between the inner addresses of two hosts.
 type peer struct {
 	name  string
-	needs []string // beyond root and TUN, see [labtest.Need]
+	needs []string // beyond those of every network, see [labtest.Need]
 	ends  [2]end   // where the loads send from, and where they send to
 }
+
+func (p peer) allNeeds() []string { return slices.Concat([]string{"root", "tun"}, p.needs) }
 
 // end makes near's end of a peer. It returns the process that is this end, whose
 // CPU time counts, or nil where the kernel is.
