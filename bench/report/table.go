@@ -4,9 +4,7 @@ import (
 	"bytes"
 	_ "embed"
 	"fmt"
-	"maps"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 	"text/template"
@@ -81,9 +79,13 @@ func (r *rounds) table() ([]byte, error) {
 
 // missing names the peers that could not run.
 func (r *rounds) missing() []string {
+	ran := map[string]bool{}
+	for c := range r.values {
+		ran[c.peer] = true
+	}
 	var names []string
 	for _, p := range peers {
-		if !slices.ContainsFunc(slices.Collect(maps.Keys(r.values)), func(c cell) bool { return c.peer == p.key }) {
+		if !ran[p.key] {
 			names = append(names, p.Name)
 		}
 	}

@@ -1,6 +1,7 @@
 package labtest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -58,7 +59,7 @@ var buildGoipip = sync.OnceValues(func() (string, error) {
 		args = append(args, "-race")
 	}
 	if out, err := exec.Command("go", append(args, "goipip/cmd/goipip")...).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build goipip: %w: %s", err, out)
+		return "", fmt.Errorf("build goipip: %w: %s", err, bytes.TrimSpace(out))
 	}
 	return path, nil
 })
@@ -87,7 +88,7 @@ var buildWireguard = sync.OnceValues(func() (string, error) {
 	cmd := exec.Command("go", "install", "-ldflags", "-X golang.zx2c4.com/wireguard/ipc.socketDirectory="+binDir, wireguardModule)
 	cmd.Env = append(os.Environ(), "GOBIN="+binDir)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("install %s: %w: %s", wireguardModule, err, out)
+		return "", fmt.Errorf("install %s: %w: %s", wireguardModule, err, bytes.TrimSpace(out))
 	}
 	return filepath.Join(binDir, "wireguard"), nil
 })
