@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"testing"
 	"time"
@@ -114,6 +115,18 @@ func peakMemory(pid int) (int, error) {
 		return 0, fmt.Errorf("read the memory of process %d: %w", pid, err)
 	}
 	return kB << 10, nil
+}
+
+// BenchmarkQuiet tells how busy the machine is with other things, while nothing is
+// measured.
+func BenchmarkQuiet(b *testing.B) {
+	before := usageOf(b, nil)
+	for b.Loop() {
+		time.Sleep(100 * time.Millisecond)
+	}
+	used := usageOf(b, nil).since(before)
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(100*used.machine.Seconds()/b.Elapsed().Seconds()/float64(runtime.NumCPU()), "busy-%")
 }
 
 func TestUsage(t *testing.T) {

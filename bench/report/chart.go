@@ -43,13 +43,13 @@ const (
 	barHeight   = 16
 	labelWidth  = 88 // left of the bars
 	valueWidth  = 44 // right of the longest
-	footHeight  = 22 // below the panels
+	footHeight  = 40 // below the panels
 )
 
 // drawing is what the template draws.
 type drawing struct {
 	Width, Height, Foot float64
-	Machine             string
+	Machine, Busy       string
 	Rounds              int
 	Panels              []drawnPanel
 }
@@ -85,8 +85,9 @@ func (r *rounds) chart() ([]byte, error) {
 		Height:  float64(chartTop + lines*panelHeight + (lines-1)*panelGap + footHeight + margin),
 		Machine: r.machine(),
 		Rounds:  r.number,
+		Busy:    r.busy(),
 	}
-	d.Foot = d.Height - margin
+	d.Foot = d.Height - margin - 14 // of the first of two lines
 	for i, p := range panels {
 		drawn := r.draw(p)
 		drawn.X = margin + float64(i%columns)*(panelWidth+panelGap)

@@ -68,6 +68,7 @@ func (r *rounds) table() ([]byte, error) {
 		"Machine": r.machine(),
 		"Commit":  r.config["commit"],
 		"Rounds":  r.number,
+		"Busy":    r.busy(),
 		"Peers":   peers,
 		"Missing": strings.Join(r.missing(), ", "),
 		"Rows":    r.rows(),
@@ -76,6 +77,9 @@ func (r *rounds) table() ([]byte, error) {
 	})
 	return out.Bytes(), err
 }
+
+// busy returns what BenchmarkQuiet found, in percent.
+func (r *rounds) busy() string { return r.number3(cell{"Quiet", "", "busy-%"}, 1) }
 
 // missing names the peers that could not run.
 func (r *rounds) missing() []string {
@@ -118,6 +122,9 @@ func (r *rounds) rows() [][]string {
 func (r *rounds) microRows() [][]string {
 	var lines [][]string
 	for _, name := range r.micro {
+		if _, ok := r.median[cell{name, "", "ns/op"}]; !ok {
+			continue
+		}
 		line := []string{name}
 		for _, unit := range []string{"ns/op", "MB/s", "allocs/op"} {
 			line = append(line, r.number3(cell{name, "", unit}, 1))
