@@ -9,6 +9,10 @@ NEEDS := iproute2:ip iputils-ping:ping tcpdump:tcpdump socat:socat ethtool:ethto
 
 FUZZTIME ?= 5s
 
+# Fewer rounds are not enough for benchstat's confidence intervals.
+ROUNDS ?= 6
+RESULTS := bench/results
+
 .PHONY: all test interop readme needs check fuzz bench
 
 all: goipip
@@ -55,5 +59,14 @@ fuzz:
 		done; \
 	done
 
-bench:
-	go test -run '^$$' -bench . ./bench
+# Rounds, in each of which the peers take turns, so that what disturbs the machine
+# disturbs all of them.
+bench: needs
+	@mkdir -p $(RESULTS)
+	@{ echo "date: $$(date -u +%F)"; echo "kernel: $$(uname -sr)"; echo "cores: $$(nproc)"; \
+		echo "commit: $$(git rev-parse --short HEAD)"; } >$(RESULTS)/rounds.txt
+	@for round in $$(seq $(ROUNDS)); do \
+		echo "round $$round of $(ROUNDS)"; \
+		go test -run '^$$' -bench . ./bench >>$(RESULTS)/rounds.txt || { cat $(RESULTS)/rounds.txt; exit 1; }; \
+	done
+	go run ./bench/report $(RESULTS)

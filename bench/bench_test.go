@@ -39,8 +39,8 @@ func moveTwice(t *testing.T, l load, n *network) {
 			t.Fatal(err)
 		}
 		switch {
-		case got.bytes == size, len(got.rtts) == size: // a stream; round trips
-		case got.sent == size && got.received > 0 && got.received <= size: // a flood
+		case got.bytes == size, len(got.rtts) == size: // streams; round trips
+		case len(got.rates) == 1 && len(got.floods) == 1 && got.floods[0] > 0: // a search
 		default:
 			t.Errorf("moved %+v, want %d", got, size)
 		}

@@ -13,7 +13,7 @@ import (
 
 // inProcess is goipip with both ends in this process, where -cpuprofile sees
 // them. What it reports is no comparison: the load shares its runtime.
-var inProcess = peer{"inprocess", startEngine}
+var inProcess = peer{"inprocess", nil, both(startEngine)}
 
 // BenchmarkEngine puts each load on goipip for a profile.
 func BenchmarkEngine(b *testing.B) {

@@ -36,9 +36,10 @@ type network struct {
 // pass between its inner addresses.
 func connect(tb testing.TB, p peer) *network {
 	tb.Helper()
+	labtest.Need(tb, p.allNeeds()...)
 	n := newNetwork(tb)
-	for _, end := range [][2]*site{{n.a, n.b}, {n.b, n.a}} {
-		if process := p.start(tb, end[0], end[1]); process != nil {
+	for i, sites := range [][2]*site{{n.a, n.b}, {n.b, n.a}} {
+		if process := p.ends[i](tb, sites[0], sites[1]); process != nil {
 			n.processes = append(n.processes, process)
 		}
 	}
@@ -53,7 +54,6 @@ func connect(tb testing.TB, p peer) *network {
 // newNetwork lays the cable.
 func newNetwork(tb testing.TB) *network {
 	tb.Helper()
-	labtest.Need(tb, "root", "tun")
 	lab := labtest.New(tb)
 	hostA, errA := lab.Host("a")
 	hostB, errB := lab.Host("b")

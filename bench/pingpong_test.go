@@ -2,14 +2,37 @@ package bench
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
+
+	"goipip/internal/netlab"
 )
+
+// pingInterval is so long that all that a packet wakes sleeps before the next.
+const pingInterval = 2 * time.Millisecond
+
+// ping is a load of ICMP echo requests with nothing else on the way, which the
+// kernel of the far host answers.
+func ping(_ testing.TB, from, to *site) move {
+	return func(n int, deadline time.Time) (tally, error) {
+		ctx, cancel := context.WithDeadline(context.Background(), deadline)
+		defer cancel()
+		r, err := from.host.Ping(ctx, to.inner, netlab.PingOptions{Count: n, Interval: pingInterval})
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = os.ErrDeadlineExceeded
+		} else if err == nil && r.Received < n {
+			err = fmt.Errorf("%d of %d requests were answered", r.Received, n)
+		}
+		return tally{rtts: r.RTTs}, err
+	}
+}
 
 // player sends one UDP datagram and waits for its return.
 type player struct {

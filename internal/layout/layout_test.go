@@ -32,6 +32,7 @@ var rooms = map[string][]string{
 	"internal/rules":          {},
 	"bench":                   {},
 	"bench/naive":             {},
+	"bench/report":            {},
 }
 
 // homes says which packages may import what only a few need. internal/netlab is
@@ -48,6 +49,7 @@ var homes = map[string][]string{
 	"github.com/spf13/pflag":         {"cmd/goipip"},
 	"github.com/gopacket/gopacket":   {"internal/netlab"},
 	"github.com/cilium/ebpf":         {"internal/netlab", "internal/netlab/labtest"},
+	"golang.org/x/perf/benchfmt":     {"bench/report"},
 	"testing":                        {"internal/netlab/labtest"},
 }
 

@@ -1,6 +1,7 @@
 package labtest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -10,10 +11,14 @@ import (
 	"testing"
 )
 
-// binDir holds what buildGoipip makes, until Main removes it.
+// binDir holds what is built, until Main removes it.
 var binDir string
 
-// Main is the TestMain of a package that calls [BuildGoipip]: it runs the tests and removes the binary after them.
+// errNoMain is what a build comes to where nobody would remove it.
+var errNoMain = errors.New("the test binary's TestMain does not call labtest.Main")
+
+// Main is the TestMain of a package that calls [BuildGoipip] or [BuildWireguard]: it runs the tests and removes the
+// binaries after them.
 //
 //	func TestMain(m *testing.M) { labtest.Main(m) }
 func Main(m *testing.M) {
@@ -27,7 +32,7 @@ func Main(m *testing.M) {
 
 func run(m *testing.M) (code int, err error) {
 	if binDir, err = os.MkdirTemp("", "goipip-test-"); err != nil {
-		return 0, fmt.Errorf("make a directory for the goipip binary: %w", err)
+		return 0, fmt.Errorf("make a directory for binaries: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(binDir)) }()
 	return m.Run(), nil
@@ -46,7 +51,7 @@ func BuildGoipip(tb testing.TB) string {
 
 var buildGoipip = sync.OnceValues(func() (string, error) {
 	if binDir == "" {
-		return "", errors.New("build goipip: the test binary's TestMain does not call labtest.Main")
+		return "", fmt.Errorf("build goipip: %w", errNoMain)
 	}
 	path := filepath.Join(binDir, "goipip")
 	args := []string{"build", "-o", path}
@@ -54,7 +59,36 @@ var buildGoipip = sync.OnceValues(func() (string, error) {
 		args = append(args, "-race")
 	}
 	if out, err := exec.Command("go", append(args, "goipip/cmd/goipip")...).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build goipip: %w: %s", err, out)
+		return "", fmt.Errorf("build goipip: %w: %s", err, bytes.TrimSpace(out))
 	}
 	return path, nil
+})
+
+// wireguardModule is wireguard-go, at a version so that results compare.
+const wireguardModule = "golang.zx2c4.com/wireguard@v0.0.0-20260522210424-ecfc5a8d5446"
+
+// BuildWireguard returns the path of a wireguard-go binary, which it installs once in a test process from its Go module.
+// It needs "wireguard-go", see [Need]. The control socket of a device NAME is NAME.sock, beside the binary. The package's
+// TestMain must be [Main].
+func BuildWireguard(tb testing.TB) string {
+	tb.Helper()
+	Need(tb, "wireguard-go")
+	path, err := buildWireguard()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return path
+}
+
+var buildWireguard = sync.OnceValues(func() (string, error) {
+	if binDir == "" {
+		return "", fmt.Errorf("install %s: %w", wireguardModule, errNoMain)
+	}
+	// The variable is one for the linker, see its comment in ipc/uapi_unix.go. Else sockets would go to /var/run.
+	cmd := exec.Command("go", "install", "-ldflags", "-X golang.zx2c4.com/wireguard/ipc.socketDirectory="+binDir, wireguardModule)
+	cmd.Env = append(os.Environ(), "GOBIN="+binDir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("install %s: %w: %s", wireguardModule, err, bytes.TrimSpace(out))
+	}
+	return filepath.Join(binDir, "wireguard"), nil
 })

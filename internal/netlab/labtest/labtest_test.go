@@ -57,6 +57,9 @@ func TestNeed(t *testing.T) {
 			t.Errorf("GOIPIP_REQUIRE=%q: %+v, want failure %t", required, v, fails)
 		}
 	}
+	if err := labtest.Missing("socat"); err == nil || !strings.Contains(err.Error(), "socat") {
+		t.Errorf("Missing: %v, want an error that names socat", err)
+	}
 	if v := need(); v.failed+v.skipped != "" {
 		t.Errorf("no need: %+v, want to go on", v)
 	}
@@ -104,5 +107,11 @@ func TestBuildGoipip(t *testing.T) {
 	}
 	if again, err := os.Stat(labtest.BuildGoipip(t)); err != nil || again.ModTime() != built.ModTime() {
 		t.Errorf("built twice: %v, %v, %v", built.ModTime(), again.ModTime(), err)
+	}
+}
+
+func TestBuildWireguard(t *testing.T) {
+	if _, err := os.Stat(labtest.BuildWireguard(t)); err != nil {
+		t.Fatal(err)
 	}
 }

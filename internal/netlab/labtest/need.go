@@ -23,21 +23,22 @@ const requireEnv = "GOIPIP_REQUIRE"
 
 // checks has for each need what tries it, once.
 var checks = map[string]func() error{
-	"root":    sync.OnceValue(checkRoot),
-	"tun":     sync.OnceValue(checkTUN),
-	"bpf":     sync.OnceValue(checkBPF),
-	"uml":     sync.OnceValue(checkUML),
-	"socat":   program("socat"),
-	"tcpdump": program("tcpdump"),
-	"ping":    program("ping"),
-	"ip":      program("ip"),
-	"ethtool": program("ethtool"),
+	"root":         sync.OnceValue(checkRoot),
+	"tun":          sync.OnceValue(checkTUN),
+	"bpf":          sync.OnceValue(checkBPF),
+	"uml":          sync.OnceValue(checkUML),
+	"socat":        program("socat"),
+	"tcpdump":      program("tcpdump"),
+	"ping":         program("ping"),
+	"ip":           program("ip"),
+	"ethtool":      program("ethtool"),
+	"wireguard-go": checkWireguard,
 }
 
 // Need skips the test, with the reason, where the machine lacks one of needs, and fails it instead where the environment
 // variable GOIPIP_REQUIRE names that need or is "all". The needs are "root" (may make network namespaces), "tun"
-// (/dev/net/tun opens), "uml" (User Mode Linux and its modules), "bpf" (may load a program), and the programs "socat",
-// "tcpdump", "ping", "ip" and "ethtool".
+// (/dev/net/tun opens), "uml" (User Mode Linux and its modules), "bpf" (may load a program), "wireguard-go" (its Go module
+// installs), and the programs "socat", "tcpdump", "ping", "ip" and "ethtool".
 func Need(tb testing.TB, needs ...string) {
 	tb.Helper()
 	for _, need := range needs {
@@ -54,6 +55,21 @@ func Need(tb testing.TB, needs ...string) {
 		}
 		tb.Skipf("needs %s: %v", need, err)
 	}
+}
+
+// Missing returns why [Need] would not let a test go on, or nil. It is for who has to name what is missing where nobody
+// sees a skip, as in a benchmark without -v.
+func Missing(needs ...string) error {
+	for _, need := range needs {
+		check, ok := checks[need]
+		if !ok {
+			return fmt.Errorf("unknown need %q", need)
+		}
+		if err := check(); err != nil {
+			return fmt.Errorf("needs %s: %w", need, err)
+		}
+	}
+	return nil
 }
 
 func required(need string) bool {
@@ -98,6 +114,11 @@ func checkBPF() error {
 		return fmt.Errorf("load a bpf program: %w", err)
 	}
 	return prog.Close()
+}
+
+func checkWireguard() error {
+	_, err := buildWireguard()
+	return err
 }
 
 func program(name string) func() error {
