@@ -70,7 +70,8 @@ func config(near, far *site) engine.Config {
 	}
 }
 
-// start opens and runs cfg on s until the test ends or stop.
+// start opens and runs cfg on s until the test ends or stop. A tunnel that runs to
+// the end of the test must have counted each packet (G5).
 func (s *site) start(t testing.TB, cfg engine.Config) {
 	t.Helper()
 	if err := cfg.Validate(); err != nil {
@@ -85,8 +86,18 @@ func (s *site) start(t testing.TB, cfg engine.Config) {
 	var ctx context.Context
 	ctx, s.cancel = context.WithCancel(context.Background())
 	s.ended = make(chan error, 1)
-	go func() { s.ended <- s.tunnel.Run(ctx) }()
-	t.Cleanup(s.cancel)
+	tunnel, ended := s.tunnel, s.ended
+	var over atomic.Bool
+	go func() {
+		defer over.Store(true)
+		ended <- tunnel.Run(ctx)
+	}()
+	t.Cleanup(func() {
+		defer s.cancel()
+		if ctx.Err() == nil && !over.Load() && !t.Failed() {
+			balance(t, s.host, tunnel)
+		}
+	})
 }
 
 // end waits for the end of Run and returns its error.

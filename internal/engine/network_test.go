@@ -114,22 +114,30 @@ func (n *network) balance(t testing.TB) {
 
 func (s *site) balance(t testing.TB) {
 	t.Helper()
+	balance(t, s.host, s.tunnel)
+}
+
+// balance does nothing about a link that is not on host any more.
+func balance(t testing.TB, host *netlab.Host, tunnel *engine.Tunnel) {
+	t.Helper()
 	var given, taken, counted uint64
 	var stats engine.Stats
 	balanced := func() bool {
-		link, err := s.host.Netlink().LinkByName("tun01")
-		must(t, err)
+		link, err := host.Netlink().LinkByName(tunnel.Name())
+		if err != nil {
+			return true
+		}
 		given, taken = link.Attrs().Statistics.TxPackets, link.Attrs().Statistics.RxPackets // with goipip's own errors
-		stats = s.tunnel.Stats()
+		stats = tunnel.Stats()
 		counted = total(stats.TX)
 		return given == counted
 	}
 	defer func() {
 		if t.Failed() {
-			t.Logf("%s: tun01 gave %d packets, %d are counted; it took %d; %+v", s.host.Name, given, counted, taken, stats)
+			t.Logf("%s: %s gave %d packets, %d are counted; it took %d; %+v", host.Name, tunnel.Name(), given, counted, taken, stats)
 		}
 	}()
-	labtest.WaitFor(t, "all packets of tun01 to be counted", balanced)
+	labtest.WaitFor(t, "all packets of "+tunnel.Name()+" to be counted", balanced)
 }
 
 // total is the number of packets that were counted.
