@@ -99,7 +99,7 @@ func TestR5_ChecksumOfEveryID(t *testing.T) {
 
 // What two tunnel ends do to the ECN field together: nothing, where the path
 // between them did nothing (T9 then R5).
-func TestT9R5_ECNSurvivesTheTunnel(t *testing.T) {
+func TestT9_R5_ECNSurvivesTheTunnel(t *testing.T) {
 	e, d := newEncapsulator(t, encap.Outer{}), newDecapsulator(t)
 	for _, ecn := range []uint8{notECT, ect0, ect1, ce} {
 		inner := ipv4{tos: ecn}.bytes()
