@@ -86,6 +86,3 @@ func (b *batch) sendmmsg(fd, first, end int) (int, syscall.Errno) {
 		uintptr(unsafe.Pointer(&b.msgs[first])), uintptr(end-first), unix.MSG_DONTWAIT, 0, 0)
 	return int(n), errno
 }
-
-// yield lets others run on this CPU (sched_yield(2)).
-func yield() { _, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }

@@ -103,29 +103,24 @@ func (r *Receiver) Receive() ([]packet.IPv4, error) {
 	}
 	defer r.fd.Release()
 	r.packets = r.packets[:0]
-	for polls := maxPolls; ; polls-- {
+	for polls := descriptor.Polls; ; polls-- {
 		errno := r.take(fd)
-		switch {
-		case errno == unix.EAGAIN && len(r.packets) == 0:
+		switch n := len(r.packets); {
+		case fatal(errno):
+			return nil, os.NewSyscallError("recvmmsg", errno)
+		case n == 1, n == BatchSize, n > 0 && polls <= 0:
+			// A packet alone does not wait for company.
+			return r.packets, nil
+		case polls > 0:
+			descriptor.Yield()
+		case errno == unix.EAGAIN:
 			if !r.fd.Wait(descriptor.In) {
 				return nil, os.ErrClosed
 			}
-			polls = maxPolls
-		case fatal(errno):
-			return nil, os.NewSyscallError("recvmmsg", errno)
-		case len(r.packets) == 1, len(r.packets) == BatchSize, polls <= 0 && len(r.packets) > 0:
-			return r.packets, nil
-		case len(r.packets) > 1:
-			yield()
+			polls = descriptor.Polls
 		}
 	}
 }
-
-// maxPolls is how often Receive looks once more, after it let others run, when more
-// than one packet was there: of a sender at full speed more is on the way, and the
-// larger a batch, the larger are the superpackets that come of it. A packet alone
-// does not wait for company.
-const maxPolls = 4
 
 // take appends what is there.
 func (r *Receiver) take(fd int) syscall.Errno {

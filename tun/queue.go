@@ -65,14 +65,19 @@ func (q *Queue) Read() ([]Packet, error) {
 		return nil, os.ErrClosed
 	}
 	defer q.fd.Release()
-	for {
+	for polls := descriptor.Polls; ; polls-- {
 		err := q.readBatch(fd)
 		if err != unix.EAGAIN {
 			return q.packets, err
 		}
+		if polls > 0 {
+			descriptor.Yield()
+			continue
+		}
 		if !q.fd.Wait(descriptor.In) {
 			return nil, os.ErrClosed
 		}
+		polls = descriptor.Polls
 	}
 }
 
