@@ -5,7 +5,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # Packages, and the program that shows that they are there.
 NEEDS := iproute2:ip iputils-ping:ping tcpdump:tcpdump socat:socat ethtool:ethtool \
-	user-mode-linux:linux.uml util-linux:setpriv gcc,libc6-dev:gcc
+	nftables:nft user-mode-linux:linux.uml util-linux:setpriv gcc,libc6-dev:gcc
 
 FUZZTIME ?= 5s
 

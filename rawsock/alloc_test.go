@@ -1,6 +1,7 @@
 package rawsock_test
 
 import (
+	"errors"
 	"testing"
 
 	"goipip/internal/packet"
@@ -11,20 +12,31 @@ import (
 // receives it, and says whether all of it arrived: a function that does nothing
 // allocates nothing either.
 func TestAllocs(t *testing.T) {
-	left, _ := newPair(t)
+	for _, path := range paths(t) {
+		t.Run(path.name, func(t *testing.T) {
+			checkAllocs(t, path, nil)
+		})
+		if path.name == "veth" {
+			t.Run("hop", func(t *testing.T) { checkAllocs(t, path, hopTo(t, path.from, path.to, "eth0")) })
+		}
+	}
+}
+
+func checkAllocs(t *testing.T, path path, hop *rawsock.Hop) {
 	refused := 0
 	var s *rawsock.Sender
-	must(t, left.Do(func() (err error) {
-		s, err = rawsock.NewSender(loopback, func(int, rawsock.Refusal) { refused++ })
-		return err
+	must(t, path.from.Do(func() (err error) {
+		s, err = rawsock.NewSender(path.cfg, func(int, rawsock.Refusal) { refused++ })
+		return errors.Join(err, s.EnableHops())
 	}))
 	defer s.Close()
-	r := newConnected(t, left, reverse(loopback))
+	s.SetHop(hop)
+	r := newConnected(t, path.to, reverse(path.cfg))
 
 	var headers [rawsock.BatchSize]packet.IPv4
 	payload := make([]byte, 1400)
 	for i := range headers {
-		headers[i] = outer(loopback, len(payload))
+		headers[i] = outer(path.cfg, len(payload))
 	}
 	tooBig := make([]byte, packet.IPv4MaxLen)
 	sent, received := uint16(0), uint16(0) // the numbers of packets
@@ -32,6 +44,7 @@ func TestAllocs(t *testing.T) {
 		for _, h := range headers[:n] {
 			sent++
 			h.SetID(sent)
+			h.UpdateChecksum() // which a raw socket would do
 			s.Add(h, payload)
 		}
 		for range refusals {

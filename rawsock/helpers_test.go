@@ -32,7 +32,12 @@ var (
 // a device eth0.
 func newPair(t *testing.T) (left, right *netlab.Host) {
 	t.Helper()
-	lab := labtest.New(t)
+	return newPairIn(t, labtest.New(t))
+}
+
+// newPairIn makes them in a lab that is to have more.
+func newPairIn(t *testing.T, lab *netlab.Lab) (left, right *netlab.Host) {
+	t.Helper()
 	left, right = addHost(t, lab, "left"), addHost(t, lab, "right")
 	must(t,
 		lab.Veth(left, "eth0", right, "eth0"),

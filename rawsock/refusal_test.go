@@ -141,8 +141,15 @@ func TestT3_RouteLater(t *testing.T) {
 // Whatever is refused, the others of the batch go on, in order, and each refusal
 // has the place of its packet.
 func TestRefused_AmongOthers(t *testing.T) {
+	for name, take := range roads {
+		t.Run(name, func(t *testing.T) { refusedAmongOthers(t, take) })
+	}
+}
+
+func refusedAmongOthers(t *testing.T, take road) {
 	left, right := newPair(t)
 	s := newSender(t, left, leftEnd)
+	take(t, s, left, right)
 	g := startReceiving(newConnected(t, right, rightEnd))
 	fits, tooBig := strings.Repeat("x", 1480), strings.Repeat("x", 1481)
 	tests := []struct {

@@ -125,9 +125,16 @@ func flushUntilFull(s *sender, count int) <-chan error {
 
 // Flush waits while the socket's buffer is full, and loses nothing.
 func TestFlush_Waits(t *testing.T) {
+	for name, take := range roads {
+		t.Run(name, func(t *testing.T) { flushWaits(t, take) })
+	}
+}
+
+func flushWaits(t *testing.T, take road) {
 	left, right, faster := newSlowPair(t)
 	needBuffers(t, right)
 	s := newSender(t, left, leftEnd)
+	take(t, s, left, right)
 	g := startReceiving(newConnected(t, right, rightEnd))
 	// This leaves an error on the socket's error queue, which nobody takes away.
 	s.send(t, strings.Repeat("x", largeMTU))
@@ -153,8 +160,15 @@ func TestFlush_Waits(t *testing.T) {
 }
 
 func TestFlush_Closed(t *testing.T) {
-	left, _, _ := newSlowPair(t)
+	for name, take := range roads {
+		t.Run(name, func(t *testing.T) { flushClosed(t, take) })
+	}
+}
+
+func flushClosed(t *testing.T, take road) {
+	left, right, _ := newSlowPair(t)
 	s := newSender(t, left, leftEnd)
+	take(t, s, left, right)
 	done := flushUntilFull(s, 300)
 	waitParked(t, "(*Sender).Flush", 1)
 	must(t, s.Close())
@@ -176,8 +190,15 @@ func TestFlush_Closed(t *testing.T) {
 // A full queue on the way out is noticed, though it belongs to the device and
 // not to the socket: every packet either arrives or is refused.
 func TestCongested(t *testing.T) {
+	for name, take := range roads {
+		t.Run(name, func(t *testing.T) { congested(t, take) })
+	}
+}
+
+func congested(t *testing.T, take road) {
 	left, right := newPair(t)
 	s := newSender(t, left, leftEnd)
+	take(t, s, left, right)
 	g := startReceiving(newConnected(t, right, rightEnd))
 	const size = 1000
 	slow(t, left, "eth0", 1<<20, 5*size)

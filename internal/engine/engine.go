@@ -43,6 +43,7 @@ type Tunnel struct {
 
 	transmits []*transmit
 	receives  []*receive
+	unmerged  sync.Once // the kernel refuses merged packets, as warned of
 
 	// The watcher's. Under looking, freshPath shares what look and lookAtPath use.
 	looking    sync.Mutex
@@ -146,6 +147,7 @@ func (t *Tunnel) addQueue(i int, queue *tun.Queue) error {
 		receiver:  receiver,
 		decap:     t.decap,
 		coalescer: coalescer,
+		unmerged:  &t.unmerged,
 		queue:     queue,
 		mtu:       &t.mtu,
 		log:       t.log,

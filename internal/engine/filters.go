@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -28,17 +29,18 @@ func (h *host) filters() error {
 
 // Numbers of linux/netlink.h, linux/netfilter/nf_tables.h and linux/netfilter.h.
 const (
-	nlaFlags        = 0xc000              // NLA_F_NESTED, NLA_F_NET_BYTEORDER
-	nfnlNFTables    = 10                  // NFNL_SUBSYS_NFTABLES
-	nftGetChain     = nfnlNFTables<<8 | 4 // NFT_MSG_GETCHAIN
-	nftNewChain     = nfnlNFTables<<8 | 3
-	nftChainHook    = 4 // NFTA_CHAIN_HOOK
-	nftHookNumber   = 1 // NFTA_HOOK_HOOKNUM
-	hookLocalOut    = 3 // NF_INET_LOCAL_OUT
-	hookPostRouting = 4 // NF_INET_POST_ROUTING
+	nlaFlags     = 0xc000              // NLA_F_NESTED, NLA_F_NET_BYTEORDER
+	nfnlNFTables = 10                  // NFNL_SUBSYS_NFTABLES
+	nftGetChain  = nfnlNFTables<<8 | 4 // NFT_MSG_GETCHAIN
+	nftNewChain  = nfnlNFTables<<8 | 3
+	nftChainHook = 4 // NFTA_CHAIN_HOOK
+	nfprotoINet  = 1 // NFPROTO_INET, for both IP versions
 )
 
-// nftables looks for a chain at one of the hooks that packets of this host pass.
+// nftables looks for a chain at one of the hooks that IPv4 packets pass. Those of
+// this host's packets are not the only ones: a rule about connections at another,
+// say for input, has the kernel follow those at all (nf_ct_netns_get in
+// net/netfilter/nf_conntrack_proto.c), and it must see both directions.
 func (h *host) nftables() (found string, err error) {
 	req := nl.NewNetlinkRequest(nftGetChain, syscall.NLM_F_DUMP)
 	req.Sockets = h.requests
@@ -52,32 +54,18 @@ func (h *host) nftables() (found string, err error) {
 	}
 	for _, m := range messages {
 		family := nl.DeserializeNfgenmsg(m).NfgenFamily
-		if family != syscall.AF_INET && family != nfprotoINet {
-			continue
-		}
-		if hook := chainHook(m[nl.SizeofNfgenmsg:]); hook == hookLocalOut || hook == hookPostRouting {
-			return "nftables or iptables has a chain for packets of this host", nil
+		if (family == syscall.AF_INET || family == nfprotoINet) && isBase(m[nl.SizeofNfgenmsg:]) {
+			return "nftables or iptables has a chain for IPv4 packets", nil
 		}
 	}
 	return "", nil
 }
 
-// nfprotoINet is NFPROTO_INET, for both IP versions.
-const nfprotoINet = 1
-
-// chainHook returns the hook of a chain, and -1 for a chain that others jump to.
-func chainHook(attrs []byte) int {
-	for _, outer := range attributes(attrs) {
-		if outer.Attr.Type&^nlaFlags != nftChainHook {
-			continue
-		}
-		for _, inner := range attributes(outer.Value) {
-			if inner.Attr.Type&^nlaFlags == nftHookNumber && len(inner.Value) == 4 {
-				return int(inner.Value[3]) // the last byte of a number in network order
-			}
-		}
-	}
-	return -1
+// isBase reports whether a chain is at a hook, and not one that others jump to.
+func isBase(chain []byte) bool {
+	return slices.ContainsFunc(attributes(chain), func(a syscall.NetlinkRouteAttr) bool {
+		return a.Attr.Type&^nlaFlags == nftChainHook
+	})
 }
 
 func attributes(b []byte) []syscall.NetlinkRouteAttr {
@@ -106,7 +94,20 @@ func (h *host) iptables() (found string, err error) {
 	return "", nil
 }
 
-// ipsec looks for IPsec policies.
+// Numbers of linux/xfrm.h.
+const (
+	xfrmGetDefault = 0x28 // XFRM_MSG_GETDEFAULT, Linux 5.15
+	xfrmOut        = 2    // the place of out in struct xfrm_userpolicy_default
+	xfrmBlock      = 1    // XFRM_USERPOLICY_BLOCK
+)
+
+// body is that of a netlink message.
+type body []byte
+
+func (b body) Len() int          { return len(b) }
+func (b body) Serialize() []byte { return b }
+
+// ipsec looks for IPsec policies, and for what holds without one.
 func (h *host) ipsec() (found string, err error) {
 	if h.xfrm == nil {
 		return "", nil // a kernel without IPsec
@@ -117,6 +118,19 @@ func (h *host) ipsec() (found string, err error) {
 	}
 	if len(policies) > 0 {
 		return "there are IPsec policies", nil
+	}
+	req := nl.NewNetlinkRequest(xfrmGetDefault, 0)
+	req.Sockets = h.requests
+	req.AddData(body{xfrmOut: 0})
+	answers, err := req.Execute(syscall.NETLINK_XFRM, xfrmGetDefault)
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP) {
+		return "", nil // an older kernel
+	}
+	if err != nil {
+		return "", fmt.Errorf("look up the default IPsec policy: %w", err)
+	}
+	if len(answers) > 0 && len(answers[0]) > xfrmOut && answers[0][xfrmOut] == xfrmBlock {
+		return "IPsec blocks what has no policy", nil
 	}
 	return "", nil
 }

@@ -58,7 +58,7 @@ func (h *host) open() (err error) {
 	} else if !errors.Is(err, syscall.EPROTONOSUPPORT) {
 		return err
 	}
-	for _, protocol := range []int{syscall.NETLINK_ROUTE, syscall.NETLINK_NETFILTER} {
+	for _, protocol := range []int{syscall.NETLINK_ROUTE, syscall.NETLINK_NETFILTER, syscall.NETLINK_XFRM} {
 		s, err := nl.Subscribe(protocol) // to nothing
 		if errors.Is(err, syscall.EPROTONOSUPPORT) {
 			continue

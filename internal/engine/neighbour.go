@@ -26,7 +26,11 @@ var errNoNeighbour = errors.New("the link-layer address of the next hop is not k
 func (h *host) neighbour(device int, addr netip.Addr) (n next, err error) {
 	req := nl.NewNetlinkRequest(syscall.RTM_GETNEIGH, 0)
 	req.Sockets = h.requests
-	req.AddData(&netlink.Ndmsg{Family: syscall.AF_INET, Index: uint32(device)})
+	family := uint8(syscall.AF_INET)
+	if addr.Is6() {
+		family = syscall.AF_INET6
+	}
+	req.AddData(&netlink.Ndmsg{Family: family, Index: uint32(device)})
 	req.AddData(nl.NewRtAttr(netlink.NDA_DST, addr.AsSlice()))
 	messages, err := req.Execute(syscall.NETLINK_ROUTE, syscall.RTM_NEWNEIGH)
 	if errors.Is(err, syscall.ENOENT) || err == nil && len(messages) == 0 {

@@ -262,6 +262,6 @@ func (l *logs) count(text string) (n int) {
 // listen has s log to what is returned, from its next start.
 func (s *site) listen() *logs {
 	l := &logs{}
-	s.log = slog.New(slog.NewTextHandler(l, nil))
+	s.log = slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	return l
 }

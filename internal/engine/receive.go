@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 
 	"goipip/encap"
@@ -24,6 +25,7 @@ type receive struct {
 	count    received
 
 	coalescer *encap.Coalescer
+	unmerged  *sync.Once // of the tunnel: the kernel refuses merged packets
 
 	hdr   [encap.MaxHdrLen]byte // of a segment
 	parts [2][]byte
@@ -118,7 +120,9 @@ func (r *receive) writeFinished(s *encap.Super) error {
 // deliverSplit delivers the packets of a superpacket that the kernel does not take,
 // one by one, and makes no more of them.
 func (r *receive) deliverSplit(s *encap.Super) error {
-	r.log.Warn("the kernel refuses merged packets: delivering them one by one from now on", "header", s.VNet)
+	r.unmerged.Do(func() {
+		r.log.Warn("the kernel refuses merged packets: delivering them one by one from now on", "header", s.VNet)
+	})
 	r.coalescer.Stop()
 	for _, p := range s.Split() {
 		one := encap.Super{Parts: [][]byte{p}, Count: 1, Len: len(p)}

@@ -57,8 +57,11 @@ func (h *host) route(cfg Config) (r route, err error) {
 	return parseRoute(answers[0])
 }
 
-// rtaEncap is RTA_ENCAP of linux/rtnetlink.h.
-const rtaEncap = 22
+// Numbers of linux/rtnetlink.h.
+const (
+	rtaVia   = 18 // RTA_VIA
+	rtaEncap = 22 // RTA_ENCAP
+)
 
 func parseRoute(answer []byte) (r route, err error) {
 	if len(answer) < syscall.SizeofRtMsg {
@@ -74,6 +77,8 @@ func parseRoute(answer []byte) (r route, err error) {
 			r.device = int(number(a.Value))
 		case syscall.RTA_GATEWAY:
 			r.gateway, _ = netip.AddrFromSlice(a.Value)
+		case rtaVia: // struct rtvia: an IPv6 gateway, behind its family
+			r.gateway, _ = netip.AddrFromSlice(a.Value[min(2, len(a.Value)):])
 		case rtaEncap:
 			r.encap = true
 		case syscall.RTA_METRICS:

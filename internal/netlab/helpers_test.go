@@ -84,10 +84,16 @@ type background struct {
 // start starts cmd on host, for the length of the test at most.
 func start(t *testing.T, host *netlab.Host, cmd *exec.Cmd) *background {
 	t.Helper()
+	return startBy(t, host.Start, cmd)
+}
+
+// startBy does the same in a way of its own.
+func startBy(t *testing.T, start func(*exec.Cmd) (*netlab.Process, error), cmd *exec.Cmd) *background {
+	t.Helper()
 	b := &background{ended: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = &b.out, &b.out
 	var err error
-	if b.Process, err = host.Start(cmd); err != nil {
+	if b.Process, err = start(cmd); err != nil {
 		t.Fatal(err)
 	}
 	go func() {
@@ -135,7 +141,13 @@ type end struct {
 // must exit with status 0, however it is ended.
 func (e end) start(t *testing.T, options ...string) *background {
 	t.Helper()
-	g := start(t, e.host, goipipCommand(t, slices.Concat([]string{"-name", e.dev, "-local", e.local, "-remote", e.remote}, options)...))
+	return e.startBy(t, e.host.Start, options...)
+}
+
+// startBy does the same in a way of its own.
+func (e end) startBy(t *testing.T, start func(*exec.Cmd) (*netlab.Process, error), options ...string) *background {
+	t.Helper()
+	g := startBy(t, start, goipipCommand(t, slices.Concat([]string{"-name", e.dev, "-local", e.local, "-remote", e.remote}, options)...))
 	t.Cleanup(func() {
 		if err := g.Stop(); err != nil {
 			t.Error(err)

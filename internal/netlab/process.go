@@ -35,6 +35,19 @@ type Process struct {
 // Start starts cmd inside the namespace. From then on it belongs to the lab, which ends it in Close; it gets SIGKILL when
 // this process dies before that, unless cmd says otherwise by Pdeathsig.
 func (h *Host) Start(cmd *exec.Cmd) (*Process, error) {
+	prepare(cmd)
+	started := make(chan error)
+	h.calls <- func() { started <- cmd.Start() }
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("host %s: start %s: %w", h.Name, cmd.Path, err)
+	}
+	p := &Process{host: h, cmd: cmd, ended: make(chan struct{})}
+	h.lab.onClose(p.Stop)
+	return p, nil
+}
+
+// prepare sets what the lab expects of a command.
+func prepare(cmd *exec.Cmd) {
 	attr := syscall.SysProcAttr{}
 	if cmd.SysProcAttr != nil {
 		attr = *cmd.SysProcAttr
@@ -47,15 +60,6 @@ func (h *Host) Start(cmd *exec.Cmd) (*Process, error) {
 	if cmd.WaitDelay == 0 {
 		cmd.WaitDelay = pipeTimeout
 	}
-
-	started := make(chan error)
-	h.calls <- func() { started <- cmd.Start() }
-	if err := <-started; err != nil {
-		return nil, fmt.Errorf("host %s: start %s: %w", h.Name, cmd.Path, err)
-	}
-	p := &Process{host: h, cmd: cmd, ended: make(chan struct{})}
-	h.lab.onClose(p.Stop)
-	return p, nil
 }
 
 // Output runs a command inside the namespace to its end and returns what it wrote to standard output and standard error.

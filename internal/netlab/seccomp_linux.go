@@ -3,28 +3,41 @@ package netlab
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"unsafe"
 
+	"github.com/vishvananda/netns"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
 // Offsets in struct seccomp_data (linux/seccomp.h) of the system call's number and, on a little-endian machine, of the
-// lower half of its first argument.
+// lower half of its first argument. Each argument has 8 bytes.
 const (
 	seccompNumber   = 0
 	seccompFirstArg = 16
 )
 
-// hideXState makes ptrace(PTRACE_GETREGSET) fail with EIO on the calling thread and for all that it starts from then on,
-// which cannot be undone. Programs take that for a kernel without XSAVE.
-func hideXState() error {
+// refusedCall is a system call that fails.
+type refusedCall struct {
+	number int
+	arg    uint32       // which of its arguments decides, from 0
+	unless bpf.JumpTest // in comparison with value, it does not fail
+	value  uint32
+	errno  unix.Errno
+}
+
+// hidesXState makes ptrace(PTRACE_GETREGSET) fail. Programs take that for a kernel without XSAVE.
+var hidesXState = refusedCall{unix.SYS_PTRACE, 0, bpf.JumpNotEqual, unix.PTRACE_GETREGSET, unix.EIO}
+
+// refuse makes a system call fail on the calling thread and for all that it starts from then on, which cannot be undone.
+func refuse(r refusedCall) error {
 	code, err := bpf.Assemble([]bpf.Instruction{
 		bpf.LoadAbsolute{Off: seccompNumber, Size: 4},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.SYS_PTRACE, SkipTrue: 3},
-		bpf.LoadAbsolute{Off: seccompFirstArg, Size: 4},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.PTRACE_GETREGSET, SkipTrue: 1},
-		bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.EIO)},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(r.number), SkipTrue: 3},
+		bpf.LoadAbsolute{Off: seccompFirstArg + 8*r.arg, Size: 4},
+		bpf.JumpIf{Cond: r.unless, Val: r.value, SkipTrue: 1},
+		bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(r.errno)},
 		bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW},
 	})
 	if err != nil {
@@ -40,4 +53,40 @@ func hideXState() error {
 		return os.NewSyscallError("prctl PR_SET_SECCOMP", errno)
 	}
 	return nil
+}
+
+// startRefused starts cmd in the namespace, with a system call that fails. A thread of its own does it, which is the parent
+// for Pdeathsig and keeps that off everything else.
+func (h *Host) startRefused(cmd *exec.Cmd, r refusedCall) (*Process, error) {
+	p := &Process{host: h, cmd: cmd, ended: make(chan struct{})}
+	started := make(chan error)
+	onThread(func() {
+		err := netns.Set(h.ns)
+		if err == nil {
+			err = refuse(r)
+		}
+		if err == nil {
+			err = cmd.Start()
+		}
+		started <- err
+		if err == nil {
+			<-p.done()
+		}
+	})
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("host %s: start %s: %w", h.Name, cmd.Path, err)
+	}
+	return p, nil
+}
+
+// StartUnmerged starts cmd as Start does, but writev(2) with more than parts parts fails there with EINVAL: of a goipip
+// that merges packets, it is what a kernel does that does not take them.
+func (h *Host) StartUnmerged(cmd *exec.Cmd, parts int) (*Process, error) {
+	prepare(cmd)
+	p, err := h.startRefused(cmd, refusedCall{unix.SYS_WRITEV, 2, bpf.JumpLessOrEqual, uint32(parts), unix.EINVAL})
+	if err != nil {
+		return nil, err
+	}
+	h.lab.onClose(p.Stop)
+	return p, nil
 }

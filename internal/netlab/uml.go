@@ -14,7 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -122,7 +121,7 @@ exec sleep 60
 const guestShared = "/run/shared"
 
 // noAVX keeps glibc's and Go's code from the AVX registers (glibc manual, "Hardware Capability Tunables"), which programs in
-// a guest lose at each page fault, because of hideXState.
+// a guest lose at each page fault, because of hidesXState.
 //
 // Without that, a processor with AMX makes linux.uml 6.1 panic at its first process. Its buffer for the registers that
 // PTRACE_GETREGSET returns is too small there, and xstateregs_set refuses to restore less than all. Where
@@ -188,29 +187,10 @@ func (g *Guest) kernelArgs(cfg GuestConfig, initPath string) []string {
 	return append(args, noAVX...)
 }
 
-// start starts the guest's process from a thread of its own, which is the parent for Pdeathsig and keeps the filter of
-// hideXState off everything else.
-func (g *Guest) start(cmd *exec.Cmd) error {
-	process := &Process{host: g.host, cmd: cmd, ended: make(chan struct{})}
-	started := make(chan error)
-	onThread(func() {
-		err := netns.Set(g.host.ns)
-		if err == nil {
-			err = hideXState()
-		}
-		if err == nil {
-			err = cmd.Start()
-		}
-		started <- err
-		if err == nil {
-			<-process.done()
-		}
-	})
-	if err := <-started; err != nil {
-		return err
-	}
-	g.process = process
-	return nil
+// start starts the guest's process.
+func (g *Guest) start(cmd *exec.Cmd) (err error) {
+	g.process, err = g.host.startRefused(cmd, hidesXState)
+	return err
 }
 
 func (g *Guest) setUpCards(cfg GuestConfig) error {

@@ -1,0 +1,328 @@
+package engine_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"goipip/internal/engine"
+	"goipip/internal/netlab"
+	"goipip/internal/netlab/labtest"
+	"goipip/internal/packet"
+)
+
+// takes returns when a's packets take a road, by what the kernel says: its IP layer
+// sees those that packet sockets send once, within the tunnel, and others twice.
+func (n *network) takes(t testing.TB, road engine.Road) {
+	t.Helper()
+	const count, length = 4, 428
+	labtest.WaitFor(t, fmt.Sprint("packets to take road ", road), func() bool {
+		before := n.a.outOctets(t)
+		r := ping(t, n.a, n.b, netlab.PingOptions{Count: count, Size: length - 28, Timeout: unanswered})
+		twice := n.a.outOctets(t)-before >= 2*count*length
+		return r.Received == count && twice == (road == engine.RoadRaw)
+	})
+}
+
+// outOctets is how many bytes the IP layer of s has sent.
+func (s *site) outOctets(t testing.TB) (n int) {
+	t.Helper()
+	must(t, s.host.Do(func() error {
+		text, err := os.ReadFile("/proc/thread-self/net/netstat")
+		if err != nil {
+			return err
+		}
+		var lines [][]string // IpExt has one of names and one of numbers
+		for line := range strings.Lines(string(text)) {
+			if words := strings.Fields(line); words[0] == "IpExt:" {
+				lines = append(lines, words)
+			}
+		}
+		for i, name := range lines[0] {
+			if name == "OutOctets" {
+				n, err = strconv.Atoi(lines[1][i])
+			}
+		}
+		return err
+	}))
+	return n
+}
+
+// types has a run commands, one a line.
+func (n *network) types(t testing.TB, lines string) {
+	t.Helper()
+	for line := range strings.Lines(lines) {
+		words := strings.Fields(line)
+		if _, err := n.a.host.Output(words[0], words[1:]...); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+	}
+}
+
+// With auto, packets leave by a packet socket, but not while something would see
+// those of a raw socket only.
+func TestRoad_Auto(t *testing.T) {
+	t.Parallel()
+	labtest.Need(t, "nft", "ip")
+	for name, c := range map[string]struct{ begin, end string }{
+		"output":               {chain("ip", "filter", "output"), "nft flush ruleset"},
+		"postrouting":          {chain("ip", "nat", "postrouting"), "nft flush ruleset"},
+		"output of both":       {chain("inet", "filter", "output"), "nft flush ruleset"},
+		"route":                {chain("ip", "route", "output"), "nft flush ruleset"},
+		"input":                {chain("inet", "filter", "input"), "nft flush ruleset"}, // may follow connections
+		"IPsec":                {"ip xfrm policy add src 10.9.0.0/16 dst 10.8.0.0/16 dir out", "ip xfrm policy flush"},
+		"IPsec without policy": {"ip xfrm policy setdefault out block\nip xfrm policy add dir out", "ip xfrm policy flush\nip xfrm policy setdefault out accept"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := across(t)
+			log := n.a.listen()
+			// None of these sees IPv4 packets of this host.
+			n.types(t, chain("ip6", "filter", "output")+"\n"+chain("bridge", "filter", "output")+"\nnft add table ip empty\nnft add chain ip empty jumped")
+			n.start(t, nil)
+			n.takes(t, engine.RoadPacket)
+			for turn := range 2 {
+				n.types(t, c.begin)
+				n.takes(t, engine.RoadRaw)
+				n.types(t, c.end)
+				n.takes(t, engine.RoadPacket)
+				if got := log.count("by packet socket"); got != turn+2 {
+					t.Errorf("the tunnel says %d times that it takes the packet road:\n%s", got, log)
+				}
+			}
+			n.balance(t)
+			n.a.drops(t)
+		})
+	}
+}
+
+// chain is a command for a chain at a hook.
+func chain(family, kind, hook string) string {
+	return fmt.Sprintf("nft add table %[1]s t\nnft add chain %[1]s t c { type %[2]s hook %[3]s priority 0 ; }", family, kind, hook)
+}
+
+// Without a policy nothing leaves, but by the packet road.
+func TestRoad_IPsecBlocks(t *testing.T) {
+	t.Parallel()
+	labtest.Need(t, "ip")
+	for road, passes := range map[engine.Road]bool{engine.RoadAuto: false, engine.RoadRaw: false, engine.RoadPacket: true} {
+		n := across(t)
+		n.start(t, func(c *engine.Config) { c.Road = road })
+		// What is in the tunnel has a policy.
+		n.types(t, "ip xfrm policy add dir out dst 172.56.0.0/16\nip xfrm policy setdefault out block")
+		n.obeys(t, passes)
+	}
+}
+
+// obeys fails the test unless, soon and for a while, pings pass, or do not.
+func (n *network) obeys(t testing.TB, pass bool) {
+	t.Helper()
+	same := 0
+	labtest.WaitFor(t, fmt.Sprintf("a firewall to be obeyed: pings pass %v", pass), func() bool {
+		if ping(t, n.a, n.b, netlab.PingOptions{Timeout: unanswered}).Received == 1 != pass {
+			same = 0
+		}
+		same++
+		return same > 5
+	})
+}
+
+// A firewall's rule about outer packets holds, but for the packet road, as the
+// documentation says.
+func TestRoad_Firewall(t *testing.T) {
+	t.Parallel()
+	labtest.Need(t, "nft")
+	const (
+		drop     = "nft add rule ip t c ip protocol 4 drop"
+		stateful = "nft add rule ip t c ip protocol 4 ct state new drop" // answers are welcome
+	)
+	for _, c := range []struct {
+		name, rules string
+		road        engine.Road
+		passes      bool
+		drops       []string
+	}{
+		{"auto", chain("ip", "filter", "output") + "\n" + drop, engine.RoadAuto, false, []string{"filtered"}},
+		{"raw", chain("ip", "filter", "output") + "\n" + drop, engine.RoadRaw, false, []string{"filtered"}},
+		{"packet", chain("ip", "filter", "output") + "\n" + drop, engine.RoadPacket, true, nil},
+		{"auto, stateful", chain("ip", "filter", "input") + "\n" + stateful, engine.RoadAuto, true, nil},
+		{"raw, stateful", chain("ip", "filter", "input") + "\n" + stateful, engine.RoadRaw, true, nil},
+		{"packet, stateful", chain("ip", "filter", "input") + "\n" + stateful, engine.RoadPacket, false, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			n := across(t)
+			n.start(t, func(cfg *engine.Config) { cfg.Road = c.road })
+			if c.road != engine.RoadRaw {
+				n.takes(t, engine.RoadPacket)
+			}
+			n.types(t, c.rules)
+			n.obeys(t, c.passes)
+			n.balance(t)
+			n.a.drops(t, c.drops...)
+			n.types(t, "nft flush ruleset")
+			n.obeys(t, true)
+		})
+	}
+}
+
+// What leaves by a packet socket is what leaves by a raw one: the same headers, with
+// right checksums, and IDs that differ where they must.
+func TestRoad_SameBytes(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*engine.Config){
+		"default":        func(*engine.Config) {},
+		"nopmtudisc":     func(c *engine.Config) { c.NoPMTUDisc = true },
+		"ttl, tos":       func(c *engine.Config) { c.TTL, c.TOS = 7, 0x10 },
+		"inherited tos":  func(c *engine.Config) { c.InheritTOS = true },
+		"offload off, 2": func(c *engine.Config) { c.NoOffload, c.Queues = true, 2 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var seen [2][][]byte // outer and inner headers
+			for i, road := range []engine.Road{engine.RoadRaw, engine.RoadPacket} {
+				n := across(t)
+				n.start(t, func(c *engine.Config) {
+					change(c)
+					c.Road = road
+				})
+				n.takes(t, road)
+				wire := capture(t, n.r1, "a0")
+				for _, df := range []bool{true, false} {
+					ping(t, n.a, n.b, netlab.PingOptions{Count: 3, DF: df, TOS: 0x12})
+					ping(t, n.a, n.b, netlab.PingOptions{Count: 3, Size: 4000})
+				}
+				n.settle(t, wire)
+				ids := map[uint16]bool{}
+				for _, outer := range n.a.outerPackets(wire) {
+					if !outer.Valid() || outer.TotalLength() != len(outer) || outer.HdrLen() != 20 {
+						t.Fatalf("road %d: on the wire is % x", road, outer[:20])
+					}
+					if !outer.DF() && (outer.ID() == 0 || ids[outer.ID()]) && !outer.IsFragment() {
+						t.Errorf("road %d: the ID %d again", road, outer.ID())
+					}
+					ids[outer.ID()] = true
+					if sum := packet.Sum(outer[:20], 0); sum != 0xffff {
+						t.Errorf("road %d: the header sums up to %#x: % x", road, sum, outer[:20])
+					}
+					outer.SetID(0)
+					outer.UpdateChecksum()
+					seen[i] = append(seen[i], bytes.Clone(outer[:24])) // up to the inner length
+				}
+				n.balance(t)
+				n.a.drops(t)
+			}
+			if len(seen[0]) != len(seen[1]) {
+				t.Fatalf("%d packets by raw socket, %d by packet socket", len(seen[0]), len(seen[1]))
+			}
+			for i := range seen[0] {
+				if !bytes.Equal(seen[0][i], seen[1][i]) {
+					t.Errorf("by raw socket % x, by packet socket % x", seen[0][i], seen[1][i])
+				}
+			}
+		})
+	}
+}
+
+// T7: a router's ICMP 3/4 about what a packet socket sent is heard like any other.
+func TestT7_PacketRoad(t *testing.T) {
+	t.Parallel()
+	for _, road := range []engine.Road{engine.RoadAuto, engine.RoadPacket} {
+		n := across(t)
+		n.start(t, func(c *engine.Config) { c.Road = road })
+		n.takes(t, engine.RoadPacket)
+		before := 1480
+		for _, mtu := range []int{1400, 600} {
+			n.shrink(t, mtu)
+			p := newProber(t, n.a, n.b)
+			p.learns(t, before, mtu-20)
+			p.arrives(t, mtu-20)
+			before = mtu - 20
+		}
+		// And a device that becomes shorter, whatever the order of news and packets.
+		must(t, n.a.host.SetMTU("eth0", 500))
+		p := newProber(t, n.a, n.b)
+		p.fragments(t)
+		p.exchange(t, 1400)
+		n.takes(t, engine.RoadPacket)
+		n.balance(t)
+		n.a.drops(t, "too_big")
+	}
+}
+
+// O6, T3: the packet road leads where the raw one does, by device and by TOS.
+func TestRoad_DeviceAndTOS(t *testing.T) {
+	t.Parallel()
+	t.Run("dev", func(t *testing.T) {
+		t.Parallel()
+		n := acrossDevice(t)
+		other := capture(t, n.r1, "a0")
+		n.takes(t, engine.RoadPacket)
+		if got := n.a.outerPackets(other); len(got) > 0 {
+			t.Errorf("on eth0 are %d packets", len(got))
+		}
+	})
+	for tos, device := range map[uint8]string{0x10: "a1", 0x08: "a0"} {
+		t.Run(fmt.Sprintf("tos %#02x", tos), func(t *testing.T) {
+			t.Parallel()
+			n := across(t)
+			n.byTOS(t, 0x10)
+			n.start(t, func(c *engine.Config) { c.TOS = tos })
+			wires := map[string]*netlab.Capture{"a0": capture(t, n.r1, "a0"), "a1": capture(t, n.r1, "a1")}
+			n.takes(t, engine.RoadPacket)
+			n.settle(t, wires["a0"]) // where the answers come by
+			for name, wire := range wires {
+				if got := len(n.a.outerPackets(wire)); (got > 0) != (name == device) {
+					t.Errorf("%d packets on %s", got, name)
+				}
+			}
+		})
+	}
+}
+
+// Where the way is no plain Ethernet, the raw socket sends, even if the packet road
+// was asked for.
+func TestRoad_OtherLinks(t *testing.T) {
+	t.Parallel()
+	labtest.Need(t, "ip")
+	for _, road := range []engine.Road{engine.RoadAuto, engine.RoadPacket} {
+		n := across(t)
+		n.types(t, "ip link add vx0 type vxlan id 7 remote 192.168.6.1 local 192.168.6.101 dstport 4789")
+		if _, err := n.r1.Output("ip", "link", "add", "vx0", "type", "vxlan", "id", "7", "remote", "192.168.6.101", "local", "192.168.6.1", "dstport", "4789"); err != nil {
+			t.Fatal(err)
+		}
+		must(t, n.a.host.AddAddr("vx0", "192.168.9.101/24"), n.r1.AddAddr("vx0", "192.168.9.1/24"), n.a.host.SetUp("vx0"), n.r1.SetUp("vx0"))
+		n.deleteRoute(t, "192.168.8.0/24")
+		must(t, n.a.host.AddRoute("192.168.8.0/24", "192.168.9.1"))
+		log := n.a.listen()
+		n.start(t, func(c *engine.Config) { c.Road = road })
+		for range 5 {
+			ping(t, n.a, n.b, netlab.PingOptions{})
+		}
+		n.balance(t)
+		if log.count("by packet socket") > 0 {
+			t.Errorf("road %d: the tunnel says:\n%s", road, log)
+		}
+	}
+}
+
+// The next hop may be known by an IPv6 address (ip route … via inet6).
+func TestRoad_IPv6Gateway(t *testing.T) {
+	t.Parallel()
+	labtest.Need(t, "ip")
+	n := across(t)
+	for h, dev := range map[*netlab.Host]string{n.a.host: "eth0", n.r1: "a0"} {
+		must(t, h.Sysctl("net.ipv6.conf."+dev+".disable_ipv6", "0"))
+	}
+	must(t, n.a.host.AddAddr("eth0", "fd00::101/64"), n.r1.AddAddr("a0", "fd00::1/64"))
+	n.deleteRoute(t, "192.168.8.0/24")
+	n.types(t, "ip route add 192.168.8.0/24 via inet6 fd00::1 dev eth0")
+	// A neighbour with the remote address is not the way there.
+	n.types(t, "ip neigh add 192.168.8.101 lladdr 02:00:00:00:00:99 dev eth0")
+	n.start(t, nil)
+	n.takes(t, engine.RoadPacket)
+	n.balance(t)
+}
