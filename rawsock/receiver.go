@@ -20,6 +20,7 @@ type Receiver struct {
 	cfg Config
 	fd  *descriptor.FD
 
+	poller  descriptor.Poller
 	buf     []byte
 	batch   batch
 	packets []packet.IPv4
@@ -48,6 +49,7 @@ func NewReceiver(cfg Config) (*Receiver, error) {
 	r := &Receiver{
 		cfg:     cfg,
 		fd:      fd,
+		poller:  descriptor.NewPoller(fd),
 		buf:     make([]byte, BatchSize*slotSize),
 		batch:   newBatch(BatchSize, 1),
 		packets: make([]packet.IPv4, 0, BatchSize),
@@ -103,21 +105,18 @@ func (r *Receiver) Receive() ([]packet.IPv4, error) {
 	}
 	defer r.fd.Release()
 	r.packets = r.packets[:0]
-	for polls := descriptor.Polls; ; polls-- {
+	for r.poller.Begin(); ; {
 		errno := r.take(fd)
 		switch n := len(r.packets); {
 		case fatal(errno):
 			return nil, os.NewSyscallError("recvmmsg", errno)
-		case n == 1, n == BatchSize, n > 0 && polls <= 0:
-			// A packet alone does not wait for company.
+		case n == 1, n == BatchSize: // one alone does not wait for company
 			return r.packets, nil
-		case polls > 0:
-			descriptor.Yield()
-		case errno == unix.EAGAIN:
-			if !r.fd.Wait(descriptor.In) {
-				return nil, os.ErrClosed
-			}
-			polls = descriptor.Polls
+		case r.poller.Again():
+		case n > 0:
+			return r.packets, nil
+		case errno == unix.EAGAIN && !r.poller.Wait():
+			return nil, os.ErrClosed
 		}
 	}
 }

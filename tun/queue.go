@@ -33,6 +33,7 @@ type Queue struct {
 	*Writer
 	fd *descriptor.FD
 
+	poller  descriptor.Poller
 	buf     []byte
 	packets []Packet
 }
@@ -47,6 +48,7 @@ func newQueue(file *os.File, vnet bool) (*Queue, error) {
 	return &Queue{
 		Writer:  newWriter(fd, vnet),
 		fd:      fd,
+		poller:  descriptor.NewPoller(fd),
 		buf:     make([]byte, bufSize),
 		packets: make([]Packet, 0, BatchSize),
 	}, nil
@@ -65,19 +67,15 @@ func (q *Queue) Read() ([]Packet, error) {
 		return nil, os.ErrClosed
 	}
 	defer q.fd.Release()
-	for polls := descriptor.Polls; ; polls-- {
+	for q.poller.Begin(); ; {
 		err := q.readBatch(fd)
-		if err != unix.EAGAIN {
+		switch {
+		case err != unix.EAGAIN:
 			return q.packets, err
-		}
-		if polls > 0 {
-			descriptor.Yield()
-			continue
-		}
-		if !q.fd.Wait(descriptor.In) {
+		case q.poller.Again():
+		case !q.poller.Wait():
 			return nil, os.ErrClosed
 		}
-		polls = descriptor.Polls
 	}
 }
 

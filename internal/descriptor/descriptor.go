@@ -29,15 +29,6 @@ const (
 	Out = unix.POLLOUT
 )
 
-// Polls is how often a reader looks again, after Yield, before it calls Wait, or
-// before it takes what it has for all there is. A thread that sleeps takes long to
-// wake: without, a UDP round trip took 70 % longer, and one TCP stream, whose packets
-// came in smaller batches, had a tenth less throughput.
-const Polls = 8
-
-// Yield lets other threads run on this CPU, if there are any (sched_yield(2)).
-func Yield() { _, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
-
 // New takes fd over, also with an error, and makes it one that does not block.
 func New(fd int) (*FD, error) {
 	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
