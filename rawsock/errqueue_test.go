@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/net/ipv4"
 
+	"goipip/internal/netlab/labtest"
 	"goipip/rawsock"
 )
 
@@ -46,11 +47,11 @@ func TestE_HandleICMP(t *testing.T) {
 			received := startReceiving(waiting)
 			busy := newConnected(t, left, leftEnd)
 			busyErrors := handleICMP(t, busy)
-			waitParked(t, "(*Receiver).Receive", 1)
+			labtest.WaitParked(t, "rawsock.(*Receiver).Receive", 1)
 
 			check := func(errors <-chan reported) {
 				t.Helper()
-				if diff := cmp.Diff(e.report(), within(t, "the error", errors)); diff != "" {
+				if diff := cmp.Diff(e.report(), labtest.Within(t, "the error", errors)); diff != "" {
 					t.Errorf("error (-want +got):\n%s", diff)
 				}
 			}
@@ -91,7 +92,7 @@ func TestE_HandleMany(t *testing.T) {
 	}
 	for i := range many {
 		received.check(t, fmt.Sprint(i))
-		if diff := cmp.Diff(icmpErrors[i%len(icmpErrors)].report(), within(t, "the error", errors)); diff != "" {
+		if diff := cmp.Diff(icmpErrors[i%len(icmpErrors)].report(), labtest.Within(t, "the error", errors)); diff != "" {
 			t.Fatalf("error %d (-want +got):\n%s", i, diff)
 		}
 	}
@@ -130,7 +131,7 @@ func TestE_BeforeConnect(t *testing.T) {
 
 	must(t, r.Connect())
 	unreachable.send(t, left, right)
-	if diff := cmp.Diff(unreachable.report(), within(t, "the error", errors)); diff != "" {
+	if diff := cmp.Diff(unreachable.report(), labtest.Within(t, "the error", errors)); diff != "" {
 		t.Errorf("error (-want +got):\n%s", diff)
 	}
 }
@@ -145,7 +146,7 @@ func TestE_Quote(t *testing.T) {
 	for quoted, kept := range map[int]int{8: 8, 28: 28, 548: 548, 576: 576, 577: 576, 1400: 576} {
 		inner := bytes.Repeat([]byte{byte(quoted)}, quoted)
 		icmpError{typ: ipv4.ICMPTypeTimeExceeded, inner: inner}.send(t, left, right)
-		if got := within(t, "the error", errors).Inner; got != string(inner[:kept]) {
+		if got := labtest.Within(t, "the error", errors).Inner; got != string(inner[:kept]) {
 			t.Errorf("%d bytes quoted: %d bytes kept, want %d", quoted, len(got), kept)
 		}
 	}
@@ -164,7 +165,7 @@ func TestE_NoNeighbour(t *testing.T) {
 	startReceiving(r)
 	newSender(t, left, nobody).mustSend(t, quotedInner)
 	want := reported{Type: 3, Code: 1, Offender: leftAddr.String(), Inner: quotedInner}
-	if diff := cmp.Diff(want, within(t, "the error", errors)); diff != "" {
+	if diff := cmp.Diff(want, labtest.Within(t, "the error", errors)); diff != "" {
 		t.Errorf("error (-want +got):\n%s", diff)
 	}
 }

@@ -5,9 +5,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
-	"runtime"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -241,34 +239,6 @@ const (
 	// testTimeout is for a whole test.
 	testTimeout = time.Minute
 )
-
-// within returns what arrives on ch.
-func within[T any](t *testing.T, what string, ch <-chan T) T {
-	t.Helper()
-	select {
-	case v := <-ch:
-		return v
-	case <-time.After(deadline):
-		t.Fatalf("waited %v in vain for %s", deadline, what)
-	}
-	panic("not reached")
-}
-
-// waitParked returns when n goroutines wait for a socket within method, such as
-// "(*Receiver).Receive".
-func waitParked(t *testing.T, method string, n int) {
-	t.Helper()
-	stacks := make([]byte, 1<<20)
-	labtest.WaitFor(t, method+" to wait", func() bool {
-		parked := 0
-		for stack := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
-			if strings.Contains(stack, "unix.Poll(") && strings.Contains(stack, "rawsock."+method) {
-				parked++
-			}
-		}
-		return parked == n
-	})
-}
 
 func randomBytes(rng *rand.Rand, n int) []byte {
 	b := make([]byte, n)

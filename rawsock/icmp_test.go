@@ -118,7 +118,7 @@ func TestE_ReceiverGoesOn(t *testing.T) {
 			witness := newWitness(t, left, leftEnd)
 			remote := newSender(t, right, rightEnd)
 			there := startReceiving(newConnected(t, right, rightEnd))
-			waitParked(t, "(*Receiver).Receive", 2)
+			labtest.WaitParked(t, "rawsock.(*Receiver).Receive", 2)
 
 			e.send(t, left, right)
 			if e.hard != 0 {

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
 	"goipip/rawsock"
 )
@@ -69,9 +70,9 @@ func TestReceiver_Closed(t *testing.T) {
 			must(t, r.Connect())
 		}
 		g := startReceiving(r)
-		waitParked(t, "(*Receiver).Receive", 1)
+		labtest.WaitParked(t, "rawsock.(*Receiver).Receive", 1)
 		must(t, r.Close())
-		if err := within(t, "the end of Receive", g.err); !errors.Is(err, os.ErrClosed) {
+		if err := labtest.Within(t, "the end of Receive", g.err); !errors.Is(err, os.ErrClosed) {
 			t.Errorf("Receive: %v, want %v", err, os.ErrClosed)
 		}
 		if packets, err := r.Receive(); !errors.Is(err, os.ErrClosed) || len(packets) != 0 {

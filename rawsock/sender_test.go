@@ -145,9 +145,9 @@ func flushWaits(t *testing.T, take road) {
 
 	const count = 300 // 20 MB of kernel memory, and the buffer holds 16
 	done := flushUntilFull(s, count)
-	waitParked(t, "(*Sender).Flush", 1)
+	labtest.WaitParked(t, "rawsock.(*Sender).Flush", 1)
 	faster()
-	must(t, within(t, "Flush", done))
+	must(t, labtest.Within(t, "Flush", done))
 	if len(s.refusals) > 0 {
 		t.Errorf("refusals: %+v", s.refusals)
 	}
@@ -170,9 +170,9 @@ func flushClosed(t *testing.T, take road) {
 	s := newSender(t, left, leftEnd)
 	take(t, s, left, right)
 	done := flushUntilFull(s, 300)
-	waitParked(t, "(*Sender).Flush", 1)
+	labtest.WaitParked(t, "rawsock.(*Sender).Flush", 1)
 	must(t, s.Close())
-	if err := within(t, "Flush", done); !errors.Is(err, os.ErrClosed) {
+	if err := labtest.Within(t, "Flush", done); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("Flush: %v, want %v", err, os.ErrClosed)
 	}
 	if len(s.refusals) > 0 {

@@ -6,9 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -143,7 +141,7 @@ func (r *reading) next(t *testing.T) tun.Packet {
 // end returns what ended the reading.
 func (r *reading) end(t *testing.T) error {
 	t.Helper()
-	return within(t, "the end of Read", r.err)
+	return labtest.Within(t, "the end of Read", r.err)
 }
 
 const (
@@ -157,33 +155,6 @@ const (
 func endAfter(t testing.TB, end func()) {
 	timer := time.AfterFunc(testTimeout, end)
 	t.Cleanup(func() { timer.Stop() })
-}
-
-// within returns what arrives on ch.
-func within[T any](t *testing.T, what string, ch <-chan T) T {
-	t.Helper()
-	select {
-	case v := <-ch:
-		return v
-	case <-time.After(deadline):
-		t.Fatalf("waited %v in vain for %s", deadline, what)
-	}
-	panic("not reached")
-}
-
-// waitParked returns when n goroutines wait for a descriptor within method, such as "(*Queue).Read".
-func waitParked(t *testing.T, method string, n int) {
-	t.Helper()
-	stacks := make([]byte, 1<<20)
-	labtest.WaitFor(t, method+" to wait", func() bool {
-		parked := 0
-		for stack := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
-			if strings.Contains(stack, "unix.Poll(") && strings.Contains(stack, "tun."+method) {
-				parked++
-			}
-		}
-		return parked == n
-	})
 }
 
 // datagram builds a UDP packet with right checksums, by other code than goipip's.

@@ -38,7 +38,7 @@ func TestDeleted_WhileReading(t *testing.T) {
 	for _, q := range d.Queues() {
 		readings = append(readings, startReading(q))
 	}
-	waitParked(t, "(*Queue).Read", len(readings))
+	labtest.WaitParked(t, "tun.(*Queue).Read", len(readings))
 	if err := h.DeleteLink("tun01"); err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestMovedToNamespace(t *testing.T) {
 	d := openUp(t, h, tun.Config{Name: "tun01", Queues: 1, Offload: true})
 	q := d.Queues()[0]
 	r := startReading(q)
-	waitParked(t, "(*Queue).Read", 1)
+	labtest.WaitParked(t, "tun.(*Queue).Read", 1)
 
 	move(t, h, "tun01", other)
 	if hasLink(t, h, "tun01") || !hasLink(t, other, "tun01") {
@@ -199,7 +199,7 @@ func TestClose(t *testing.T) {
 	for _, q := range d.Queues() {
 		readings = append(readings, startReading(q))
 	}
-	waitParked(t, "(*Queue).Read", len(readings))
+	labtest.WaitParked(t, "tun.(*Queue).Read", len(readings))
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}

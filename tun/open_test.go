@@ -157,7 +157,7 @@ func TestQueues_ShareTraffic(t *testing.T) {
 	for _, q := range d.Queues() {
 		readings = append(readings, startReading(q))
 	}
-	waitParked(t, "(*Queue).Read", len(readings))
+	labtest.WaitParked(t, "tun.(*Queue).Read", len(readings))
 
 	const flows, each = 64, 3
 	want := map[string]int{}

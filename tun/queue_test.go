@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
 	"goipip/tun"
 )
@@ -207,7 +208,7 @@ func TestQueue_ReadWaits(t *testing.T) {
 	q, _, peer := newQueue(t, false)
 	r := startReading(q)
 	for _, want := range []string{"one", "two"} {
-		waitParked(t, "(*Queue).Read", 1)
+		labtest.WaitParked(t, "tun.(*Queue).Read", 1)
 		mustWrite(t, peer, []byte(want))
 		if got := string(r.next(t).Bytes); got != want {
 			t.Errorf("Read %q, want %q", got, want)
@@ -218,7 +219,7 @@ func TestQueue_ReadWaits(t *testing.T) {
 func TestQueue_ClosedWhileReading(t *testing.T) {
 	q, _, _ := newQueue(t, true)
 	r := startReading(q)
-	waitParked(t, "(*Queue).Read", 1)
+	labtest.WaitParked(t, "tun.(*Queue).Read", 1)
 	if err := q.Close(); err != nil {
 		t.Fatal(err)
 	}

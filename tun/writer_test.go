@@ -100,7 +100,7 @@ func TestQueue_WriteWaits(t *testing.T) {
 	fill(t, file)
 	done := make(chan error, 1)
 	go func() { done <- q.Write(packet.VNetHdr{}, [][]byte{[]byte("wai"), []byte("ted")}) }()
-	waitParked(t, "(*Writer).Write", 1)
+	labtest.WaitParked(t, "tun.(*Writer).Write", 1)
 
 	var got string
 	buf := make([]byte, 16)
@@ -115,7 +115,7 @@ func TestQueue_WriteWaits(t *testing.T) {
 			got += string(buf[:n])
 		}
 	})
-	if err := within(t, "Write", done); err != nil {
+	if err := labtest.Within(t, "Write", done); err != nil {
 		t.Fatal(err)
 	}
 	if rest := strings.ReplaceAll(got, "filling", ""); rest != "waited" {
@@ -128,11 +128,11 @@ func TestQueue_ClosedWhileWriting(t *testing.T) {
 	fill(t, file)
 	done := make(chan error, 1)
 	go func() { done <- q.Write(packet.VNetHdr{}, [][]byte{[]byte("late")}) }()
-	waitParked(t, "(*Writer).Write", 1)
+	labtest.WaitParked(t, "tun.(*Writer).Write", 1)
 	if err := q.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := within(t, "Write", done); !errors.Is(err, os.ErrClosed) {
+	if err := labtest.Within(t, "Write", done); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("Write: %v, want %v", err, os.ErrClosed)
 	}
 }

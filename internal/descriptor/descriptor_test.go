@@ -3,8 +3,6 @@ package descriptor_test
 import (
 	"errors"
 	"os"
-	"runtime"
-	"strings"
 	"sync"
 	"testing"
 
@@ -53,16 +51,6 @@ func read(f *descriptor.FD) (string, error) {
 	}
 }
 
-// waiting waits until n goroutines wait for a descriptor.
-func waiting(t *testing.T, n int) {
-	t.Helper()
-	stacks := make([]byte, 1<<20)
-	labtest.WaitFor(t, "goroutines to wait", func() bool {
-		all := string(stacks[:runtime.Stack(stacks, true)])
-		return strings.Count(all, "descriptor.(*FD).Wait(") == n
-	})
-}
-
 func TestWait(t *testing.T) {
 	f, peer := newPair(t)
 	for _, want := range []string{"one", "two"} {
@@ -74,7 +62,7 @@ func TestWait(t *testing.T) {
 			}
 			got <- s
 		}()
-		waiting(t, 1)
+		labtest.WaitParked(t, "descriptor_test.read", 1)
 		if _, err := unix.Write(peer, []byte(want)); err != nil {
 			t.Fatal(err)
 		}
@@ -97,7 +85,7 @@ func TestClose(t *testing.T) {
 			}
 		})
 	}
-	waiting(t, readers)
+	labtest.WaitParked(t, "descriptor_test.read", readers)
 	for range 2 {
 		if err := f.Close(); err != nil {
 			t.Fatal(err)

@@ -4,6 +4,8 @@ package labtest
 
 import (
 	"context"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -54,4 +56,31 @@ func WaitFor(tb testing.TB, what string, cond func() bool) {
 		}
 		time.Sleep(pollInterval)
 	}
+}
+
+// Within returns what arrives on ch, and fails the test with what it waited for after ten seconds.
+func Within[T any](tb testing.TB, what string, ch <-chan T) T {
+	tb.Helper()
+	select {
+	case v := <-ch:
+		return v
+	case <-time.After(waitTimeout):
+		tb.Fatalf("waited %v in vain for %s", waitTimeout, what)
+	}
+	panic("not reached")
+}
+
+// WaitParked returns when n goroutines wait for a descriptor within a function, such as "tun.(*Queue).Read".
+func WaitParked(tb testing.TB, function string, n int) {
+	tb.Helper()
+	stacks := make([]byte, 1<<20)
+	WaitFor(tb, function+" to wait", func() bool {
+		parked := 0
+		for stack := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
+			if strings.Contains(stack, "descriptor.(*FD).Wait(") && strings.Contains(stack, function+"(") {
+				parked++
+			}
+		}
+		return parked == n
+	})
 }
