@@ -13,7 +13,9 @@ import (
 )
 
 // filters tells of what would see the packets of a raw socket, and not those of a
-// packet socket: nil for nothing.
+// packet socket: nil for nothing. It does not know of programs that a cgroup has for
+// packets that leave (systemd's IPAddressDeny=, say), nor of those that BPF links
+// put at netfilter's hooks.
 func (h *host) filters() error {
 	for _, look := range []func() (string, error){h.nftables, h.iptables, h.ipsec} {
 		found, err := look()

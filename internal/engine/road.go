@@ -19,7 +19,8 @@ const (
 	// RoadRaw is the raw socket: the kernel routes each packet by itself.
 	RoadRaw
 	// RoadPacket is a packet socket: packets go straight to the next hop, past the
-	// local netfilter (OUTPUT, POSTROUTING) and IPsec. It needs an Ethernet, and a
+	// local netfilter (OUTPUT, POSTROUTING, and what follows connections), IPsec, and
+	// what a cgroup has for packets that leave. It needs an Ethernet, and a
 	// neighbour there whose link-layer address is known; RoadRaw helps out.
 	RoadPacket
 )
