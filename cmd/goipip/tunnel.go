@@ -52,7 +52,7 @@ func logCountersOn(sig os.Signal, t *engine.Tunnel, log *slog.Logger) (stop func
 	go func() {
 		for range signals {
 			s := t.Stats()
-			log.Info("counters", "tx", counters(s.TX), "rx", counters(s.RX))
+			log.Info("counters", "tx", counters(s.TX), "rx", counters(s.RX), "link", linkErrors(s.Link()))
 		}
 	}()
 	return func() {
@@ -70,4 +70,17 @@ func (c counters) LogValue() slog.Value {
 		attrs = append(attrs, slog.Uint64("dropped_"+reason, c.Drops[reason]))
 	}
 	return slog.GroupValue(attrs...)
+}
+
+// linkErrors shows what the kernel's tunnel would count as errors on the link, under
+// the names of ip -s -s link show.
+type linkErrors engine.LinkStats
+
+func (l linkErrors) LogValue() slog.Value {
+	return slog.GroupValue(
+		slog.Uint64("rx_errors", l.RXErrors), slog.Uint64("rx_length_errors", l.RXLengthErrors),
+		slog.Uint64("rx_frame_errors", l.RXFrameErrors), slog.Uint64("rx_dropped", l.RXDropped),
+		slog.Uint64("tx_errors", l.TXErrors), slog.Uint64("tx_carrier_errors", l.TXCarrierErrors),
+		slog.Uint64("collisions", l.Collisions), slog.Uint64("tx_dropped", l.TXDropped),
+	)
 }

@@ -255,7 +255,8 @@ func TestR4_Malformed(t *testing.T) {
 	if found := l.delivered(t, l.ns02, packets...); len(found) > 0 {
 		t.Errorf("malformed packets come out of the tunnel: %v", found)
 	}
-	tun01.counts(t, fmt.Sprintf("rx.dropped_malformed=%d", len(bad)))
+	tun01.counts(t, fmt.Sprintf("rx.dropped_malformed=%d", len(bad)),
+		fmt.Sprintf("link.rx_errors=%d link.rx_length_errors=%d", len(bad), len(bad)))
 
 	// What follows the inner packet is padding.
 	whole := craft(t, 2)
@@ -301,5 +302,5 @@ func TestR5_ECN(t *testing.T) {
 			}
 		}
 	}
-	tun01.counts(t, "rx.dropped_bad_ecn=1")
+	tun01.counts(t, "rx.dropped_bad_ecn=1", "link.rx_errors=1 link.rx_length_errors=0 link.rx_frame_errors=1")
 }
