@@ -18,26 +18,26 @@ const (
 	seccompFirstArg = 16
 )
 
-// refusedCall is a system call that fails.
-type refusedCall struct {
-	number int
-	arg    uint32       // which of its arguments decides, from 0
-	unless bpf.JumpTest // in comparison with value, it does not fail
-	value  uint32
-	errno  unix.Errno
+// RefusedCall is a system call that fails, as in another kernel.
+type RefusedCall struct {
+	Number int
+	Arg    uint32       // which of its arguments decides, from 0
+	Unless bpf.JumpTest // in comparison with Value, it does not fail
+	Value  uint32
+	Errno  unix.Errno
 }
 
 // hidesXState makes ptrace(PTRACE_GETREGSET) fail. Programs take that for a kernel without XSAVE.
-var hidesXState = refusedCall{unix.SYS_PTRACE, 0, bpf.JumpNotEqual, unix.PTRACE_GETREGSET, unix.EIO}
+var hidesXState = RefusedCall{unix.SYS_PTRACE, 0, bpf.JumpNotEqual, unix.PTRACE_GETREGSET, unix.EIO}
 
 // refuse makes a system call fail on the calling thread and for all that it starts from then on, which cannot be undone.
-func refuse(r refusedCall) error {
+func refuse(r RefusedCall) error {
 	code, err := bpf.Assemble([]bpf.Instruction{
 		bpf.LoadAbsolute{Off: seccompNumber, Size: 4},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(r.number), SkipTrue: 3},
-		bpf.LoadAbsolute{Off: seccompFirstArg + 8*r.arg, Size: 4},
-		bpf.JumpIf{Cond: r.unless, Val: r.value, SkipTrue: 1},
-		bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(r.errno)},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(r.Number), SkipTrue: 3},
+		bpf.LoadAbsolute{Off: seccompFirstArg + 8*r.Arg, Size: 4},
+		bpf.JumpIf{Cond: r.Unless, Val: r.Value, SkipTrue: 1},
+		bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(r.Errno)},
 		bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW},
 	})
 	if err != nil {
@@ -57,7 +57,7 @@ func refuse(r refusedCall) error {
 
 // startRefused starts cmd in the namespace, with a system call that fails. A thread of its own does it, which is the parent
 // for Pdeathsig and keeps that off everything else.
-func (h *Host) startRefused(cmd *exec.Cmd, r refusedCall) (*Process, error) {
+func (h *Host) startRefused(cmd *exec.Cmd, r RefusedCall) (*Process, error) {
 	p := &Process{host: h, cmd: cmd, ended: make(chan struct{})}
 	started := make(chan error)
 	onThread(func() {
@@ -79,11 +79,10 @@ func (h *Host) startRefused(cmd *exec.Cmd, r refusedCall) (*Process, error) {
 	return p, nil
 }
 
-// StartUnmerged starts cmd as Start does, but writev(2) with more than parts parts fails there with EINVAL: of a goipip
-// that merges packets, it is what a kernel does that does not take them.
-func (h *Host) StartUnmerged(cmd *exec.Cmd, parts int) (*Process, error) {
+// StartRefusing starts cmd as Start does, with a system call that fails.
+func (h *Host) StartRefusing(cmd *exec.Cmd, r RefusedCall) (*Process, error) {
 	prepare(cmd)
-	p, err := h.startRefused(cmd, refusedCall{unix.SYS_WRITEV, 2, bpf.JumpLessOrEqual, uint32(parts), unix.EINVAL})
+	p, err := h.startRefused(cmd, r)
 	if err != nil {
 		return nil, err
 	}
