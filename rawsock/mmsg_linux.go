@@ -4,6 +4,8 @@ import (
 	"syscall"
 	"unsafe"
 
+	"goipip/internal/packet"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -21,6 +23,14 @@ type batch struct {
 	per  int // parts of one message
 	inet unix.RawSockaddrInet4
 	link unix.RawSockaddrLinklayer
+	ipip protocol
+}
+
+// protocol is a control message that tells the protocol of a packet.
+type protocol struct {
+	hdr   unix.Cmsghdr
+	value int32
+	_     int32
 }
 
 func newBatch(messages, parts int) batch {
@@ -43,10 +53,21 @@ func (b *batch) set(i, part int, p []byte) {
 	iov.SetLen(len(p))
 }
 
-// toHost addresses all messages to a. The batch must not move afterwards.
-func (b *batch) toHost(a *unix.SockaddrInet4) {
+// toHost addresses all messages to a, and says where the kernel understands it what
+// their protocol is. The batch must not move afterwards.
+func (b *batch) toHost(a *unix.SockaddrInet4, sayProtocol bool) {
 	b.inet = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: a.Addr}
 	b.setName(unsafe.Pointer(&b.inet), unix.SizeofSockaddrInet4)
+	if !sayProtocol {
+		return
+	}
+	b.ipip.hdr.Level, b.ipip.hdr.Type = unix.SOL_IP, ipProtocol
+	b.ipip.hdr.SetLen(unix.CmsgLen(4))
+	b.ipip.value = packet.ProtoIPIP
+	for i := range b.msgs {
+		b.msgs[i].hdr.Control = (*byte)(unsafe.Pointer(&b.ipip))
+		b.msgs[i].hdr.SetControllen(unix.CmsgSpace(4))
+	}
 }
 
 // toHop addresses all messages to h (packet(7)). The batch must not move
@@ -56,6 +77,10 @@ func (b *batch) toHop(h Hop) {
 		Family:  unix.AF_PACKET,
 		Ifindex: int32(h.Device),
 		Halen:   uint8(len(h.Addr)),
+	}
+	for i := range b.msgs {
+		b.msgs[i].hdr.Control = nil
+		b.msgs[i].hdr.SetControllen(0)
 	}
 	*(*[2]byte)(unsafe.Pointer(&b.link.Protocol)) = [2]byte{unix.ETH_P_IP >> 8, unix.ETH_P_IP & 0xff} // in network order
 	copy(b.link.Addr[:], h.Addr[:])

@@ -51,6 +51,20 @@ func setupRawOutlet(fd int, device string) error {
 	return setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF)
 }
 
+// ipProtocol is IP_PROTOCOL (linux/in.h). Without this control message the kernel
+// looks IPsec policies and routes up for protocol 255, which a socket with IP_HDRINCL
+// has, and packets would pass by a policy for protocol 4 (raw_sendmsg in
+// net/ipv4/raw.c).
+const ipProtocol = 52
+
+// takesProtocol reports whether the kernel knows ipProtocol (Linux 6.4).
+func takesProtocol(fd *descriptor.FD) bool {
+	return fd.Control(func(fd int) error {
+		_, err := unix.GetsockoptInt(fd, unix.SOL_IP, ipProtocol)
+		return err
+	}) == nil
+}
+
 // newPacketOutlet returns a socket for packets to a Hop. With protocol 0 it
 // receives nothing (packet(7)).
 func newPacketOutlet() (*descriptor.FD, error) {

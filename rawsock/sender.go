@@ -18,6 +18,8 @@ type Sender struct {
 	packet *descriptor.FD // nil without hops
 	hop    atomic.Pointer[Hop]
 
+	sayProtocol bool // of packets on raw
+
 	batch   batch
 	out     *descriptor.FD // where the batch goes
 	to      *Hop           // that the batch is addressed to; nil for the remote host
@@ -46,7 +48,8 @@ func NewSender(cfg Config, refused func(i int, why Refusal)) (*Sender, error) {
 		out:     raw,
 		refused: refused,
 	}
-	s.batch.toHost(s.remote)
+	s.sayProtocol = takesProtocol(raw)
+	s.batch.toHost(s.remote, s.sayProtocol)
 	return s, nil
 }
 
@@ -114,7 +117,7 @@ func (s *Sender) address(hop *Hop) {
 	s.to = hop
 	if hop == nil {
 		s.out = s.raw
-		s.batch.toHost(s.remote)
+		s.batch.toHost(s.remote, s.sayProtocol)
 		return
 	}
 	s.out = s.packet

@@ -12,8 +12,9 @@ import (
 
 // Errors of Write that concern one packet, which is lost. The queue works on.
 var (
-	ErrDown    = errors.New("the link is down")
-	ErrRefused = errors.New("the kernel does not take the packet")
+	ErrDown     = errors.New("the link is down")
+	ErrRefused  = errors.New("the kernel does not take the packet")
+	ErrNoMemory = errors.New("the kernel has no memory for the packet")
 )
 
 // Writer writes to a queue. A queue may have several, each for one goroutine at a
@@ -35,7 +36,7 @@ func (w *Writer) VNet() bool { return w.vnet }
 // Write passes one packet to the kernel as received on the link: all parts, one
 // after the other. hdr must be zero on a plain device. The parts are not kept.
 //
-// ErrDown and ErrRefused lose just this packet; ErrDeleted and os.ErrClosed are
+// ErrDown, ErrRefused and ErrNoMemory lose just this packet; ErrDeleted and os.ErrClosed are
 // as for Read.
 func (w *Writer) Write(hdr packet.VNetHdr, parts [][]byte) error {
 	w.iovs = w.iovs[:0]
@@ -64,7 +65,9 @@ func (w *Writer) Write(hdr packet.VNetHdr, parts [][]byte) error {
 			return ErrDown
 		case unix.EBADFD:
 			return ErrDeleted
-		default: // EINVAL for a header that does not fit the packet, ENOMEM
+		case unix.ENOMEM, unix.ENOBUFS:
+			return ErrNoMemory
+		default: // EINVAL for a header that does not fit the packet
 			return ErrRefused
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -44,12 +45,16 @@ const (
 // say for input, has the kernel follow those at all (nf_ct_netns_get in
 // net/netfilter/nf_conntrack_proto.c), and it must see both directions.
 func (h *host) nftables() (found string, err error) {
+	if _, loaded := moduleUsers("nf_tables"); h.noNFTables && !loaded {
+		return "", nil // asking again would have the kernel look for the module
+	}
 	req := nl.NewNetlinkRequest(nftGetChain, syscall.NLM_F_DUMP)
 	req.Sockets = h.requests
 	req.AddData(&nl.Nfgenmsg{NfgenFamily: syscall.AF_UNSPEC})
 	messages, err := req.Execute(syscall.NETLINK_NETFILTER, nftNewChain)
 	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EPROTONOSUPPORT) {
-		return "", nil // a kernel without nftables
+		h.noNFTables = true
+		return "", nil
 	}
 	if err != nil {
 		return "", fmt.Errorf("list nftables chains: %w", err)
@@ -82,8 +87,11 @@ func attributes(b []byte) []syscall.NetlinkRouteAttr {
 // rule on.
 func (h *host) iptables() (found string, err error) {
 	f, err := h.proc.Open("ip_tables_names")
-	if err != nil {
+	if errors.Is(err, os.ErrNotExist) {
 		return "", nil // the module is not there
+	}
+	if err != nil {
+		return "", err
 	}
 	defer f.Close()
 	names, err := io.ReadAll(f)

@@ -24,6 +24,8 @@ type host struct {
 	events   *nl.NetlinkSocket
 	proc     *os.Root // /proc/net
 
+	noNFTables bool // when last asked
+
 	minPMTU, mtuExpires sysctl // of net.ipv4.route, in bytes and seconds
 
 	remote  netip.Addr

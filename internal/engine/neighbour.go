@@ -48,7 +48,9 @@ func (h *host) neighbour(device int, addr netip.Addr) (n next, err error) {
 	}
 	n.hop.Device = device
 	copy(n.hop.Addr[:], entry.HardwareAddr)
-	n.stale = entry.State == netlink.NUD_STALE
+	// To ask for an entry that somebody else keeps would make it an ordinary one
+	// (neigh_update_flags in net/core/neighbour.c).
+	n.stale = entry.State == netlink.NUD_STALE && entry.Flags&netlink.NTF_EXT_LEARNED == 0 && entry.FlagsExt == 0
 	return n, nil
 }
 

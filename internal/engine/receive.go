@@ -85,8 +85,8 @@ func (r *receive) deliver(s *encap.Super) error {
 		r.count.linkDown.Add(uint64(s.Count))
 	case errors.Is(err, tun.ErrRefused) && s.Count > 1:
 		return r.deliverSplit(s)
-	case errors.Is(err, tun.ErrRefused):
-		r.count.refused.Add(1)
+	case errors.Is(err, tun.ErrRefused), errors.Is(err, tun.ErrNoMemory):
+		r.count.refused.Add(uint64(s.Count))
 	default:
 		return err
 	}

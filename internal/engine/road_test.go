@@ -117,6 +117,23 @@ func TestRoad_IPsecBlocks(t *testing.T) {
 	}
 }
 
+// A policy for ipip is one for the tunnel's packets, which are no others.
+func TestRoad_IPsecOfIPIP(t *testing.T) {
+	t.Parallel()
+	labtest.Need(t, "ip")
+	for proto, passes := range map[string]bool{"4": false, "255": true} {
+		for _, road := range []engine.Road{engine.RoadAuto, engine.RoadRaw} {
+			n := across(t)
+			n.start(t, func(c *engine.Config) { c.Road = road })
+			n.types(t, "ip xfrm policy add dir out dst 192.168.8.0/24 proto "+proto+" action block")
+			n.obeys(t, passes)
+			if passes {
+				n.takes(t, engine.RoadRaw)
+			}
+		}
+	}
+}
+
 // obeys fails the test unless, soon and for a while, pings pass, or do not.
 func (n *network) obeys(t testing.TB, pass bool) {
 	t.Helper()

@@ -92,7 +92,7 @@ func (t *transmit) reply(inner packet.IPv4, icmpType, code uint8, mtu int) error
 	}
 	t.parts[0] = message
 	err := t.replies.Write(packet.VNetHdr{}, t.parts[:])
-	if errors.Is(err, tun.ErrDown) || errors.Is(err, tun.ErrRefused) {
+	if errors.Is(err, tun.ErrDown) || errors.Is(err, tun.ErrRefused) || errors.Is(err, tun.ErrNoMemory) {
 		return nil
 	}
 	return err

@@ -6,11 +6,20 @@ import (
 	"time"
 
 	"goipip/internal/packet"
+
+	"golang.org/x/time/rate"
 )
 
 // pollInterval is how often a tunnel looks at what no event tells of: a route
 // that appears, a path MTU that expires, a module.
 const pollInterval = time.Second
+
+// Limits of how often watch looks: what goes on all the time, a router's routes or
+// somebody's ICMP errors, shall not keep it busy.
+const (
+	looksPerSecond = 100
+	looksBurst     = 10
+)
 
 // pathStaleAfter is how long what was seen of the path is good enough to refuse a
 // packet.
@@ -20,7 +29,8 @@ const pathStaleAfter = time.Millisecond
 func (t *Tunnel) watch(ctx context.Context) {
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
-	for {
+	limit := rate.NewLimiter(looksPerSecond, looksBurst)
+	for limit.Wait(ctx) == nil {
 		select {
 		case <-ctx.Done():
 			return
@@ -68,10 +78,10 @@ func (t *Tunnel) look() {
 	t.looking.Lock()
 	defer t.looking.Unlock()
 	own, err := t.host.addresses()
-	t.foreign = err == nil && !slices.Contains(own, t.cfg.Local)
 	if err != nil {
-		t.log.Warn("cannot see this host's addresses: inner packets that claim to be from one of them pass", "err", err)
+		t.log.Warn("cannot see this host's addresses: keeping those that were there before", "err", err)
 	} else {
+		t.foreign = !slices.Contains(own, t.cfg.Local)
 		t.decap.SetOwn(own)
 		t.tx.encap.SetOwn(own)
 	}
