@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 
 	"goipip/rawsock"
@@ -110,5 +111,5 @@ func (t *Tunnel) turn(hop *rawsock.Hop, why error) {
 		t.log.Debug("sending by raw socket", "why", why)
 		return
 	}
-	t.log.Debug("sending by packet socket", "device", hop.Device, "next_hop", fmt.Sprintf("% x", hop.Addr[:]))
+	t.log.Debug("sending by packet socket", "device", hop.Device, "next_hop", net.HardwareAddr(hop.Addr[:]))
 }
