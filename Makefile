@@ -7,7 +7,9 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 NEEDS := iproute2:ip iputils-ping:ping tcpdump:tcpdump socat:socat ethtool:ethtool \
 	nftables:nft user-mode-linux:linux.uml util-linux:setpriv gcc,libc6-dev:gcc
 
-FUZZTIME ?= 5s
+# So many executions of each fuzz target, or a time such as 10m. A time may end, once in
+# many runs, with "context deadline exceeded", which is not a finding.
+FUZZTIME ?= 20000x
 
 # Fewer rounds are not enough for benchstat's confidence intervals.
 ROUNDS ?= 6
