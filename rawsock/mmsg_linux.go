@@ -59,15 +59,13 @@ func (b *batch) toHost(a *unix.SockaddrInet4, sayProtocol bool) {
 	b.inet = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: a.Addr}
 	b.setName(unsafe.Pointer(&b.inet), unix.SizeofSockaddrInet4)
 	if !sayProtocol {
+		b.setControl(nil, 0)
 		return
 	}
 	b.ipip.hdr.Level, b.ipip.hdr.Type = unix.SOL_IP, ipProtocol
 	b.ipip.hdr.SetLen(unix.CmsgLen(4))
 	b.ipip.value = packet.ProtoIPIP
-	for i := range b.msgs {
-		b.msgs[i].hdr.Control = (*byte)(unsafe.Pointer(&b.ipip))
-		b.msgs[i].hdr.SetControllen(unix.CmsgSpace(4))
-	}
+	b.setControl(unsafe.Pointer(&b.ipip), unix.CmsgSpace(4))
 }
 
 // toHop addresses all messages to h (packet(7)). The batch must not move
@@ -78,19 +76,23 @@ func (b *batch) toHop(h Hop) {
 		Ifindex: int32(h.Device),
 		Halen:   uint8(len(h.Addr)),
 	}
-	for i := range b.msgs {
-		b.msgs[i].hdr.Control = nil
-		b.msgs[i].hdr.SetControllen(0)
-	}
 	*(*[2]byte)(unsafe.Pointer(&b.link.Protocol)) = [2]byte{unix.ETH_P_IP >> 8, unix.ETH_P_IP & 0xff} // in network order
 	copy(b.link.Addr[:], h.Addr[:])
 	b.setName(unsafe.Pointer(&b.link), unix.SizeofSockaddrLinklayer)
+	b.setControl(nil, 0)
 }
 
 func (b *batch) setName(name unsafe.Pointer, length uint32) {
 	for i := range b.msgs {
 		b.msgs[i].hdr.Name = (*byte)(name)
 		b.msgs[i].hdr.Namelen = length
+	}
+}
+
+func (b *batch) setControl(message unsafe.Pointer, length int) {
+	for i := range b.msgs {
+		b.msgs[i].hdr.Control = (*byte)(message)
+		b.msgs[i].hdr.SetControllen(length)
 	}
 }
 

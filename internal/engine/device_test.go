@@ -106,14 +106,7 @@ func TestO6_T7_BelowTheMinimum(t *testing.T) {
 // would, and has the kernel's bounds, both of the tunnel's own namespace.
 func TestO6_T7_Expires(t *testing.T) {
 	t.Parallel()
-	n := acrossDevice(t)
-	must(t, n.a.host.Sysctl("net.ipv4.route.mtu_expires", "1"))
-	n.shrink(t, 1400)
-	p := newProber(t, n.a, n.b)
-	p.learns(t, 1480, 1380)
-	n.shrink(t, 1500)
-	n.grows(t, p)
-	n.balance(t)
+	acrossDevice(t).expires(t)
 }
 
 func TestO6_T7_Minimum(t *testing.T) {

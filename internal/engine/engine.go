@@ -56,7 +56,6 @@ type Tunnel struct {
 	connected  int          // so many receivers, the first ones
 	tunnel4    bool         // the module was loaded when last looked
 	disturbed  bool         // something on this host answers ipip packets, as warned of
-	packets    error        // why there are no packet sockets
 	hop        *rawsock.Hop // where the packet road leads that is taken
 	sentStale  uint64       // packets, when the hop's neighbour was asked for last
 }

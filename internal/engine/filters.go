@@ -45,8 +45,10 @@ const (
 // say for input, has the kernel follow those at all (nf_ct_netns_get in
 // net/netfilter/nf_conntrack_proto.c), and it must see both directions.
 func (h *host) nftables() (found string, err error) {
-	if _, loaded := moduleUsers("nf_tables"); h.noNFTables && !loaded {
-		return "", nil // asking again would have the kernel look for the module
+	if h.noNFTables {
+		if _, loaded := moduleUsers("nf_tables"); !loaded {
+			return "", nil // asking again would have the kernel look for the module
+		}
 	}
 	req := nl.NewNetlinkRequest(nftGetChain, syscall.NLM_F_DUMP)
 	req.Sockets = h.requests

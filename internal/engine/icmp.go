@@ -30,11 +30,14 @@ func (t *Tunnel) icmpReceived(e rawsock.ICMPError) {
 // that the path has for it now: with RFC 2003 at once, or else with the next packet
 // that is too long (T7).
 func (t *Tunnel) fragNeeded(e rawsock.ICMPError) {
+	defer wake(t.doubt)
+	if t.cfg.Device == "" && !t.cfg.RelayICMP {
+		return // the kernel keeps what it says
+	}
 	path, limits := *t.tx.underlay.Load(), t.host.limits()
 	if t.cfg.Device != "" {
 		t.reported.Store(t.reported.Load().report(e.MTU, path, limits))
 	}
-	wake(t.doubt)
 	if t.cfg.RelayICMP && len(e.Inner) >= packet.IPv4HdrLen && e.Inner.DF() {
 		mtu := min(max(e.MTU, limits.minimum), path.mtu)
 		t.relay(e, packet.ICMPCodeFragNeeded, mtu-encap.HdrLen)

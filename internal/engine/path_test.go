@@ -216,6 +216,13 @@ func TestT7_Expires(t *testing.T) {
 	t.Parallel()
 	n := across(t)
 	n.start(t, nil)
+	n.expires(t)
+}
+
+// expires fails the test unless what a router said of the path is forgotten when the
+// kernel is to forget it.
+func (n *network) expires(t testing.TB) {
+	t.Helper()
 	must(t, n.a.host.Sysctl("net.ipv4.route.mtu_expires", "1"))
 	n.shrink(t, 1400)
 	p := newProber(t, n.a, n.b)

@@ -36,10 +36,8 @@ type next struct {
 	stale bool // the kernel would ask the neighbour whether it is still there
 }
 
-// errNoPackets tells that this host gives no packet sockets.
-var errNoPackets = errors.New("no packet socket")
-
-// openPackets gives the senders the packet road, where that is not ruled out.
+// openPackets gives the senders the packet road, where that is not ruled out. Where
+// this host has no packet sockets, RoadAuto becomes RoadRaw.
 func (t *Tunnel) openPackets() error {
 	if t.cfg.Road == RoadRaw {
 		return nil
@@ -50,22 +48,24 @@ func (t *Tunnel) openPackets() error {
 			return err
 		}
 		if err != nil {
-			t.packets = fmt.Errorf("%w: %w", errNoPackets, err)
+			t.cfg.Road = RoadRaw
+			t.log.Debug("sending by raw socket", "why", err)
 			return nil
 		}
 	}
 	return nil
 }
 
-// chooseRoad has the senders take the packet road where it leads along u, or the
-// other one.
+// chooseRoad has the senders take the packet road where it leads to the remote host,
+// or else the raw one.
 func (t *Tunnel) chooseRoad() {
-	if t.cfg.Road == RoadRaw || t.packets != nil {
+	if t.cfg.Road == RoadRaw {
 		return
 	}
 	t.looking.Lock()
 	defer t.looking.Unlock()
-	n, err := t.packetRoad(t.tx.underlay.Load())
+	u := t.tx.underlay.Load()
+	n, err := t.packetRoad(u)
 	if err != nil {
 		t.turn(nil, err)
 		return
@@ -73,7 +73,7 @@ func (t *Tunnel) chooseRoad() {
 	t.turn(&n.hop, nil)
 	if sent := t.Stats().TX.Packets; n.stale && sent != t.sentStale {
 		t.sentStale = sent
-		t.host.probe(n.hop, t.tx.underlay.Load().gateway)
+		t.host.probe(n.hop, u.gateway)
 	}
 }
 
