@@ -283,6 +283,16 @@ func (p path) revives(t *testing.T) {
 	})
 }
 
+// settles returns when all that was on the way there and back has arrived: a ping was, for as long as each way takes
+// what the network does not send ahead of others.
+func (p path) settles(t *testing.T, roundTrip time.Duration) {
+	t.Helper()
+	labtest.WaitFor(t, "a ping that overtakes nothing, from "+p.a.Name, func() bool {
+		result, err := p.a.Ping(labtest.Context(t), p.addrB, netlab.PingOptions{Timeout: unansweredTime})
+		return err == nil && result.Received > 0 && result.RTTs[0] >= roundTrip
+	})
+}
+
 // refused fails the test unless a ping of size bytes with DF is too long for the path.
 func (p path) refused(t *testing.T, size int) {
 	t.Helper()
