@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -79,11 +80,11 @@ func (f *FD) Acquire() (fd int, ok bool) {
 // Release ends what Acquire began.
 func (f *FD) Release() { f.users.RUnlock() }
 
-// Wait waits, between Acquire and Release, for In or Out, or for an error on the
-// descriptor, which the next call on it tells. It reports false once the FD is
-// closed.
+// Wait waits, between Acquire and Release, for In, Out or only an error (0) on the
+// descriptor. An error always ends it; the next call on the descriptor reports the
+// error. Wait reports false once the FD is closed.
 func (f *FD) Wait(event int16) bool {
-	fds := [...]unix.PollFd{{Fd: int32(f.fd), Events: event}, {Fd: int32(f.stop), Events: unix.POLLIN}}
+	fds := f.pollFds(event)
 	for {
 		_, err := unix.Poll(fds[:], -1)
 		if f.closed.Load() {
@@ -93,6 +94,28 @@ func (f *FD) Wait(event int16) bool {
 			return true
 		}
 	}
+}
+
+// WaitTimeout is Wait for at most timeout, rounded up to whole milliseconds. It
+// reports false only once the FD is closed: after a timeout the caller repeats the
+// call that it waited for, and sees from that whether it waited in vain.
+func (f *FD) WaitTimeout(event int16, timeout time.Duration) bool {
+	fds := f.pollFds(event)
+	for deadline := time.Now().Add(timeout); ; {
+		left := max(0, time.Until(deadline))
+		n, err := unix.Poll(fds[:], int((left+time.Millisecond-1)/time.Millisecond))
+		if f.closed.Load() {
+			return false
+		}
+		if err == nil && (n == 0 || fds[0].Revents != 0) {
+			return true
+		}
+	}
+}
+
+// pollFds returns what to poll(2) for event and for Close.
+func (f *FD) pollFds(event int16) [2]unix.PollFd {
+	return [2]unix.PollFd{{Fd: int32(f.fd), Events: event}, {Fd: int32(f.stop), Events: unix.POLLIN}}
 }
 
 // Control calls do with the descriptor. The error is do's, or os.ErrClosed.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -69,6 +70,48 @@ func TestWait(t *testing.T) {
 		if s := <-got; s != want {
 			t.Errorf("read %q, want %q", s, want)
 		}
+	}
+}
+
+// wait waits for a message, and reports whether f is still open, and how long it took.
+func wait(f *descriptor.FD, timeout time.Duration) (open bool, waited time.Duration) {
+	start := time.Now()
+	if _, ok := f.Acquire(); !ok {
+		return false, 0
+	}
+	defer f.Release()
+	return f.WaitTimeout(descriptor.In, timeout), time.Since(start)
+}
+
+// WaitTimeout ends with the event, with Close, or when the time is up.
+func TestWaitTimeout(t *testing.T) {
+	f, peer := newPair(t)
+	for _, timeout := range []time.Duration{0, 100 * time.Microsecond, 20 * time.Millisecond} {
+		if open, waited := wait(f, timeout); !open || waited < timeout {
+			t.Errorf("WaitTimeout(%v) = %v after %v", timeout, open, waited)
+		}
+	}
+	if _, err := unix.Write(peer, []byte("one")); err != nil {
+		t.Fatal(err)
+	}
+	if open, waited := wait(f, time.Hour); !open || waited > 10*time.Second {
+		t.Errorf("WaitTimeout with a message there = %v after %v", open, waited)
+	}
+	if s, err := read(f); s != "one" || err != nil {
+		t.Errorf("read %q, %v", s, err)
+	}
+
+	closed := make(chan bool)
+	go func() {
+		open, _ := wait(f, time.Hour)
+		closed <- !open
+	}()
+	labtest.WaitParked(t, "descriptor_test.wait", 1)
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !labtest.Within(t, "the end of WaitTimeout", closed) {
+		t.Error("WaitTimeout reports an open FD after Close")
 	}
 }
 
