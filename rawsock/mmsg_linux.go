@@ -26,7 +26,7 @@ type batch struct {
 	ipip protocol
 }
 
-// protocol is a control message that tells the protocol of a packet.
+// protocol is the control message IP_PROTOCOL (linux/in.h).
 type protocol struct {
 	hdr   unix.Cmsghdr
 	value int32
@@ -53,12 +53,12 @@ func (b *batch) set(i, part int, p []byte) {
 	iov.SetLen(len(p))
 }
 
-// toHost addresses all messages to a, and says where the kernel understands it what
-// their protocol is. The batch must not move afterwards.
-func (b *batch) toHost(a *unix.SockaddrInet4, sayProtocol bool) {
+// toHost addresses all messages to a, with a control message that tells their protocol
+// if attachProtocol is set. The batch must not move afterwards.
+func (b *batch) toHost(a *unix.SockaddrInet4, attachProtocol bool) {
 	b.inet = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: a.Addr}
 	b.setName(unsafe.Pointer(&b.inet), unix.SizeofSockaddrInet4)
-	if !sayProtocol {
+	if !attachProtocol {
 		b.setControl(nil, 0)
 		return
 	}

@@ -7,48 +7,39 @@ import (
 
 	"goipip/internal/descriptor"
 
-	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 )
 
 // newRawOutlet returns a socket for packets with their IP header, which the kernel
-// finds the way for.
+// routes.
 func newRawOutlet(cfg Config) (*descriptor.FD, error) {
-	conn, err := open(unix.IPPROTO_RAW, cfg)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	if _, err := ipv4.NewRawConn(conn); err != nil { // sets IP_HDRINCL
-		return nil, err
-	}
-	fd, err := descriptor.Dup(conn)
-	if err != nil {
-		return nil, err
-	}
-	if err := fd.Control(func(fd int) error { return setupRawOutlet(fd, cfg.Device) }); err != nil {
-		fd.Close()
-		return nil, fmt.Errorf("set up sending socket: %w", err)
-	}
-	return fd, nil
+	return open(unix.IPPROTO_RAW, cfg, func(fd int) error { return setupRawOutlet(fd, cfg.Device) })
 }
 
-func setupRawOutlet(fd int, device string) error {
+func setupRawOutlet(fd, device int) error {
+	if err := setOption(fd, unix.SOL_IP, unix.IP_HDRINCL, "IP_HDRINCL", 1); err != nil {
+		return err
+	}
 	// Without IP_RECVERR the kernel calls a packet sent that a full queue dropped
 	// (raw_send_hdrinc in net/ipv4/raw.c). What it then also leaves on the error
-	// queue is of no use: it may take the smallest buffer there is.
-	if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_RECVERR, 1); err != nil {
-		return os.NewSyscallError("setsockopt IP_RECVERR", err)
+	// queue is of no use, so that gets the smallest buffer there is.
+	if err := setOption(fd, unix.SOL_IP, unix.IP_RECVERR, "IP_RECVERR", 1); err != nil {
+		return err
 	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 0); err != nil {
-		return os.NewSyscallError("setsockopt SO_RCVBUF", err)
+	if err := setOption(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, "SO_RCVBUF", 0); err != nil {
+		return err
 	}
-	if device != "" {
-		if err := unix.BindToDevice(fd, device); err != nil {
-			return fmt.Errorf("bind to device %s: %w", device, err)
-		}
+	if err := bindToDevice(fd, device); err != nil {
+		return err
 	}
-	return setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF)
+	return setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, bufferSize)
+}
+
+// bindToDevice makes a socket send by the device with an index, or with 0 by any. The
+// kernel does not check that there is such a device: without it, sending fails with
+// ENODEV (sock_bindtoindex_locked in net/core/sock.c; Linux 5.1).
+func bindToDevice(fd, index int) error {
+	return setOption(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, "SO_BINDTOIFINDEX", index)
 }
 
 // ipProtocol is IP_PROTOCOL (linux/in.h). Without this control message the kernel
@@ -65,9 +56,9 @@ func takesProtocol(fd *descriptor.FD) bool {
 	}) == nil
 }
 
-// newPacketOutlet returns a socket for packets to a Hop. With protocol 0 it
+// newPacketOutlet returns a socket for packets with a mark to a Hop. With protocol 0 it
 // receives nothing (packet(7)).
-func newPacketOutlet() (*descriptor.FD, error) {
+func newPacketOutlet(mark uint32) (*descriptor.FD, error) {
 	socket, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open packet socket: %w", os.NewSyscallError("socket", err))
@@ -76,7 +67,12 @@ func newPacketOutlet() (*descriptor.FD, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := fd.Control(func(fd int) error { return setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF) }); err != nil {
+	if err := fd.Control(func(fd int) error {
+		if err := setMark(fd, mark); err != nil {
+			return err
+		}
+		return setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, bufferSize)
+	}); err != nil {
 		fd.Close()
 		return nil, fmt.Errorf("set up packet socket: %w", err)
 	}

@@ -8,13 +8,13 @@
 package rawsock
 
 import (
-	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
-	"syscall"
+
+	"goipip/internal/descriptor"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,67 +27,100 @@ const BatchSize = 64
 // kernel memory. A packet of 1500 bytes takes about 2300.
 const bufferSize = 8 << 20
 
-// Config says between which hosts the packets travel.
+// Config describes the path of the packets.
 type Config struct {
 	Local  netip.Addr // IPv4; need not be on this host (yet)
 	Remote netip.Addr // IPv4
-	Device string     // if not empty, the device that packets leave by (O6)
-	TOS    uint8      // by which the kernel chooses their route, without ECN bits; they have their own
+	// Device is the index of the device that packets leave by, or 0 for the one that
+	// the route leads to (O6). It does not limit what is received.
+	Device int
+	TOS    uint8  // for route lookups, without the ECN bits; packets have their own TOS
+	Mark   uint32 // SO_MARK, for route lookups and filters; 0 for none
 }
 
-// open returns a raw socket bound to the local address, in the network namespace of
-// the calling thread.
-func open(proto int, cfg Config) (*net.IPConn, error) {
-	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		return control(c, func(fd int) error {
-			// The address may come later, with a lease or a failover.
-			if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1); err != nil {
-				return os.NewSyscallError("setsockopt IP_FREEBIND", err)
-			}
-			return setTOS(fd, cfg.TOS)
-		})
-	}}
-	conn, err := lc.ListenPacket(context.Background(), fmt.Sprintf("ip4:%d", proto), cfg.Local.String())
+// open returns a raw socket bound to cfg.Local, in the network namespace of the
+// calling thread. A raw socket receives as soon as socket(2) has returned, so prepare
+// runs before bind.
+func open(proto int, cfg Config, prepare func(fd int) error) (*descriptor.FD, error) {
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, proto)
 	if errors.Is(err, os.ErrPermission) {
 		return nil, fmt.Errorf("open raw socket: %w: needs CAP_NET_RAW: run as root, or start the container with --cap-add NET_RAW", os.ErrPermission)
 	}
 	if err != nil {
+		return nil, fmt.Errorf("open raw socket: %w", os.NewSyscallError("socket", err))
+	}
+	f, err := descriptor.New(socket)
+	if err != nil {
 		return nil, fmt.Errorf("open raw socket: %w", err)
 	}
-	return conn.(*net.IPConn), nil
+	if err := f.Control(func(fd int) error { return setup(fd, cfg, prepare) }); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("open raw socket: %w", err)
+	}
+	return f, nil
 }
 
-// setTOS has the socket's route lookups go by tos: that of each packet with
+func setup(fd int, cfg Config, prepare func(fd int) error) error {
+	if err := prepare(fd); err != nil {
+		return err
+	}
+	// The address may come later, with a lease or a failover.
+	if err := setOption(fd, unix.SOL_IP, unix.IP_FREEBIND, "IP_FREEBIND", 1); err != nil {
+		return err
+	}
+	if err := setTOS(fd, cfg.TOS); err != nil {
+		return err
+	}
+	if err := setMark(fd, cfg.Mark); err != nil {
+		return err
+	}
+	return os.NewSyscallError("bind", unix.Bind(fd, sockaddr(cfg.Local)))
+}
+
+// setTOS makes the socket's route lookups use tos: that of each packet with
 // IP_HDRINCL, and those of connect and of a path MTU (raw_sendmsg in net/ipv4/raw.c,
 // ipv4_sk_update_pmtu in net/ipv4/route.c).
 func setTOS(fd int, tos uint8) error {
 	if tos == 0 {
 		return nil
 	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_TOS, int(tos)); err != nil {
-		return os.NewSyscallError("setsockopt IP_TOS", err)
+	if err := setOption(fd, unix.SOL_IP, unix.IP_TOS, "IP_TOS", int(tos)); err != nil {
+		return err
 	}
-	// That sets a priority within this host too, which no tunnel does.
-	return os.NewSyscallError("setsockopt SO_PRIORITY", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PRIORITY, 0))
+	// IP_TOS sets the packets' priority within this host as well, which no tunnel does.
+	return setOption(fd, unix.SOL_SOCKET, unix.SO_PRIORITY, "SO_PRIORITY", 0)
 }
 
-// control runs f on the descriptor.
-func control(c syscall.RawConn, f func(fd int) error) error {
-	var err error
-	if ctlErr := c.Control(func(fd uintptr) { err = f(int(fd)) }); ctlErr != nil {
-		return ctlErr
-	}
-	return err
-}
-
-// setBuffer sets the size of a socket buffer: by force where CAP_NET_ADMIN
-// allows it, and else as far as net.core.rmem_max or wmem_max goes.
-func setBuffer(fd, force, plain int) error {
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, bufferSize) == nil {
+// setMark marks the packets and route lookups of a socket.
+func setMark(fd int, mark uint32) error {
+	if mark == 0 {
 		return nil
 	}
-	return os.NewSyscallError("setsockopt SO_*BUF",
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, plain, bufferSize))
+	return setOption(fd, unix.SOL_SOCKET, unix.SO_MARK, "SO_MARK", int(int32(mark)))
+}
+
+// setLookupDevice makes the route lookup of connect(2) use a device (O6), without a
+// limit to what the socket receives, which binding to the device would set
+// (__ip4_datagram_connect in net/ipv4/datagram.c, raw_v4_match in net/ipv4/raw.c).
+// Index 0 is for no device. A socket that is connected stays as it is.
+func setLookupDevice(fd, index int) error {
+	var order [4]byte // IP_UNICAST_IF takes the index in network byte order (ip(7))
+	binary.BigEndian.PutUint32(order[:], uint32(index))
+	return setOption(fd, unix.SOL_IP, unix.IP_UNICAST_IF, "IP_UNICAST_IF", int(int32(binary.NativeEndian.Uint32(order[:]))))
+}
+
+// setBuffer sets the size of a socket buffer in bytes: by force where CAP_NET_ADMIN
+// in the initial user namespace allows it, and otherwise as far as net.core.rmem_max
+// or wmem_max permits. The kernel doubles it.
+func setBuffer(fd, force, plain, size int) error {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, size) == nil {
+		return nil
+	}
+	return setOption(fd, unix.SOL_SOCKET, plain, "SO_*BUF", size)
+}
+
+func setOption(fd, level, option int, name string, value int) error {
+	return os.NewSyscallError("setsockopt "+name, unix.SetsockoptInt(fd, level, option, value))
 }
 
 func sockaddr(a netip.Addr) *unix.SockaddrInet4 {

@@ -33,18 +33,14 @@ type Receiver struct {
 // NewReceiver opens a receiver in the network namespace of the calling thread.
 // It is bound, and gets all ipip packets to cfg.Local until Connect.
 func NewReceiver(cfg Config) (*Receiver, error) {
-	conn, err := open(packet.ProtoIPIP, cfg)
+	fd, err := open(packet.ProtoIPIP, cfg, func(fd int) error {
+		if err := setLookupDevice(fd, cfg.Device); err != nil {
+			return err
+		}
+		return setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, bufferSize)
+	})
 	if err != nil {
 		return nil, err
-	}
-	defer conn.Close()
-	fd, err := descriptor.Dup(conn)
-	if err != nil {
-		return nil, err
-	}
-	if err := fd.Control(func(fd int) error { return setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF) }); err != nil {
-		fd.Close()
-		return nil, fmt.Errorf("set up receiving socket: %w", err)
 	}
 	r := &Receiver{
 		cfg:     cfg,
@@ -72,6 +68,12 @@ func (r *Receiver) Connect() error {
 		r.connected = true
 		return r.enableErrors(fd)
 	})
+}
+
+// SetDevice changes Config.Device for the following calls of Connect. Any goroutine may
+// call it.
+func (r *Receiver) SetDevice(index int) error {
+	return r.fd.Control(func(fd int) error { return setLookupDevice(fd, index) })
 }
 
 // HandleICMP has Receive call handle for each ICMP error about a packet from

@@ -153,7 +153,7 @@ func TestReceiver_DeviceDownAndUp(t *testing.T) {
 func TestDescriptors(t *testing.T) {
 	left, _ := newPair(t)
 	noDevice := leftEnd
-	noDevice.Device = "nosuch0"
+	noDevice.Device = noSuchDevice
 	cycle := func() {
 		must(t, left.Do(func() error {
 			r, err := rawsock.NewReceiver(leftEnd)
@@ -164,8 +164,8 @@ func TestDescriptors(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if _, err := rawsock.NewSender(noDevice, nil); err == nil {
-				return errors.New("a sender by a device that is not there")
+			if _, err := rawsock.NewReceiver(noDevice); err == nil {
+				return errors.New("a receiver by a device that is not there")
 			}
 			return errors.Join(r.Connect(), r.Close(), s.Close())
 		}))

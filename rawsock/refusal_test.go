@@ -61,17 +61,18 @@ func TestT3_Refused(t *testing.T) {
 	tests := []struct {
 		name    string
 		cfg     rawsock.Config
+		device  string // that packets leave by
 		prepare func(t *testing.T, left *netlab.Host)
 		want    rawsock.Refusal
 	}{
-		{"no route", toFar, nil, rawsock.NoRoute},
-		{"blackhole", toFar, addRoute(unix.RTN_BLACKHOLE), rawsock.NoRoute},
-		{"unreachable", toFar, addRoute(unix.RTN_UNREACHABLE), rawsock.NoRoute},
-		{"throw", toFar, addRoute(unix.RTN_THROW), rawsock.NoRoute},
-		{"prohibit", toFar, addRoute(unix.RTN_PROHIBIT), rawsock.Filtered},
-		{"device down", leftEnd, setDown, rawsock.NoRoute},
-		{"bound device down", by(leftEnd, "eth0"), setDown, rawsock.NoRoute},
-		{"bound device deleted", by(leftEnd, "eth0"), deleteLink, rawsock.NoRoute},
+		{"no route", toFar, "", nil, rawsock.NoRoute},
+		{"blackhole", toFar, "", addRoute(unix.RTN_BLACKHOLE), rawsock.NoRoute},
+		{"unreachable", toFar, "", addRoute(unix.RTN_UNREACHABLE), rawsock.NoRoute},
+		{"throw", toFar, "", addRoute(unix.RTN_THROW), rawsock.NoRoute},
+		{"prohibit", toFar, "", addRoute(unix.RTN_PROHIBIT), rawsock.Filtered},
+		{"device down", leftEnd, "", setDown, rawsock.NoRoute},
+		{"bound device down", leftEnd, "eth0", setDown, rawsock.NoRoute},
+		{"bound device deleted", leftEnd, "eth0", deleteLink, rawsock.NoRoute},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -80,7 +81,7 @@ func TestT3_Refused(t *testing.T) {
 			// is the way, not the address.
 			tt.cfg.Local = netip.MustParseAddr("10.0.0.100")
 			must(t, left.AddAddr("lo", "10.0.0.100/32"))
-			s := newSender(t, left, tt.cfg)
+			s := newSender(t, left, by(t, tt.cfg, left, tt.device))
 			if tt.prepare != nil {
 				tt.prepare(t, left)
 			}
@@ -95,9 +96,22 @@ func TestT3_Refused(t *testing.T) {
 
 var toFar = rawsock.Config{Remote: far}
 
-func by(cfg rawsock.Config, device string) rawsock.Config {
-	cfg.Device = device
+// by returns cfg with a device of h, or without one.
+func by(t *testing.T, cfg rawsock.Config, h *netlab.Host, device string) rawsock.Config {
+	t.Helper()
+	cfg.Device = deviceIndex(t, h, device)
 	return cfg
+}
+
+// deviceIndex returns the index of a device, and 0 for no name.
+func deviceIndex(t *testing.T, h *netlab.Host, device string) int {
+	t.Helper()
+	if device == "" {
+		return 0
+	}
+	l, err := h.Netlink().LinkByName(device)
+	must(t, err)
+	return l.Attrs().Index
 }
 
 // addRoute adds a route to far of a type that leads nowhere.

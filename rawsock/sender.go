@@ -14,11 +14,12 @@ import (
 // it.
 type Sender struct {
 	remote *unix.SockaddrInet4
+	mark   uint32
 	raw    *descriptor.FD
 	packet *descriptor.FD // nil without hops
 	hop    atomic.Pointer[Hop]
 
-	sayProtocol bool // of packets on raw
+	attachProtocol bool // to packets on raw, as a control message
 
 	batch   batch
 	out     *descriptor.FD // where the batch goes
@@ -43,21 +44,29 @@ func NewSender(cfg Config, refused func(i int, why Refusal)) (*Sender, error) {
 	}
 	s := &Sender{
 		remote:  sockaddr(cfg.Remote),
+		mark:    cfg.Mark,
 		raw:     raw,
 		batch:   newBatch(BatchSize, 2),
 		out:     raw,
 		refused: refused,
 	}
-	s.sayProtocol = takesProtocol(raw)
-	s.batch.toHost(s.remote, s.sayProtocol)
+	s.attachProtocol = takesProtocol(raw)
+	s.batch.toHost(s.remote, s.attachProtocol)
 	return s, nil
 }
 
 // EnableHops makes SetHop work, in the network namespace of the calling thread. It
 // comes before the first Flush.
 func (s *Sender) EnableHops() (err error) {
-	s.packet, err = newPacketOutlet()
+	s.packet, err = newPacketOutlet(s.mark)
 	return err
+}
+
+// SetDevice changes Config.Device for what a raw socket sends from now on. Without a
+// device of that index, packets are refused with NoRoute. Any goroutine may call it at
+// any time; to change a device that is set takes CAP_NET_RAW.
+func (s *Sender) SetDevice(index int) error {
+	return s.raw.Control(func(fd int) error { return bindToDevice(fd, index) })
 }
 
 // SetHop has the following batches leave for h, by a packet socket. Such packets
@@ -117,7 +126,7 @@ func (s *Sender) address(hop *Hop) {
 	s.to = hop
 	if hop == nil {
 		s.out = s.raw
-		s.batch.toHost(s.remote, s.sayProtocol)
+		s.batch.toHost(s.remote, s.attachProtocol)
 		return
 	}
 	s.out = s.packet

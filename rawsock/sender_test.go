@@ -1,6 +1,7 @@
 package rawsock_test
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -8,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -18,8 +19,18 @@ import (
 	"goipip/rawsock"
 )
 
-// O6: packets leave by the device that was asked for, whatever the routes say.
-func TestO6_Device(t *testing.T) {
+// noSuchDevice is an index that no device has.
+const noSuchDevice = 1 << 30
+
+// twoLinks are two hosts with two cables. The remote address is reachable by both; the
+// left host's route leads to eth0.
+type twoLinks struct {
+	left, right *netlab.Host
+	cfg         rawsock.Config // the left end's
+}
+
+func newTwoLinks(t *testing.T) twoLinks {
+	t.Helper()
 	lab := labtest.New(t)
 	left, right := addHost(t, lab, "left"), addHost(t, lab, "right")
 	const remote = "192.168.1.129"
@@ -29,38 +40,121 @@ func TestO6_Device(t *testing.T) {
 		left.AddAddr("eth0", "10.0.0.1/24"), right.AddAddr("eth0", "10.0.0.2/24"),
 		left.AddAddr("eth1", "10.0.1.1/24"), right.AddAddr("eth1", "10.0.1.2/24"),
 		right.AddAddr("lo", remote+"/32"),
-		left.AddRoute(remote+"/32", "10.0.0.2"), // by eth0
+		left.AddRoute(remote+"/32", "10.0.0.2"),
 	)
-	cfg := rawsock.Config{Local: leftAddr, Remote: netip.MustParseAddr(remote)}
-	g := startReceiving(newReceiver(t, right, reverse(cfg)))
+	return twoLinks{left, right, rawsock.Config{Local: leftAddr, Remote: netip.MustParseAddr(remote)}}
+}
+
+// checkLink sends a packet that must arrive by a device of the right host.
+func (l twoLinks) checkLink(t *testing.T, s *sender, g *receiving, device string) {
+	t.Helper()
+	capture, err := l.right.Capture(device)
+	must(t, err)
+	payload := "by " + device
+	s.mustSend(t, payload)
+	g.check(t, payload)
+	_, err = capture.Wait(labtest.Context(t), func(c netlab.Captured) bool {
+		return string(packet.IPv4(c.Data).Payload()) == payload
+	})
+	must(t, err)
+}
+
+// O6: packets leave by the device that was asked for, whatever the routes say.
+func TestO6_Device(t *testing.T) {
+	l := newTwoLinks(t)
+	g := startReceiving(newReceiver(t, l.right, reverse(l.cfg)))
 	for _, device := range []string{"", "eth0", "eth1"} {
 		t.Run("device="+device, func(t *testing.T) {
-			expected := device
-			if expected == "" {
-				expected = "eth0"
-			}
-			capture, err := right.Capture(expected)
-			must(t, err)
-			payload := "by " + expected
-			newSender(t, left, by(cfg, device)).mustSend(t, payload)
-			g.check(t, payload)
-			_, err = capture.Wait(labtest.Context(t), func(c netlab.Captured) bool {
-				return string(packet.IPv4(c.Data).Payload()) == payload
-			})
-			must(t, err)
+			l.checkLink(t, newSender(t, l.left, by(t, l.cfg, l.left, device)), g, cmp.Or(device, "eth0"))
 		})
 	}
 }
 
-func TestO6_NoSuchDevice(t *testing.T) {
-	left, _ := newPair(t)
-	err := left.Do(func() error {
-		_, err := rawsock.NewSender(by(leftEnd, "nosuch0"), nil)
-		return err
-	})
-	if !errors.Is(err, unix.ENODEV) || !strings.Contains(err.Error(), "nosuch0") {
-		t.Errorf("NewSender: %v, want an error about the device nosuch0", err)
+// A device may be replaced by one of another index while the sender is there: what
+// counts is the index that was set last.
+func TestHazard7_SetDevice(t *testing.T) {
+	l := newTwoLinks(t)
+	g := startReceiving(newReceiver(t, l.right, reverse(l.cfg)))
+	s := newSender(t, l.left, by(t, l.cfg, l.left, "eth0"))
+	for _, device := range []string{"eth0", "eth1", "", "eth1", "eth0"} {
+		must(t, s.SetDevice(deviceIndex(t, l.left, device)))
+		l.checkLink(t, s, g, cmp.Or(device, "eth0"))
 	}
+
+	must(t, s.SetDevice(noSuchDevice))
+	s.send(t, "lost")
+	if diff := gocmp.Diff([]refusal{{0, rawsock.NoRoute}}, s.refusals); diff != "" {
+		t.Errorf("without the device: refusals (-want +got):\n%s", diff)
+	}
+	s.refusals = nil
+	must(t, s.SetDevice(deviceIndex(t, l.left, "eth1")))
+	l.checkLink(t, s, g, "eth1")
+	must(t, s.Close())
+	if err := s.SetDevice(0); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("SetDevice after Close: %v, want %v", err, os.ErrClosed)
+	}
+}
+
+// A receiver's route lookup uses the device too, and what it receives comes by any.
+func TestHazard7_ReceiverDevice(t *testing.T) {
+	l := newTwoLinks(t)
+	cfg := l.cfg
+	cfg.Remote = netip.MustParseAddr("192.168.9.9") // no route leads there
+	must(t, l.right.AddAddr("lo", cfg.Remote.String()+"/32"))
+	if err := newReceiver(t, l.left, cfg).Connect(); !errors.Is(err, unix.ENETUNREACH) {
+		t.Errorf("Connect without a device: %v, want %v", err, unix.ENETUNREACH)
+	}
+	r := newReceiver(t, l.left, by(t, cfg, l.left, "eth1"))
+	must(t, r.SetDevice(0))
+	if err := r.Connect(); !errors.Is(err, unix.ENETUNREACH) {
+		t.Errorf("Connect with the device taken away: %v, want %v", err, unix.ENETUNREACH)
+	}
+	must(t, r.SetDevice(deviceIndex(t, l.left, "eth1")), r.Connect())
+	if err := r.SetDevice(noSuchDevice); !errors.Is(err, unix.EADDRNOTAVAIL) {
+		t.Errorf("SetDevice to none: %v, want %v", err, unix.EADDRNOTAVAIL)
+	}
+	newSender(t, l.right, reverse(cfg)).mustSend(t, "by eth0")
+	startReceiving(r).check(t, "by eth0")
+}
+
+// A mark takes part in the choice of the route, of each packet and of Connect; and
+// every socket has it, for filters that look at it.
+func TestHazard22_Mark(t *testing.T) {
+	l := newTwoLinks(t)
+	const mark, table = 0xdeadbeef, 100
+	prefix, err := netlink.ParseIPNet("192.168.9.9/32")
+	must(t, err, l.right.AddAddr("lo", "192.168.9.9/32"),
+		l.left.Netlink().RouteAdd(&netlink.Route{Dst: prefix, Gw: []byte{10, 0, 1, 2}, Table: table}))
+	rule := netlink.NewRule()
+	rule.Mark, rule.Table, rule.Priority, rule.Family = mark, table, 1000, netlink.FAMILY_V4
+	must(t, l.left.Netlink().RuleAdd(rule))
+
+	without := l.cfg
+	without.Remote = netip.MustParseAddr("192.168.9.9")
+	with := without
+	with.Mark = mark
+	s := newSender(t, l.left, without)
+	if s.send(t, "no way"); len(s.refusals) != 1 || s.refusals[0].Why != rawsock.NoRoute {
+		t.Errorf("without a mark: %+v, want no route", s.refusals)
+	}
+	if newReceiver(t, l.left, without).Connect() == nil {
+		t.Error("without a mark: connected")
+	}
+	s = newSender(t, l.left, with)
+	must(t, l.left.Do(s.EnableHops))
+	r := newReceiver(t, l.left, with)
+	marked := 0
+	for _, fd := range descriptors(t) {
+		if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK); err == nil && uint32(got) == mark {
+			marked++
+		}
+	}
+	if marked != 3 {
+		t.Errorf("%d sockets have the mark, want 3", marked)
+	}
+	must(t, r.Connect())
+	g := startReceiving(newReceiver(t, l.right, reverse(with)))
+	l.checkLink(t, s, g, "eth1")
 }
 
 // slow puts a token bucket of rate bytes a second, at least 20000, and limit bytes
@@ -138,7 +232,7 @@ func flushWaits(t *testing.T, take road) {
 	g := startReceiving(newConnected(t, right, rightEnd))
 	// This leaves an error on the socket's error queue, which nobody takes away.
 	s.send(t, strings.Repeat("x", largeMTU))
-	if diff := cmp.Diff([]refusal{{0, rawsock.TooBig}}, s.refusals); diff != "" {
+	if diff := gocmp.Diff([]refusal{{0, rawsock.TooBig}}, s.refusals); diff != "" {
 		t.Fatalf("refusals (-want +got):\n%s", diff)
 	}
 	s.refusals = nil
