@@ -133,7 +133,11 @@ func (t *Tunnel) prepare() (err error) {
 
 // addQueue opens the sockets of one queue.
 func (t *Tunnel) addQueue(i int, queue *tun.Queue) error {
-	sock := rawsock.Config{Local: t.cfg.Local, Remote: t.cfg.Remote, Device: t.cfg.Device, TOS: t.cfg.routeTOS()}
+	device, err := t.host.deviceIndex(t.cfg.Device)
+	if err != nil {
+		return err
+	}
+	sock := rawsock.Config{Local: t.cfg.Local, Remote: t.cfg.Remote, Device: device, TOS: t.cfg.routeTOS()}
 	receiver, err := rawsock.NewReceiver(sock)
 	if err != nil {
 		return err

@@ -115,6 +115,18 @@ func (h *host) addresses() ([]netip.Addr, error) {
 	return addrs, nil
 }
 
+// deviceIndex returns the index of the device with a name, and 0 for no name.
+func (h *host) deviceIndex(name string) (int, error) {
+	if name == "" {
+		return 0, nil
+	}
+	link, err := h.handle.LinkByName(name)
+	if err != nil {
+		return 0, fmt.Errorf("device %s: %w", name, err)
+	}
+	return link.Attrs().Index, nil
+}
+
 // tunnelLink returns the MTU of the tunnel's link in bytes, and false if it is not
 // here any more.
 func (h *host) tunnelLink(index int) (mtu int, ok bool) {
