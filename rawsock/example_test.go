@@ -15,14 +15,14 @@ func Example() {
 		Local:  netip.MustParseAddr("192.168.1.129"),
 		Remote: netip.MustParseAddr("10.90.6.238"),
 	}
-	receiver, err := rawsock.NewReceiver(cfg)
+	receiver, err := rawsock.NewReceiver(cfg, 0, 1)
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	defer receiver.Close()
 	if err := receiver.Connect(); err != nil {
-		fmt.Println("packets of other tunnels arrive too:", err)
+		fmt.Println("packets of other tunnels cost this one too:", err)
 	}
 	sender, err := rawsock.NewSender(cfg, func(i int, why rawsock.Refusal) {
 		fmt.Printf("packet %d of the batch was not sent: %v\n", i, why)

@@ -1,7 +1,17 @@
 package rawsock
 
+import "golang.org/x/sys/unix"
+
 // For tests of what has no other way out than through the kernel.
 var (
 	RefusalOf   = refusalOf
 	ShareFilter = shareFilter
 )
+
+// Queued reports whether the socket holds a packet.
+func (r *Receiver) Queued() bool {
+	return r.fd.Control(func(fd int) error {
+		_, _, err := unix.Recvfrom(fd, nil, unix.MSG_DONTWAIT|unix.MSG_PEEK)
+		return err
+	}) == nil
+}

@@ -77,9 +77,15 @@ func must(t testing.TB, errs ...error) {
 // newReceiver opens a receiver on h, and closes it when the test ends.
 func newReceiver(t *testing.T, h *netlab.Host, cfg rawsock.Config) *rawsock.Receiver {
 	t.Helper()
+	return newShareReceiver(t, h, cfg, 0, 1)
+}
+
+// newShareReceiver does the same for one of several.
+func newShareReceiver(t *testing.T, h *netlab.Host, cfg rawsock.Config, share, shares int) *rawsock.Receiver {
+	t.Helper()
 	var r *rawsock.Receiver
 	must(t, h.Do(func() (err error) {
-		r, err = rawsock.NewReceiver(cfg)
+		r, err = rawsock.NewReceiver(cfg, share, shares)
 		return err
 	}))
 	t.Cleanup(func() { r.Close() })

@@ -8,6 +8,7 @@ import (
 	"goipip/internal/descriptor"
 	"goipip/internal/packet"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,8 +18,9 @@ const slotSize = 1 << 16
 
 // Receiver receives a tunnel's packets. One goroutine at a time may Receive.
 type Receiver struct {
-	cfg Config
-	fd  *descriptor.FD
+	cfg   Config
+	share []bpf.Instruction // nil for the only receiver
+	fd    *descriptor.FD
 
 	poller  descriptor.Poller
 	buf     []byte
@@ -30,43 +32,69 @@ type Receiver struct {
 	onICMP    func(ICMPError) // nil without an error queue
 }
 
-// NewReceiver opens a receiver in the network namespace of the calling thread.
-// It is bound, and gets all ipip packets to cfg.Local until Connect.
-func NewReceiver(cfg Config) (*Receiver, error) {
-	fd, err := open(packet.ProtoIPIP, cfg, func(fd int) error {
-		if err := setLookupDevice(fd, cfg.Device); err != nil {
-			return err
-		}
-		return setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, bufferSize)
-	})
-	if err != nil {
-		return nil, err
-	}
+// NewReceiver opens a receiver in the network namespace of the calling thread, for the
+// packets from cfg.Remote to cfg.Local. Of several receivers of one tunnel, each has
+// one share of shares, so that together they get each packet once: packets of one inner
+// flow (addresses and ports) stay together, and fragments go by their addresses alone.
+// A single receiver is share 0 of 1.
+//
+// Until Connect the kernel also copies the packets of all other tunnels to this socket,
+// where a filter drops them.
+func NewReceiver(cfg Config, share, shares int) (*Receiver, error) {
 	r := &Receiver{
 		cfg:     cfg,
-		fd:      fd,
-		poller:  descriptor.NewPoller(fd),
 		buf:     make([]byte, BatchSize*slotSize),
 		batch:   newBatch(BatchSize, 1),
 		packets: make([]packet.IPv4, 0, BatchSize),
 	}
+	if shares > 1 {
+		r.share = shareFilter(uint32(share), uint32(shares))
+	}
+	fd, err := open(packet.ProtoIPIP, cfg, r.prepare)
+	if err != nil {
+		return nil, err
+	}
+	r.fd = fd
+	r.poller = descriptor.NewPoller(fd)
 	for i := range BatchSize {
 		r.batch.set(i, 0, r.slot(i))
 	}
 	return r, nil
 }
 
+func (r *Receiver) prepare(fd int) error {
+	rest := r.share
+	if rest == nil {
+		rest = keepAll()
+	}
+	if err := setFilter(fd, peerFilter(r.cfg, rest)); err != nil {
+		return err
+	}
+	discard(fd)
+	if err := setLookupDevice(fd, r.cfg.Device); err != nil {
+		return err
+	}
+	return setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, bufferSize)
+}
+
 func (r *Receiver) slot(i int) []byte { return r.buf[i*slotSize : (i+1)*slotSize] }
 
-// Connect leaves to this socket only the packets from cfg.Remote. The kernel
-// refuses while it has no route there, or no such local address.
+// Connect makes the kernel give this socket only the packets from cfg.Remote. It
+// fails while there is no route to it, or no such local address. One goroutine at a
+// time may call it.
 func (r *Receiver) Connect() error {
 	return r.fd.Control(func(fd int) error {
 		if err := unix.Connect(fd, sockaddr(r.cfg.Remote)); err != nil {
 			return os.NewSyscallError("connect", err)
 		}
 		r.connected = true
-		return r.enableErrors(fd)
+		if err := r.enableErrors(fd); err != nil {
+			return err
+		}
+		if r.share == nil {
+			return removeFilter(fd)
+		}
+		return setFilter(fd, r.share)
 	})
 }
 

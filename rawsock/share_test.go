@@ -228,56 +228,62 @@ func TestShare_Spread(t *testing.T) {
 
 // The kernel's filters do as the virtual machine's: each packet arrives at one
 // receiver of a tunnel, and where the others of its flow do.
-func TestSetShare(t *testing.T) {
+func TestShare_Kernel(t *testing.T) {
 	for _, n := range []int{2, 3, 4} {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			left, right := newPair(t)
-			sender := newSender(t, left, leftEnd)
-			var receivers []*receiving
-			for i := range n {
-				r := newConnected(t, right, rightEnd)
-				must(t, r.SetShare(i, n))
-				receivers = append(receivers, startReceiving(r))
-			}
-			rng := rand.New(rand.NewPCG(7, uint64(n)))
-			vms := newShares(t, n)
+		for _, connected := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%d,connected=%t", n, connected), func(t *testing.T) { shareKernel(t, n, connected) })
+		}
+	}
+}
 
-			// A packet is known by its ID.
-			want := make([][]uint16, n)
-			last := uint16(0)
-			send := func(inner []byte) (share int) {
-				p := wrap(rng, leftEnd, inner)
-				last++
-				p.SetID(last)
-				sender.Add(p, nil)
-				must(t, sender.Flush())
-				share = vms.of(t, p)
-				want[share] = append(want[share], last)
-				return share
-			}
-			for range 300 {
-				_, p := strange(rng)
-				send(p)
-				f := randomFlow(rng)
-				send(f.packet(rng))
-				send(f.packet(rng))
-			}
-			// Packets by which each receiver knows that it has all.
-			for ended := map[int]bool{}; len(ended) < n; {
-				ended[send(randomFlow(rng).packet(rng))] = true
-			}
-			if len(sender.refusals) > 0 {
-				t.Fatalf("refused: %+v", sender.refusals)
-			}
-			for i, r := range receivers {
-				var got []uint16
-				for range want[i] {
-					got = append(got, r.next(t).ID())
-				}
-				if !slices.Equal(got, want[i]) {
-					t.Errorf("share %d: received %v, want %v", i, got, want[i])
-				}
-			}
-		})
+func shareKernel(t *testing.T, n int, connected bool) {
+	left, right := newPair(t)
+	sender := newSender(t, left, leftEnd)
+	var receivers []*receiving
+	for i := range n {
+		r := newShareReceiver(t, right, rightEnd, i, n)
+		if connected {
+			must(t, r.Connect())
+		}
+		receivers = append(receivers, startReceiving(r))
+	}
+	rng := rand.New(rand.NewPCG(7, uint64(n)))
+	vms := newShares(t, n)
+
+	// A packet is known by its ID.
+	want := make([][]uint16, n)
+	last := uint16(0)
+	send := func(inner []byte) (share int) {
+		p := wrap(rng, leftEnd, inner)
+		last++
+		p.SetID(last)
+		sender.Add(p, nil)
+		must(t, sender.Flush())
+		share = vms.of(t, p)
+		want[share] = append(want[share], last)
+		return share
+	}
+	for range 300 {
+		_, p := strange(rng)
+		send(p)
+		f := randomFlow(rng)
+		send(f.packet(rng))
+		send(f.packet(rng))
+	}
+	// Packets by which each receiver knows that it has all.
+	for ended := map[int]bool{}; len(ended) < n; {
+		ended[send(randomFlow(rng).packet(rng))] = true
+	}
+	if len(sender.refusals) > 0 {
+		t.Fatalf("refused: %+v", sender.refusals)
+	}
+	for i, r := range receivers {
+		var got []uint16
+		for range want[i] {
+			got = append(got, r.next(t).ID())
+		}
+		if !slices.Equal(got, want[i]) {
+			t.Errorf("share %d: received %v, want %v", i, got, want[i])
+		}
 	}
 }

@@ -1,0 +1,87 @@
+package rawsock
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// Classic BPF programs for raw sockets. A filter sees a packet from its outer header
+// on (raw_rcv in net/ipv4/raw.c) and returns how many bytes of it to keep. What it
+// drops is not charged to the socket's buffer, and not counted in its drops
+// (sock_queue_rcv_skb_reason in net/core/sock.c).
+
+// Offsets in an IPv4 header, in bytes.
+const (
+	offFragment    = 6
+	offProtocol    = 9
+	offSource      = 12
+	offDestination = 16
+	fragmentMask   = 0x3fff // MF and the fragment offset
+)
+
+// What a filter returns.
+const (
+	keep = slotSize
+	drop = 0
+)
+
+// peerFilter keeps what came from cfg.Remote to cfg.Local, of which rest decides.
+func peerFilter(cfg Config, rest []bpf.Instruction) []bpf.Instruction {
+	number := func(a netip.Addr) uint32 {
+		b := a.As4()
+		return binary.BigEndian.Uint32(b[:])
+	}
+	return append([]bpf.Instruction{
+		bpf.LoadAbsolute{Off: offSource, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: number(cfg.Remote), SkipTrue: 2},
+		bpf.LoadAbsolute{Off: offDestination, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: number(cfg.Local), SkipTrue: 1},
+		bpf.RetConstant{Val: drop},
+	}, rest...)
+}
+
+// keepAll keeps every packet.
+func keepAll() []bpf.Instruction { return []bpf.Instruction{bpf.RetConstant{Val: keep}} }
+
+// setFilter attaches a program to a socket, in place of the one before.
+func setFilter(fd int, program []bpf.Instruction) error {
+	raw, err := bpf.Assemble(program)
+	if err != nil {
+		return fmt.Errorf("assemble filter: %w", err)
+	}
+	filter := make([]unix.SockFilter, len(raw))
+	for i, op := range raw {
+		filter[i] = unix.SockFilter{Code: op.Op, Jt: op.Jt, Jf: op.Jf, K: op.K}
+	}
+	return os.NewSyscallError("setsockopt SO_ATTACH_FILTER",
+		unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+			&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}))
+}
+
+// removeFilter leaves a socket without one.
+func removeFilter(fd int) error {
+	err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
+	if errors.Is(err, unix.ENOENT) { // there is none
+		return nil
+	}
+	return os.NewSyscallError("setsockopt SO_DETACH_FILTER", err)
+}
+
+// mostQueued bounds discard: no default buffer (net.core.rmem_default) holds so many
+// packets.
+const mostQueued = 1 << 12
+
+// discard drops what the socket received before it had its filter and its addresses.
+func discard(fd int) {
+	for range mostQueued {
+		if _, _, err := unix.Recvfrom(fd, nil, unix.MSG_DONTWAIT); err == unix.EAGAIN {
+			return
+		}
+	}
+}
