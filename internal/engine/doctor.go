@@ -34,7 +34,8 @@ func examineTUN() error {
 }
 
 func examineSocket() error {
-	r, err := rawsock.NewReceiver(rawsock.Config{Local: netip.AddrFrom4([4]byte{127, 0, 0, 1})})
+	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	r, err := rawsock.NewReceiver(rawsock.Config{Local: loopback, Remote: loopback}, 0, 1)
 	if err != nil {
 		return err
 	}

@@ -138,7 +138,7 @@ func (t *Tunnel) addQueue(i int, queue *tun.Queue) error {
 		return err
 	}
 	sock := rawsock.Config{Local: t.cfg.Local, Remote: t.cfg.Remote, Device: device, TOS: t.cfg.routeTOS()}
-	receiver, err := rawsock.NewReceiver(sock)
+	receiver, err := rawsock.NewReceiver(sock, i, t.cfg.Queues)
 	if err != nil {
 		return err
 	}
@@ -156,11 +156,6 @@ func (t *Tunnel) addQueue(i int, queue *tun.Queue) error {
 		log:       t.log,
 		logLimit:  rate.NewLimiter(logPerSecond, logBurst),
 	})
-	if t.cfg.Queues > 1 {
-		if err := receiver.SetShare(i, t.cfg.Queues); err != nil {
-			return err
-		}
-	}
 	tx, err := newTransmit(queue, &t.tx, sock)
 	if err != nil {
 		return err
