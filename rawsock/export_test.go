@@ -15,3 +15,12 @@ func (r *Receiver) Queued() bool {
 		return err
 	}) == nil
 }
+
+// DropTotal returns the total of a kernel's counts.
+func DropTotal(counts ...uint32) (total uint64) {
+	var c dropCount
+	for _, n := range counts {
+		total = c.update(func() (uint32, error) { return n, nil })
+	}
+	return total
+}

@@ -27,6 +27,8 @@ type Receiver struct {
 	batch   batch
 	packets []packet.IPv4
 
+	drops dropCount
+
 	connected bool
 	errors    errorQueue
 	onICMP    func(ICMPError) // nil without an error queue
@@ -181,6 +183,7 @@ func fatal(errno syscall.Errno) bool {
 
 // Close closes the socket and ends a Receive that waits.
 func (r *Receiver) Close() error {
+	r.Drops() // for the last time
 	if err := r.fd.Close(); err != nil {
 		return fmt.Errorf("close receiving socket: %w", err)
 	}
