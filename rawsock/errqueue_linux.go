@@ -2,80 +2,78 @@ package rawsock
 
 import (
 	"net/netip"
-	"os"
+	"syscall"
 	"unsafe"
-
-	"goipip/internal/packet"
 
 	"golang.org/x/sys/unix"
 )
-
-// ICMPError is an ICMP error about a packet that the tunnel sent.
-type ICMPError struct {
-	Type, Code uint8      // RFC 792
-	MTU        int        // of the next hop, in bytes, for a packet that was too big
-	Offender   netip.Addr // who reports it
-	// Inner is how much of the inner packet the message quotes, from its IP header
-	// on: 8 bytes at least from most routers, perhaps nothing.
-	Inner packet.IPv4
-}
 
 // maxQuote is the most of an inner packet that an ICMP error is of use with, in
 // bytes.
 const maxQuote = 576
 
-// errorQueue reads what IP_RECVERR leaves on a socket (ip(7)).
+// errorQueue reads what IP_RECVERR leaves on a socket (ip(7)). It must not move after
+// init.
 type errorQueue struct {
-	quote [maxQuote]byte
-	oob   [128]byte
+	msg     unix.Msghdr
+	iov     unix.Iovec
+	quote   [maxQuote]byte
+	control errorMessage
 }
 
-// enable asks for the error queue.
-func (q *errorQueue) enable(fd int) error {
-	return os.NewSyscallError("setsockopt IP_RECVERR",
-		unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_RECVERR, 1))
+// errorMessage is the only control message that comes with an error to a socket that
+// has not asked for others (ip_recv_error in net/ipv4/ip_sockglue.c).
+type errorMessage struct {
+	hdr      unix.Cmsghdr
+	err      unix.SockExtendedErr
+	offender unix.RawSockaddrInet4
 }
 
-// drain calls handle for each ICMP error that waits. Its Inner is valid during the
-// call.
-func (q *errorQueue) drain(fd int, handle func(ICMPError)) {
+func (q *errorQueue) init() {
+	q.iov.Base = &q.quote[0]
+	q.iov.SetLen(len(q.quote))
+	q.msg.Iov = &q.iov
+	q.msg.SetIovlen(1)
+	q.msg.Control = (*byte)(unsafe.Pointer(&q.control))
+}
+
+// read takes one error off the queue of fd. Its Inner is valid until the next read. If
+// ok is false, it was not an ICMP error. There is none with EAGAIN.
+func (q *errorQueue) read(fd int) (e ICMPError, ok bool, errno syscall.Errno) {
+	q.control = errorMessage{}
+	q.msg.SetControllen(int(unsafe.Sizeof(q.control)))
+	n, _, errno := unix.Syscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&q.msg)),
+		unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+	if errno != 0 {
+		return e, false, errno
+	}
+	c := &q.control
+	if c.hdr.Level != unix.SOL_IP || c.hdr.Type != unix.IP_RECVERR || c.err.Origin != unix.SO_EE_ORIGIN_ICMP {
+		return e, false, 0 // about this host, not the path
+	}
+	return ICMPError{
+		Type:     c.err.Type,
+		Code:     c.err.Code,
+		MTU:      int(c.err.Info),
+		Offender: netip.AddrFrom4(c.offender.Addr),
+		Inner:    q.quote[:n:n],
+	}, true, 0
+}
+
+// drainErrorQueue empties the error queue of a socket and takes its pending error, which
+// otherwise keep poll(2) from waiting (datagram_poll in net/core/datagram.c).
+func drainErrorQueue(fd int) {
+	var msg unix.Msghdr
 	for {
-		n, oobn, _, _, err := unix.Recvmsg(fd, q.quote[:], q.oob[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return // EAGAIN: there is no more
-		}
-		if e, ok := parseError(q.oob[:oobn]); ok {
-			e.Inner = q.quote[:n:n]
-			handle(e)
+		_, _, errno := unix.Syscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)),
+			unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+		if errno != 0 && errno != unix.EINTR {
+			break
 		}
 	}
+	clearError(fd)
 }
 
-// parseError finds the ICMP error among the control messages.
-func parseError(oob []byte) (e ICMPError, ok bool) {
-	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return e, false
-	}
-	for _, m := range messages {
-		const size = unsafe.Sizeof(unix.SockExtendedErr{}) + unix.SizeofSockaddrInet4
-		if m.Header.Level != unix.SOL_IP || m.Header.Type != unix.IP_RECVERR || len(m.Data) < int(size) {
-			continue
-		}
-		ee := (*unix.SockExtendedErr)(unsafe.Pointer(unsafe.SliceData(m.Data)))
-		if ee.Origin != unix.SO_EE_ORIGIN_ICMP {
-			continue // about this host, not the path
-		}
-		offender := (*unix.RawSockaddrInet4)(unsafe.Add(unsafe.Pointer(ee), unsafe.Sizeof(*ee)))
-		return ICMPError{
-			Type:     ee.Type,
-			Code:     ee.Code,
-			MTU:      int(ee.Info),
-			Offender: netip.AddrFrom4(offender.Addr),
-		}, true
-	}
-	return e, false
-}
+// clearError takes the pending error of a socket, which is set even when the error queue
+// has no room (raw_err in net/ipv4/raw.c).
+func clearError(fd int) { _, _ = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR) }

@@ -8,12 +8,15 @@ var (
 	ShareFilter = shareFilter
 )
 
-// Queued reports whether the socket holds a packet.
-func (r *Receiver) Queued() bool {
-	return r.fd.Control(func(fd int) error {
+// Queued reports whether the socket holds a packet. It takes a pending error away.
+func (r *Receiver) Queued() (queued bool) {
+	_ = r.fd.Control(func(fd int) error {
+		clearError(fd)
 		_, _, err := unix.Recvfrom(fd, nil, unix.MSG_DONTWAIT|unix.MSG_PEEK)
-		return err
-	}) == nil
+		queued = err == nil
+		return nil
+	})
+	return queued
 }
 
 // DropTotal returns the total of a kernel's counts.
@@ -23,4 +26,20 @@ func DropTotal(counts ...uint32) (total uint64) {
 		total = c.update(func() (uint32, error) { return n, nil })
 	}
 	return total
+}
+
+// Poll returns what poll(2) says of the socket.
+func (g *Guard) Poll() (events int16) {
+	_ = g.fd.Control(func(fd int) error {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		_, err := unix.Poll(fds, 0)
+		events = fds[0].Revents
+		return err
+	})
+	return events
+}
+
+// SetReceiveBuffer makes room for ICMP errors, in bytes, or for none with 0.
+func (g *Guard) SetReceiveBuffer(size int) error {
+	return g.fd.Control(func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, size) })
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,6 +33,7 @@ type icmpError struct {
 	hard syscall.Errno // 0: the socket hears nothing (raw_err in net/ipv4/raw.c)
 	// inner is what the message quotes of the inner packet; nil for quotedInner.
 	inner []byte
+	about rawsock.Config // the tunnel whose packet it is about; leftEnd if it is zero
 }
 
 const quotedInner = "the first bytes of the inner packet"
@@ -46,48 +49,82 @@ var icmpErrors = []icmpError{
 	{name: "12/0 parameter problem", typ: ipv4.ICMPTypeParameterProblem, code: 0, hard: unix.EPROTO},
 }
 
-// send sends the error from the right host to the left one, about a packet with
-// leftEnd's outer header, and returns when the left kernel is done with it.
-func (e icmpError) send(t *testing.T, left, right *netlab.Host) {
+// send sends the error from one host to the other, about a packet that it has sent, and
+// returns when its kernel is done with it.
+func (e icmpError) send(t *testing.T, to, from *netlab.Host) {
+	t.Helper()
+	e.sendMany(t, to, from, 1)
+}
+
+// sendMany sends it n times.
+func (e icmpError) sendMany(t *testing.T, to, from *netlab.Host, n int) {
 	t.Helper()
 	inner := e.inner
 	if inner == nil {
 		inner = []byte(quotedInner)
 	}
-	quoted := append(outer(leftEnd, 1400), inner...)
+	about := e.about
+	if about == (rawsock.Config{}) {
+		about = leftEnd
+	}
+	quoted := append(outer(about, 1400), inner...)
 	message := icmp.Message{Type: e.typ, Code: e.code, Body: &icmp.RawBody{
 		Data: append([]byte{0, 0, byte(e.mtu >> 8), byte(e.mtu)}, quoted...),
 	}}
 	b, err := message.Marshal(nil)
 	must(t, err)
-	before := icmpReceived(t, left)
-	must(t, right.Do(func() error {
-		c, err := net.DialIP("ip4:icmp", nil, &net.IPAddr{IP: leftAddr.AsSlice()})
+	before := icmpReceived(t, to)
+	must(t, from.Do(func() error {
+		c, err := net.DialIP("ip4:icmp", nil, &net.IPAddr{IP: about.Local.AsSlice()})
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		_, err = c.Write(b)
-		return err
+		for range n {
+			if _, err := c.Write(b); err != nil {
+				return err
+			}
+		}
+		return nil
 	}))
-	labtest.WaitFor(t, "the ICMP error", func() bool { return icmpReceived(t, left) > before })
+	labtest.WaitFor(t, "the ICMP error", func() bool { return icmpReceived(t, to) >= before+n })
 }
 
 // icmpReceived returns how many ICMP messages the host has received.
-func icmpReceived(t *testing.T, h *netlab.Host) (n int) {
+func icmpReceived(t *testing.T, h *netlab.Host) int {
+	t.Helper()
+	return icmpCounter(t, h, "InMsgs")
+}
+
+// icmpSent returns how many times the host has said that a destination is unreachable.
+func icmpSent(t *testing.T, h *netlab.Host) int {
+	t.Helper()
+	return icmpCounter(t, h, "OutDestUnreachs")
+}
+
+func icmpCounter(t *testing.T, h *netlab.Host, name string) (n int) {
 	t.Helper()
 	must(t, h.Do(func() error {
 		snmp, err := os.ReadFile("/proc/thread-self/net/snmp")
 		if err != nil {
 			return err
 		}
-		_, values, ok := strings.Cut(string(snmp), "\nIcmp: InMsgs ")
-		_, values, found := strings.Cut(values, "\nIcmp: ")
-		if !ok || !found {
-			return fmt.Errorf("no counter Icmp InMsgs:\n%s", snmp)
+		var names []string
+		for line := range strings.Lines(string(snmp)) {
+			fields, ok := strings.CutPrefix(line, "Icmp: ")
+			if !ok {
+				continue
+			}
+			if names == nil {
+				names = strings.Fields(fields)
+				continue
+			}
+			if i := slices.Index(names, name); i >= 0 {
+				n, err = strconv.Atoi(strings.Fields(fields)[i])
+				return err
+			}
 		}
-		_, err = fmt.Sscan(values, &n)
-		return err
+		return fmt.Errorf("no counter Icmp %s:\n%s", name, snmp)
 	}))
 	return n
 }

@@ -3,7 +3,6 @@ package rawsock
 import (
 	"fmt"
 	"os"
-	"syscall"
 
 	"goipip/internal/descriptor"
 
@@ -77,13 +76,4 @@ func newPacketOutlet(mark uint32) (*descriptor.FD, error) {
 		return nil, fmt.Errorf("set up packet socket: %w", err)
 	}
 	return fd, nil
-}
-
-// forgetErrors empties the error queue of a socket, which would keep poll(2) from
-// waiting.
-func forgetErrors(fd int) {
-	var err error
-	for err == nil || err == syscall.EINTR {
-		_, _, _, _, err = unix.Recvmsg(fd, nil, nil, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
-	}
 }

@@ -28,10 +28,6 @@ type Receiver struct {
 	packets []packet.IPv4
 
 	drops dropCount
-
-	connected bool
-	errors    errorQueue
-	onICMP    func(ICMPError) // nil without an error queue
 }
 
 // NewReceiver opens a receiver in the network namespace of the calling thread, for the
@@ -89,10 +85,6 @@ func (r *Receiver) Connect() error {
 		if err := unix.Connect(fd, sockaddr(r.cfg.Remote)); err != nil {
 			return os.NewSyscallError("connect", err)
 		}
-		r.connected = true
-		if err := r.enableErrors(fd); err != nil {
-			return err
-		}
 		if r.share == nil {
 			return removeFilter(fd)
 		}
@@ -106,30 +98,10 @@ func (r *Receiver) SetDevice(index int) error {
 	return r.fd.Control(func(fd int) error { return setLookupDevice(fd, index) })
 }
 
-// HandleICMP has Receive call handle for each ICMP error about a packet from
-// cfg.Local to cfg.Remote, once connected. It goes before the first Receive; of
-// several receivers, one is enough.
-func (r *Receiver) HandleICMP(handle func(ICMPError)) error {
-	r.onICMP = handle
-	return r.fd.Control(r.enableErrors)
-}
-
-// enableErrors asks for ICMP errors when somebody handles them. A socket that is
-// not connected would get those about the packets of all other tunnels too
-// (raw_err in net/ipv4/raw.c).
-func (r *Receiver) enableErrors(fd int) error {
-	if !r.connected || r.onICMP == nil {
-		return nil
-	}
-	return r.errors.enable(fd)
-}
-
 // Receive waits until there is a packet and returns it with all others that are
 // there already, at most BatchSize, each from its outer header on. They are valid
 // until the next Receive, and may be changed until then. It returns os.ErrClosed
-// after Close.
-//
-// ICMP errors do not end it: they go to the function given to HandleICMP.
+// after Close. ICMP errors do not end it; a Guard hears of them.
 func (r *Receiver) Receive() ([]packet.IPv4, error) {
 	fd, ok := r.fd.Acquire()
 	if !ok {
@@ -164,11 +136,9 @@ func (r *Receiver) take(fd int) syscall.Errno {
 		return 0
 	}
 	// Other than EAGAIN and fatal, it is EINTR, no memory for the moment, or an ICMP
-	// error that waited on the socket (sk_err): the call took it away, so the next
-	// one gets on. An error costs its sender a packet on the wire, so this ends.
-	if errno != unix.EAGAIN && !fatal(errno) && r.onICMP != nil {
-		r.errors.drain(fd, r.onICMP)
-	}
+	// error that waited on the socket (sk_err), as a connected socket gets without
+	// IP_RECVERR too. The call has taken it away, so that one call is wasted, and no
+	// packet.
 	return errno
 }
 

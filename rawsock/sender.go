@@ -109,7 +109,7 @@ func (s *Sender) Flush() error {
 			next += sent
 		case unix.EINTR:
 		case unix.EAGAIN:
-			forgetErrors(fd)
+			drainErrorQueue(fd)
 			if !s.out.Wait(descriptor.Out) {
 				return os.ErrClosed
 			}

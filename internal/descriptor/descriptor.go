@@ -28,6 +28,7 @@ type FD struct {
 const (
 	In  = unix.POLLIN
 	Out = unix.POLLOUT
+	Err = 0 // poll(2) always reports POLLERR
 )
 
 // New takes fd over, also with an error, and makes it one that does not block.
@@ -80,9 +81,9 @@ func (f *FD) Acquire() (fd int, ok bool) {
 // Release ends what Acquire began.
 func (f *FD) Release() { f.users.RUnlock() }
 
-// Wait waits, between Acquire and Release, for In, Out or only an error (0) on the
-// descriptor. An error always ends it; the next call on the descriptor reports the
-// error. Wait reports false once the FD is closed.
+// Wait waits, between Acquire and Release, for In, Out or Err. An error always
+// ends it; the next call on the descriptor reports the error. Wait reports false once
+// the FD is closed.
 func (f *FD) Wait(event int16) bool {
 	fds := f.pollFds(event)
 	for {
