@@ -43,7 +43,9 @@ type Tunnel struct {
 
 	transmits []*transmit
 	receives  []*receive
-	unmerged  sync.Once // the kernel refuses merged packets, as warned of
+	guard     *rawsock.Guard
+	relayed   *tun.Writer // for ICMP errors that the guard hears of
+	unmerged  sync.Once   // the kernel refuses merged packets, as warned of
 
 	// The watcher's. Under looking, freshPath shares what look and lookAtPath use.
 	looking    sync.Mutex
@@ -104,7 +106,12 @@ func (t *Tunnel) open() (err error) {
 	if err := t.openPackets(); err != nil {
 		return err
 	}
-	if err := t.receives[0].receiver.HandleICMP(t.icmpReceived); err != nil {
+	t.relayed = t.device.Queues()[0].NewWriter()
+	sock, err := t.sockets()
+	if err != nil {
+		return err
+	}
+	if t.guard, err = rawsock.NewGuard(sock); err != nil {
 		return err
 	}
 	return t.setup()
@@ -131,13 +138,19 @@ func (t *Tunnel) prepare() (err error) {
 	return err
 }
 
+// sockets returns what the tunnel's sockets have in common.
+func (t *Tunnel) sockets() (cfg rawsock.Config, err error) {
+	cfg = rawsock.Config{Local: t.cfg.Local, Remote: t.cfg.Remote, TOS: t.cfg.routeTOS()}
+	cfg.Device, err = t.host.deviceIndex(t.cfg.Device)
+	return cfg, err
+}
+
 // addQueue opens the sockets of one queue.
 func (t *Tunnel) addQueue(i int, queue *tun.Queue) error {
-	device, err := t.host.deviceIndex(t.cfg.Device)
+	sock, err := t.sockets()
 	if err != nil {
 		return err
 	}
-	sock := rawsock.Config{Local: t.cfg.Local, Remote: t.cfg.Remote, Device: device, TOS: t.cfg.routeTOS()}
 	receiver, err := rawsock.NewReceiver(sock, i, t.cfg.Queues)
 	if err != nil {
 		return err
@@ -223,6 +236,7 @@ func (t *Tunnel) Run(ctx context.Context) error {
 	}
 	wg.Go(func() { t.watch(running) })
 	wg.Go(t.listen)
+	wg.Go(func() { t.readErrors(running) })
 
 	<-running.Done()
 	t.stop()
@@ -252,6 +266,9 @@ func (t *Tunnel) stop() {
 	}
 	for _, tx := range t.transmits {
 		tx.sender.Close()
+	}
+	if t.guard != nil {
+		t.guard.Close()
 	}
 	if t.device != nil {
 		t.device.Close()

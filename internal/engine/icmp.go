@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"time"
 
 	"goipip/encap"
@@ -10,9 +11,29 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// icmpReceived does what is to be done about an ICMP error that the tunnel's
-// packets met (E). It runs in the first receive loop. Redirects and the path MTU
-// the kernel has taken over already.
+// Limits of the ICMP errors that a tunnel handles: a flood costs no more than this. What
+// the guard has no room for meanwhile, the kernel drops.
+const (
+	errorsPerSecond = 1000
+	errorsBurst     = 64 // at least rawsock.ErrorBatch
+)
+
+// readErrors handles the ICMP errors that the guard hears of, until ctx is done or the
+// guard closed.
+func (t *Tunnel) readErrors(ctx context.Context) {
+	limit := rate.NewLimiter(errorsPerSecond, errorsBurst)
+	n := 0
+	handle := func(e rawsock.ICMPError) {
+		t.icmpReceived(e)
+		n++
+	}
+	for t.guard.ReadErrors(handle) == nil && limit.WaitN(ctx, n) == nil {
+		n = 0
+	}
+}
+
+// icmpReceived handles an ICMP error about one of the tunnel's packets (E). Redirects
+// and path MTUs have been taken over by the kernel already.
 func (t *Tunnel) icmpReceived(e rawsock.ICMPError) {
 	switch {
 	case e.Type == packet.ICMPUnreachable && e.Code == packet.ICMPCodeFragNeeded:
@@ -54,7 +75,7 @@ func (t *Tunnel) relay(e rawsock.ICMPError, code uint8, mtu int) {
 	message := encap.ICMPError(b[:], e.Inner, packet.ICMPUnreachable, code, mtu)
 	if message != nil && t.tx.limit.allow(message) {
 		// A link that is down or gone shows elsewhere.
-		_ = t.receives[0].queue.Write(packet.VNetHdr{}, [][]byte{message})
+		_ = t.relayed.Write(packet.VNetHdr{}, [][]byte{message})
 	}
 }
 

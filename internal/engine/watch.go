@@ -159,10 +159,13 @@ func (t *Tunnel) lookAtPath() {
 	t.mtu.Store(int64(mtu))
 }
 
-// connect connects the receivers that are not connected yet. Without it the
-// tunnel works too, but the kernel copies the packets of every other ipip tunnel
-// to its sockets, and tells of no ICMP errors.
+// connect connects the guard, and the receivers that are not connected yet. Without it
+// the tunnel works too, but the kernel copies the packets of every other ipip tunnel to
+// its sockets, and tells of no ICMP errors.
 func (t *Tunnel) connect() error {
+	if err := t.guard.Connect(); err != nil {
+		return err
+	}
 	for t.connected < len(t.receives) {
 		if err := t.receives[t.connected].receiver.Connect(); err != nil {
 			return err
