@@ -1,6 +1,11 @@
 package rawsock
 
-import "golang.org/x/sys/unix"
+import (
+	"errors"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
 
 // For tests of what has no other way out than through the kernel.
 var (
@@ -43,3 +48,16 @@ func (g *Guard) Poll() (events int16) {
 func (g *Guard) SetReceiveBuffer(size int) error {
 	return g.fd.Control(func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, size) })
 }
+
+// SetSendBuffer sets the size of the sockets' buffers, in bytes.
+func (s *Sender) SetSendBuffer(size int) error {
+	set := func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, size) }
+	err := s.raw.Control(set)
+	if s.packet != nil {
+		err = errors.Join(err, s.packet.Control(set))
+	}
+	return err
+}
+
+// SetMaxWait changes how long one Flush waits for room.
+func (s *Sender) SetMaxWait(d time.Duration) { s.maxWait = d }

@@ -31,7 +31,7 @@ func setupRawOutlet(fd, device int) error {
 	if err := bindToDevice(fd, device); err != nil {
 		return err
 	}
-	return setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, bufferSize)
+	return setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendBuffer)
 }
 
 // bindToDevice makes a socket send by the device with an index, or with 0 by any. The
@@ -70,7 +70,7 @@ func newPacketOutlet(mark uint32) (*descriptor.FD, error) {
 		if err := setMark(fd, mark); err != nil {
 			return err
 		}
-		return setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, bufferSize)
+		return setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendBuffer)
 	}); err != nil {
 		fd.Close()
 		return nil, fmt.Errorf("set up packet socket: %w", err)

@@ -4,7 +4,9 @@
 // A [Receiver] is bound to the tunnel's local address and connected to the
 // remote one, so that the kernel sorts the packets of several tunnels. A
 // [Sender] has a socket of its own, of protocol 255, which receives nothing and
-// so never has an ICMP error in its way (raw(7)).
+// so never has an ICMP error in its way (raw(7)). A [Guard], one to a tunnel, hears
+// the ICMP errors, and keeps the kernel from answering packets that the receivers have
+// no room for.
 package rawsock
 
 import (
@@ -23,9 +25,17 @@ import (
 // holds until Flush.
 const BatchSize = 64
 
-// bufferSize is what a socket may hold for a goroutine that is late, in bytes of
-// kernel memory. A packet of 1500 bytes takes about 2300.
-const bufferSize = 8 << 20
+// Sizes of socket buffers in bytes, before the kernel doubles them.
+const (
+	// receiveBuffer holds what arrives while the receiving goroutine is late. A packet
+	// of 1500 bytes takes about 2300.
+	receiveBuffer = 8 << 20
+	// sendBuffer is more than queueing disciplines hold, so that they alone decide what
+	// is too much, as with the kernel's own tunnel: a smaller one stays full while a slow
+	// device holds its packets, even if the way is another by then. The kernel takes twice
+	// as much, but the packet after that would overflow its count (sk_wmem_alloc).
+	sendBuffer = 1 << 29
+)
 
 // Config describes the path of the packets.
 type Config struct {

@@ -72,7 +72,7 @@ func (r *Receiver) prepare(fd int) error {
 	if err := setLookupDevice(fd, r.cfg.Device); err != nil {
 		return err
 	}
-	return setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, bufferSize)
+	return setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, receiveBuffer)
 }
 
 func (r *Receiver) slot(i int) []byte { return r.buf[i*slotSize : (i+1)*slotSize] }

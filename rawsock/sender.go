@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"goipip/internal/descriptor"
 
@@ -21,6 +22,8 @@ type Sender struct {
 
 	attachProtocol bool // to packets on raw, as a control message
 
+	maxWait time.Duration // const, but for tests
+
 	batch   batch
 	out     *descriptor.FD // where the batch goes
 	to      *Hop           // that the batch is addressed to; nil for the remote host
@@ -34,6 +37,9 @@ type Hop struct {
 	Addr   [6]byte // link-layer address
 }
 
+// maxWait is how long one Flush waits for room in a socket's buffer.
+const maxWait = 10 * time.Millisecond
+
 // NewSender opens a sender in the network namespace of the calling thread.
 // Flush calls refused for each message that the kernel does not take, by its
 // place in the order of Add.
@@ -46,6 +52,7 @@ func NewSender(cfg Config, refused func(i int, why Refusal)) (*Sender, error) {
 		remote:  sockaddr(cfg.Remote),
 		mark:    cfg.Mark,
 		raw:     raw,
+		maxWait: maxWait,
 		batch:   newBatch(BatchSize, 2),
 		out:     raw,
 		refused: refused,
@@ -87,41 +94,75 @@ func (s *Sender) Add(header, payload []byte) {
 // Len returns the number of packets in the batch.
 func (s *Sender) Len() int { return s.n }
 
-// Flush hands the batch to the kernel, in order, waits while the socket's buffer
-// is full, and leaves an empty batch. A packet that the kernel does not take is
-// not an error: it is reported to the function given to NewSender, and the
-// others go on. The only error is os.ErrClosed, after Close.
+// Flush hands the batch to the kernel, in order, and leaves an empty batch. A packet
+// that the kernel does not take is not an error: it is reported to the function given to
+// NewSender, and the others are sent. The only error is os.ErrClosed, after Close.
+//
+// While the socket's buffer is full, Flush waits for maxWait at most; what then still
+// has no room is refused as Congested. What SetHop was given meanwhile holds for the
+// rest of the batch.
 func (s *Sender) Flush() error {
-	if hop := s.hop.Load(); hop != s.to {
-		s.address(hop)
-	}
-	n := s.n
+	end := s.n
 	s.n = 0
+	var deadline time.Time // for room in the socket's buffer; zero until there is none
+	for next := 0; next < end; {
+		if hop := s.hop.Load(); hop != s.to {
+			s.address(hop)
+		}
+		var err error
+		if next, err = s.send(next, end, &deadline); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// send hands messages from number next on to the kernel, until those before end are sent
+// or refused, or until it has waited for room: there may be another hop then. It returns
+// the number of the first message that is left.
+func (s *Sender) send(next, end int, deadline *time.Time) (int, error) {
 	fd, ok := s.out.Acquire()
 	if !ok {
-		return os.ErrClosed
+		return next, os.ErrClosed
 	}
 	defer s.out.Release()
-	for next := 0; next < n; {
-		sent, errno := s.batch.sendmmsg(fd, next, n)
+	for next < end {
+		sent, errno := s.batch.sendmmsg(fd, next, end)
 		switch errno {
 		case 0:
 			next += sent
 		case unix.EINTR:
 		case unix.EAGAIN:
-			drainErrorQueue(fd)
-			if !s.out.Wait(descriptor.Out) {
-				return os.ErrClosed
+			now := time.Now()
+			if deadline.IsZero() {
+				*deadline = now.Add(s.maxWait)
+			}
+			if now.Before(*deadline) {
+				return next, s.waitForRoom(fd, deadline.Sub(now))
+			}
+			for ; next < end; next++ {
+				s.refused(next, Congested)
 			}
 		default: // about the first message; those before it were sent
 			s.refused(next, refusalOf(errno))
 			next++
 		}
 	}
+	return next, nil
+}
+
+// waitForRoom waits until the buffer of the socket is half empty, but no longer than
+// timeout. There may be room before (sock_writeable in include/net/sock.h), so the next
+// call on the socket is worth a try in any case.
+func (s *Sender) waitForRoom(fd int, timeout time.Duration) error {
+	drainErrorQueue(fd)
+	if !s.out.WaitTimeout(descriptor.Out, timeout) {
+		return os.ErrClosed
+	}
 	return nil
 }
 
-// address turns to another hop, or with nil to the remote host.
+// address addresses the batch to another hop, or with nil to the remote host.
 func (s *Sender) address(hop *Hop) {
 	s.to = hop
 	if hop == nil {

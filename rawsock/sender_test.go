@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
@@ -195,15 +196,32 @@ func newSlowPair(t *testing.T) (left, right *netlab.Host, faster func()) {
 	}
 }
 
-// flushUntilFull sends numbered packets of 60000 bytes, in the background, until
-// Flush fails or there were count.
-func flushUntilFull(s *sender, count int) <-chan error {
+// largePadding is what a numbered packet carries, in bytes.
+const largePadding = 60000
+
+// addNumbered adds a packet of largePadding with a number.
+func (s *sender) addNumbered(i int) {
+	header := append(outer(s.cfg, 4+largePadding), fmt.Sprintf("%4d", i)...)
+	s.Add(header, make([]byte, largePadding))
+}
+
+// number returns the number of such a packet.
+func number(t *testing.T, p packet.IPv4) (i int) {
+	t.Helper()
+	if len(p) != packet.IPv4HdrLen+4+largePadding {
+		t.Fatalf("received %d bytes: not one of the numbered packets", len(p))
+	}
+	_, err := fmt.Sscan(string(p.Payload()[:4]), &i)
+	must(t, err)
+	return i
+}
+
+// flushNumbered sends count of them, in the background, until Flush fails.
+func flushNumbered(s *sender, count int) <-chan error {
 	done := make(chan error, 1)
 	go func() {
-		padding := make([]byte, 60000)
 		for i := range count {
-			header := append(outer(s.cfg, 4+len(padding)), fmt.Sprintf("%4d", i)...)
-			s.Add(header, padding)
+			s.addNumbered(i)
 			if s.Len() < rawsock.BatchSize && i < count-1 {
 				continue
 			}
@@ -217,7 +235,11 @@ func flushUntilFull(s *sender, count int) <-chan error {
 	return done
 }
 
-// Flush waits while the socket's buffer is full, and loses nothing.
+// smallBuffer leaves room for a few numbered packets.
+const smallBuffer = 100000
+
+// Flush waits while the socket's buffer is full, and loses nothing that finds room in
+// time.
 func TestFlush_Waits(t *testing.T) {
 	for name, take := range roads {
 		t.Run(name, func(t *testing.T) { flushWaits(t, take) })
@@ -229,6 +251,8 @@ func flushWaits(t *testing.T, take road) {
 	needBuffers(t, right)
 	s := newSender(t, left, leftEnd)
 	take(t, s, left, right)
+	must(t, s.SetSendBuffer(smallBuffer))
+	s.SetMaxWait(testTimeout)
 	g := startReceiving(newConnected(t, right, rightEnd))
 	// This leaves an error on the socket's error queue, which nobody takes away.
 	s.send(t, strings.Repeat("x", largeMTU))
@@ -237,8 +261,8 @@ func flushWaits(t *testing.T, take road) {
 	}
 	s.refusals = nil
 
-	const count = 300 // 20 MB of kernel memory, and the buffer holds 16
-	done := flushUntilFull(s, count)
+	const count = 100
+	done := flushNumbered(s, count)
 	labtest.WaitParked(t, "rawsock.(*Sender).Flush", 1)
 	faster()
 	must(t, labtest.Within(t, "Flush", done))
@@ -246,9 +270,8 @@ func flushWaits(t *testing.T, take road) {
 		t.Errorf("refusals: %+v", s.refusals)
 	}
 	for i := range count {
-		p := g.next(t)
-		if got, want := string(p.Payload()[:4]), fmt.Sprintf("%4d", i); got != want || len(p) != 60024 {
-			t.Fatalf("received packet %s of %d bytes, want packet %s", got, len(p), want)
+		if got := number(t, g.next(t)); got != i {
+			t.Fatalf("received packet %d, want packet %d", got, i)
 		}
 	}
 }
@@ -263,7 +286,9 @@ func flushClosed(t *testing.T, take road) {
 	left, right, _ := newSlowPair(t)
 	s := newSender(t, left, leftEnd)
 	take(t, s, left, right)
-	done := flushUntilFull(s, 300)
+	must(t, s.SetSendBuffer(smallBuffer))
+	s.SetMaxWait(testTimeout)
+	done := flushNumbered(s, 100)
 	labtest.WaitParked(t, "rawsock.(*Sender).Flush", 1)
 	must(t, s.Close())
 	if err := labtest.Within(t, "Flush", done); !errors.Is(err, os.ErrClosed) {
@@ -278,6 +303,130 @@ func flushClosed(t *testing.T, take road) {
 	}
 	if err := s.Close(); err != nil {
 		t.Errorf("another Close: %v", err)
+	}
+}
+
+// A link that hardly moves holds no sender: what its queue, or the socket's buffer, has
+// no room for is refused, and each other packet arrives. By another link, packets pass
+// at once.
+func TestHazard3_SlowLink(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		limit  uint32 // of the queueing discipline, in bytes
+		buffer int    // of the sockets, in bytes; 0 for the sender's choice
+	}{
+		{"full queue", 18 << 20, 0}, // more than a buffer of the usual sizes holds
+		{"full buffer", 1 << 30, smallBuffer},
+	} {
+		for name := range roads {
+			t.Run(tt.name+","+name, func(t *testing.T) { slowLink(t, name, tt.limit, tt.buffer) })
+		}
+	}
+}
+
+func slowLink(t *testing.T, way string, limit uint32, buffer int) {
+	lab := labtest.New(t)
+	left, right := newPairIn(t, lab)
+	needBuffers(t, right)
+	must(t, lab.Veth(left, "eth1", right, "eth1"))
+	for _, h := range []*netlab.Host{left, right} {
+		must(t, h.SetMTU("eth0", largeMTU), h.SetMTU("eth1", largeMTU))
+	}
+	s := newSender(t, left, leftEnd)
+	roads[way](t, s, left, right)
+	if way == "raw" {
+		must(t, left.Do(s.EnableHops))
+	}
+	if buffer > 0 {
+		must(t, s.SetSendBuffer(buffer))
+	}
+	g := startReceiving(newConnected(t, right, rightEnd))
+	slow(t, left, "eth0", 20000, limit)
+
+	const batches, count = 6, 6 * rawsock.BatchSize
+	var accepted []int
+	for batch := range batches {
+		s.refusals = nil
+		for i := range rawsock.BatchSize {
+			s.addNumbered(batch*rawsock.BatchSize + i)
+		}
+		start := time.Now()
+		must(t, s.Flush())
+		if d := time.Since(start); d > time.Second {
+			t.Errorf("Flush took %v", d)
+		}
+		refused := map[int]bool{}
+		for _, r := range s.refusals {
+			if r.Why != rawsock.Congested || refused[r.Index] {
+				t.Fatalf("batch %d: refusals %+v, want %v, and each once", batch, s.refusals, rawsock.Congested)
+			}
+			refused[r.Index] = true
+		}
+		for i := range rawsock.BatchSize {
+			if !refused[i] {
+				accepted = append(accepted, batch*rawsock.BatchSize+i)
+			}
+		}
+	}
+	if len(accepted) < 2 || len(accepted) == count {
+		t.Fatalf("%d of %d packets were sent, want some, and not all", len(accepted), count)
+	}
+	passed := 0
+	for len(g.packets) > 0 { // the first packets, which the link lets pass
+		if got := number(t, g.next(t)); got != accepted[passed] {
+			t.Fatalf("received packet %d, want packet %d", got, accepted[passed])
+		}
+		passed++
+	}
+
+	s.refusals = nil
+	s.SetHop(hopTo(t, left, right, "eth1"))
+	if buffer == 0 || way == "raw" { // a small buffer stays full, but each kind of socket has its own
+		s.mustSend(t, "by another link")
+		g.check(t, "by another link")
+	}
+	if buffer == 0 {
+		s.SetHop(nil)
+		must(t, left.Netlink().RouteAdd(&netlink.Route{Dst: netlink.NewIPNet(rightAddr.AsSlice()), LinkIndex: deviceIndex(t, left, "eth1")}))
+		ping(t, left, rightAddr)
+		s.mustSend(t, "by another route")
+		g.check(t, "by another route")
+		must(t, left.Netlink().RouteDel(&netlink.Route{Dst: netlink.NewIPNet(rightAddr.AsSlice()), LinkIndex: deviceIndex(t, left, "eth1")}))
+	}
+
+	slow(t, left, "eth0", 20<<20, limit)
+	ping(t, left, rightAddr) // has the link look at its queue at once
+	for _, want := range accepted[passed:] {
+		if got := number(t, g.next(t)); got != want {
+			t.Fatalf("received packet %d, want packet %d", got, want)
+		}
+	}
+}
+
+// A hop that is set while Flush waits is the way for the rest of the batch.
+func TestHazard3_HopWhileWaiting(t *testing.T) {
+	lab := labtest.New(t)
+	left, right := newPairIn(t, lab)
+	needBuffers(t, right)
+	must(t, lab.Veth(left, "eth1", right, "eth1"))
+	for _, h := range []*netlab.Host{left, right} {
+		must(t, h.SetMTU("eth0", largeMTU), h.SetMTU("eth1", largeMTU))
+	}
+	s := newSender(t, left, leftEnd)
+	must(t, left.Do(s.EnableHops), s.SetSendBuffer(smallBuffer))
+	s.SetMaxWait(2 * time.Second)
+	g := startReceiving(newConnected(t, right, rightEnd))
+	slow(t, left, "eth0", 20000, 1<<30)
+	done := flushNumbered(s, rawsock.BatchSize)
+	labtest.WaitParked(t, "rawsock.(*Sender).Flush", 1)
+	s.SetHop(hopTo(t, left, right, "eth1"))
+	must(t, labtest.Within(t, "Flush", done))
+	if len(s.refusals) > 0 {
+		t.Errorf("refusals: %+v", s.refusals)
+	}
+	last := -1
+	for last < rawsock.BatchSize-1 {
+		last = number(t, g.next(t))
 	}
 }
 
