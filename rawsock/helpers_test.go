@@ -28,13 +28,13 @@ var (
 
 // newPair returns two hosts that know each other's link-layer address: each has
 // a device eth0.
-func newPair(t *testing.T) (left, right *netlab.Host) {
+func newPair(t testing.TB) (left, right *netlab.Host) {
 	t.Helper()
 	return newPairIn(t, labtest.New(t))
 }
 
 // newPairIn makes them in a lab that is to have more.
-func newPairIn(t *testing.T, lab *netlab.Lab) (left, right *netlab.Host) {
+func newPairIn(t testing.TB, lab *netlab.Lab) (left, right *netlab.Host) {
 	t.Helper()
 	left, right = addHost(t, lab, "left"), addHost(t, lab, "right")
 	must(t,
@@ -46,7 +46,7 @@ func newPairIn(t *testing.T, lab *netlab.Lab) (left, right *netlab.Host) {
 	return left, right
 }
 
-func addHost(t *testing.T, lab *netlab.Lab, name string) *netlab.Host {
+func addHost(t testing.TB, lab *netlab.Lab, name string) *netlab.Host {
 	t.Helper()
 	h, err := lab.Host(name)
 	if err != nil {
@@ -57,7 +57,7 @@ func addHost(t *testing.T, lab *netlab.Lab, name string) *netlab.Host {
 
 // ping fills the neighbour tables of both ends: until then the kernel holds
 // packets back, and not many.
-func ping(t *testing.T, from *netlab.Host, to netip.Addr) {
+func ping(t testing.TB, from *netlab.Host, to netip.Addr) {
 	t.Helper()
 	if r, err := from.Ping(labtest.Context(t), to, netlab.PingOptions{}); err != nil || r.Received == 0 {
 		t.Fatalf("no ping from %s to %v: %v", from.Name, to, err)
@@ -75,13 +75,13 @@ func must(t testing.TB, errs ...error) {
 }
 
 // newReceiver opens a receiver on h, and closes it when the test ends.
-func newReceiver(t *testing.T, h *netlab.Host, cfg rawsock.Config) *rawsock.Receiver {
+func newReceiver(t testing.TB, h *netlab.Host, cfg rawsock.Config) *rawsock.Receiver {
 	t.Helper()
 	return newShareReceiver(t, h, cfg, 0, 1)
 }
 
 // newShareReceiver does the same for one of several.
-func newShareReceiver(t *testing.T, h *netlab.Host, cfg rawsock.Config, share, shares int) *rawsock.Receiver {
+func newShareReceiver(t testing.TB, h *netlab.Host, cfg rawsock.Config, share, shares int) *rawsock.Receiver {
 	t.Helper()
 	var r *rawsock.Receiver
 	must(t, h.Do(func() (err error) {
@@ -96,7 +96,7 @@ func newShareReceiver(t *testing.T, h *netlab.Host, cfg rawsock.Config, share, s
 }
 
 // newConnected does the same, with only its remote's packets.
-func newConnected(t *testing.T, h *netlab.Host, cfg rawsock.Config) *rawsock.Receiver {
+func newConnected(t testing.TB, h *netlab.Host, cfg rawsock.Config) *rawsock.Receiver {
 	t.Helper()
 	r := newReceiver(t, h, cfg)
 	must(t, r.Connect())
@@ -133,7 +133,7 @@ type sender struct {
 	refusals []refusal
 }
 
-func newSender(t *testing.T, h *netlab.Host, cfg rawsock.Config) *sender {
+func newSender(t testing.TB, h *netlab.Host, cfg rawsock.Config) *sender {
 	t.Helper()
 	s := &sender{cfg: cfg}
 	must(t, h.Do(func() (err error) {

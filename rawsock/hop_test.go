@@ -28,7 +28,7 @@ var roads = map[string]road{
 }
 
 // hopTo is the way from one host to another, by devices of a name.
-func hopTo(t *testing.T, from, to *netlab.Host, device string) *rawsock.Hop {
+func hopTo(t testing.TB, from, to *netlab.Host, device string) *rawsock.Hop {
 	t.Helper()
 	near, err := from.Netlink().LinkByName(device)
 	must(t, err)
