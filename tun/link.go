@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// txQueueLen is how many packets the device holds for a queue that is busy. The
-// default of 500 overflows, silently, between two reads at full speed.
+// txQueueLen is how many packets the ring of each queue holds until it is read. The
+// default of 500 overflows between two reads at full speed (see QueueDrops).
 const txQueueLen = 4096
 
 // Link is what Setup makes of a device. A person may change all of it afterwards
@@ -48,6 +48,7 @@ func (d *Device) Setup(l Link) error {
 	steps := []step{
 		{"mtu", func() error { return netlink.LinkSetMTU(link, l.MTU) }},
 		{"txqueuelen", func() error { return netlink.LinkSetTxQLen(link, txQueueLen) }},
+		{"qdisc", func() error { return qdiscError(setNoqueue(link)) }},              // before up, which attaches the default
 		{"multicast off", func() error { return netlink.LinkSetMulticastOff(link) }}, // O1
 		{"peer", func() error { return d.setPeer(l.Remote) }},
 		{"alias", func() error { return netlink.LinkSetAlias(link, l.Alias) }},
@@ -83,6 +84,29 @@ func noIPv6Address(link netlink.Link) error {
 	err := netlink.LinkSetIP6AddrGenMode(link, nl.IN6_ADDR_GEN_MODE_NONE)
 	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
 		return nil // a kernel without IPv6 sends none
+	}
+	return err
+}
+
+// setNoqueue gives the link the qdisc of the kernel's ipip device, which hands
+// each packet to the device at once. The default one would queue none either,
+// because a TUN never stops a queue, but allocates three rings of txqueuelen for
+// each of the 256 transmit queues of a multi-queue TUN: 25 MB (pfifo_fast_init in
+// net/sched/sch_generic.c). With noqueue, a full ring also shows as congestion to
+// a local sender (__dev_queue_xmit).
+func setNoqueue(link netlink.Link) error {
+	return netlink.QdiscReplace(&netlink.GenericQdisc{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Parent: netlink.HANDLE_ROOT},
+		QdiscType:  "noqueue",
+	})
+}
+
+// qdiscError returns err unless it means that the kernel has no choice of qdiscs:
+// EOPNOTSUPP without CONFIG_NET_SCHED, ENOENT for a kind that it does not know.
+// The link then works with the default one, and takes more memory.
+func qdiscError(err error) error {
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) {
+		return nil
 	}
 	return err
 }

@@ -86,7 +86,7 @@ func TestO1_ShownByIP(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, words := range []string{
-		"tun01: <POINTOPOINT,NOARP,UP,LOWER_UP> mtu 1480 ",
+		"tun01: <POINTOPOINT,NOARP,UP,LOWER_UP> mtu 1480 qdisc noqueue ",
 		" qlen 4096\n",
 		"link/ipip 0.0.0.0 peer 192.168.1.129\n",
 		"inet 172.66.1.101 peer 172.66.2.101/32 ",

@@ -40,6 +40,7 @@ type Device struct {
 	index  int
 	uso    bool
 	queues []*Queue
+	drops  drops
 }
 
 // Open creates the device, which is down and without addresses until Setup, in
@@ -72,6 +73,9 @@ func open(cfg Config) (_ *Device, err error) {
 			return nil, err
 		}
 		d.queues = append(d.queues, q)
+	}
+	if err := d.drops.open(); err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
 	}
 	d.index, err = linkIndex(d.name)
 	return d, err
@@ -222,6 +226,7 @@ func (d *Device) Queues() []*Queue { return d.queues }
 
 // Close closes all queues, which removes the device and ends their Reads.
 func (d *Device) Close() error {
+	d.drops.close()
 	var errs []error
 	for _, q := range d.queues {
 		errs = append(errs, q.fd.Close())

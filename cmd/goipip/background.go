@@ -33,11 +33,16 @@ func (o *options) runInBackground(ctx context.Context) error {
 	ready := os.NewFile(readyFD, "ready")
 	syscall.CloseOnExec(readyFD)
 	out := newOutput(os.Stderr)
-	return runTunnel(ctx, cfg, slog.New(slog.NewTextHandler(out, nil)), func() {
+	log := slog.New(slog.NewTextHandler(out, nil))
+	ctx, err = endWithNamespace(ctx)
+	if err != nil {
+		log.Warn("the tunnel will keep this network namespace alive", "err", err)
+	}
+	return runTunnel(ctx, cfg, log, func() {
 		out.set(systemLog())
 		err := errors.Join(leaveTerminal(), tell(ready))
 		if err != nil {
-			slog.New(slog.NewTextHandler(out, nil)).Warn("cannot leave the terminal", "err", err)
+			log.Warn("cannot leave the terminal", "err", err)
 		}
 	})
 }

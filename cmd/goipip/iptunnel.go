@@ -46,8 +46,9 @@ func newTunnelAddCommand() *cobra.Command {
 		Use:   "add NAME [mode ipip] remote ADDRESS local ADDRESS [ttl TTL] [tos TOS] [[no]pmtudisc] [dev DEVICE]",
 		Short: "Make a tunnel in the background, in the words of ip-tunnel(8)",
 		Long: `Make a tunnel in the words of ip-tunnel(8). The command returns when the link is
-up. A process in the background then carries its packets, until the link is
-deleted (ip link delete NAME) or it gets SIGTERM; it logs to syslog.`,
+up. A process in the background then carries its packets, until the link or its
+network namespace is deleted (ip link delete NAME) or it gets SIGTERM; it logs to
+syslog.`,
 		DisableFlagParsing: true, // ip(8) has words, no flags
 		RunE: func(cmd *cobra.Command, words []string) error {
 			if len(words) == 1 && (words[0] == "--help" || words[0] == "-h") {

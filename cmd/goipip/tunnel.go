@@ -38,6 +38,8 @@ func runTunnel(ctx context.Context, cfg engine.Config, log *slog.Logger, up func
 	why := "signal"
 	if err = t.Run(ctx); errors.Is(err, engine.ErrDeleted) {
 		why, err = "link deleted", nil
+	} else if cause := context.Cause(ctx); errors.Is(cause, errNamespaceDeleted) {
+		why = cause.Error()
 	}
 	if err == nil {
 		log.Info("tunnel is down", "why", why, "tx", counters(t.Stats().TX), "rx", counters(t.Stats().RX))

@@ -8,7 +8,6 @@ package engine
 import (
 	"context"
 	"log/slog"
-	"net"
 	"sync"
 	"sync/atomic"
 
@@ -34,7 +33,7 @@ const (
 type Tunnel struct {
 	cfg    Config
 	log    *slog.Logger
-	claim  *net.UnixConn
+	claim  *claimed
 	host   *host
 	device *tun.Device
 	mtu    atomic.Int64 // of the link, in bytes; a person may change it
@@ -85,6 +84,10 @@ func (t *Tunnel) open() (err error) {
 	if t.claim, err = claim(t.cfg); err != nil {
 		return err
 	}
+	if err := t.claim.missing; err != nil {
+		t.log.Warn("no second goipip with the same two ends would be refused, and each would deliver every packet: "+
+			"make /run writable, or set XDG_RUNTIME_DIR to a directory of this user", "err", err)
+	}
 	if t.host, err = openHost(t.cfg.Remote); err != nil {
 		return err
 	}
@@ -98,6 +101,7 @@ func (t *Tunnel) open() (err error) {
 	}); err != nil {
 		return err
 	}
+	t.claim.setName(t.device.Name())
 	for i, queue := range t.device.Queues() {
 		if err := t.addQueue(i, queue); err != nil {
 			return err
@@ -273,7 +277,5 @@ func (t *Tunnel) stop() {
 	if t.device != nil {
 		t.device.Close()
 	}
-	if t.claim != nil {
-		t.claim.Close() // last, when the name and the ends are free
-	}
+	t.claim.release() // last, when the name and the ends are free
 }

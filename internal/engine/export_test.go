@@ -16,6 +16,22 @@ func (s *softErrors) Note(now time.Time)      { s.note(now) }
 func (s *softErrors) Take(now time.Time) bool { return s.any.Load() && s.take(now) } // as transmit does
 func (s *softErrors) Any() bool               { return s.any.Load() }
 
+// Claim is a claim on a name below a directory that a test brings.
+type Claim struct{ claimed }
+
+func ClaimIn(base, dir, name string) (*Claim, error) {
+	file, err := lockFile(base, dir, name)
+	if err != nil {
+		return nil, err
+	}
+	return &Claim{claimed{file: file}}, nil
+}
+
+func (c *Claim) SetName(link string) { c.setName(link) }
+func (c *Claim) Release()            { c.release() }
+
+var ErrHeld = errHeld
+
 // Reported is what a tunnel remembers of a path's MTU.
 type Reported struct{ r *reportedMTU }
 
