@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"log/syslog"
 	"os"
 	"os/exec"
-	"sync/atomic"
 	"syscall"
+
+	"goipip/internal/logqueue"
 )
 
 // readyEnv marks the process in the background. Its descriptor readyFD is a
@@ -21,7 +20,8 @@ const (
 )
 
 // runInBackground starts this program once more and returns when the tunnel of
-// that one is up, or failed to come up. It is called by both.
+// that one is up, or failed to come up. It is called by both. The log goes to
+// standard error until the tunnel is up, and to the system log from then on.
 func (o *options) runInBackground(ctx context.Context) error {
 	cfg, err := o.config()
 	if err != nil {
@@ -32,14 +32,25 @@ func (o *options) runInBackground(ctx context.Context) error {
 	}
 	ready := os.NewFile(readyFD, "ready")
 	syscall.CloseOnExec(readyFD)
-	out := newOutput(os.Stderr)
-	return runTunnel(ctx, cfg, slog.New(slog.NewTextHandler(out, nil)), func() {
-		out.set(systemLog())
-		err := errors.Join(leaveTerminal(), tell(ready))
-		if err != nil {
-			slog.New(slog.NewTextHandler(out, nil)).Warn("cannot leave the terminal", "err", err)
+	terminal := logqueue.New(slog.NewTextHandler(os.Stderr, nil), logSize)
+	defer terminal.Close(flushTimeout)
+	system := logqueue.New(newSyslogHandler(dialSyslog), logSize)
+	defer system.Close(flushTimeout)
+	handler := newHandover(terminal.Handler(), system.Handler())
+	var log *slog.Logger
+	err = runTunnel(ctx, cfg, slog.New(handler), func(l *slog.Logger) {
+		log = l
+		handler.done.Store(true)
+		terminal.Close(flushTimeout)
+		if err := errors.Join(leaveTerminal(), tell(ready)); err != nil {
+			log.Warn("cannot leave the terminal", "err", err)
 		}
 	})
+	if err != nil && log != nil {
+		log.Error(err.Error()) // standard error leads nowhere by now
+		return statusError(exitError)
+	}
+	return err
 }
 
 // startInBackground runs the same command line in a session of its own, and
@@ -99,29 +110,6 @@ func leaveTerminal() error {
 	}
 	return nil
 }
-
-// systemLog is where a process without a terminal writes its log: syslog, or
-// nowhere on a machine that has none.
-func systemLog() io.Writer {
-	w, err := syslog.New(syslog.LOG_DAEMON|syslog.LOG_INFO, "goipip")
-	if err != nil {
-		return io.Discard
-	}
-	return w
-}
-
-// output is a writer that can be exchanged while it is in use.
-type output struct{ w atomic.Pointer[io.Writer] }
-
-func newOutput(w io.Writer) *output {
-	o := &output{}
-	o.set(w)
-	return o
-}
-
-func (o *output) set(w io.Writer) { o.w.Store(&w) }
-
-func (o *output) Write(b []byte) (int, error) { return (*o.w.Load()).Write(b) }
 
 // statusError is an exit status whose reason a person has seen already.
 type statusError int
