@@ -27,6 +27,9 @@ func (o *options) runInBackground(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := needTunnelDescriptors(cfg.Queues); err != nil {
+		return err
+	}
 	if os.Getenv(readyEnv) == "" {
 		return startInBackground()
 	}
@@ -71,7 +74,10 @@ func startInBackground() error {
 	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = []*os.File{write} // becomes readyFD
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = cmd.Start()
+	err = closeOnExec(readyFD) // but for ExtraFiles
+	if err == nil {
+		err = cmd.Start()
+	}
 	write.Close()
 	if err != nil {
 		return fmt.Errorf("start in the background: %w", err)

@@ -20,6 +20,9 @@ func (o *options) runTunnel(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := needTunnelDescriptors(cfg.Queues); err != nil {
+		return err
+	}
 	q := logqueue.New(o.logHandler(), logSize)
 	defer q.Close(flushTimeout)
 	return runTunnel(ctx, cfg, slog.New(q.Handler()), func(*slog.Logger) {})
