@@ -27,14 +27,17 @@ func (o *options) runInBackground(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	background := os.Getenv(readyEnv) != ""
+	if background {
+		syscall.CloseOnExec(readyFD)
+	}
 	if err := needTunnelDescriptors(cfg.Queues); err != nil {
 		return err
 	}
-	if os.Getenv(readyEnv) == "" {
+	if !background {
 		return startInBackground()
 	}
 	ready := os.NewFile(readyFD, "ready")
-	syscall.CloseOnExec(readyFD)
 	terminal := logqueue.New(slog.NewTextHandler(os.Stderr, nil), logSize)
 	defer terminal.Close(flushTimeout)
 	system := logqueue.New(newSyslogHandler(dialSyslog), logSize)

@@ -28,11 +28,13 @@ func needDescriptors(what string, n int) error {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return nil // no limit is known
 	}
-	// A descriptor is free where the limit allows its number, and the caller of this
-	// program left nothing open under that.
+	// The limit is on numbers, some of which the caller of this program left open.
+	// What is open and close-on-exec did not come from there: it is the runtime's,
+	// and in n.
 	enough := 0
 	for free := 0; free < n; enough++ {
-		if _, err := unix.FcntlInt(uintptr(enough), unix.F_GETFD, 0); err == unix.EBADF {
+		flags, err := unix.FcntlInt(uintptr(enough), unix.F_GETFD, 0)
+		if err != nil || flags&unix.FD_CLOEXEC != 0 {
 			free++
 		}
 	}

@@ -77,8 +77,11 @@ func TestHazard21_FewDescriptors(t *testing.T) {
 	}
 	tunnel := []string{"-name", l.end01.dev, "-local", l.end01.local, "-remote", l.end01.remote}
 	words := []string{"tunnel", "add", l.end01.dev, "local", l.end01.local, "remote", l.end01.remote}
-	for limit := 3; limit <= 40; limit++ {
-		refused(limit, append(tunnel, "-queues", "1")...)
+	enough := refused(40, append(tunnel, "-queues", "1")...)
+	for limit := 3; limit < 40; limit++ {
+		if n := refused(limit, append(tunnel, "-queues", "1")...); n != enough {
+			t.Errorf("with %d descriptors, %d are enough, and with 40, %d", limit, n, enough)
+		}
 	}
 	for _, limit := range []int{3, 8, 16, 24} {
 		refused(limit, words...)
@@ -87,11 +90,11 @@ func TestHazard21_FewDescriptors(t *testing.T) {
 		refused(limit, "demo")
 	}
 
-	for _, queues := range []string{"1", "4"} {
-		args := append(slices.Clone(tunnel), "-queues", queues)
+	for _, queues := range []int{1, 4} {
+		args := append(slices.Clone(tunnel), "-queues", strconv.Itoa(queues))
 		enough := refused(40, args...)
 		if again := refused(enough-1, args...); again != enough {
-			t.Errorf("-queues %s needs %d descriptors, and %d where there is one less", queues, enough, again)
+			t.Errorf("-queues %d needs %d descriptors, and %d where there is one less", queues, enough, again)
 		}
 		g := l.end01.startBy(t, func(cmd *exec.Cmd) (*netlab.Process, error) {
 			in := limited(enough, binary, args...)
@@ -102,13 +105,13 @@ func TestHazard21_FewDescriptors(t *testing.T) {
 		l.carriesTCP(t)
 		g.hasNoComplaint(t)
 		if used := descriptors(t, g); used > enough*3/4 {
-			t.Errorf("-queues %s: %d descriptors of %d are in use: too near", queues, used, enough)
+			t.Errorf("-queues %d: %d descriptors of %d are in use: too near", queues, used, enough)
 		}
 		g.exits(t, l.end01, func() error { return g.Signal(unix.SIGTERM) })
 	}
 
-	// In the background, with one that its parent inherited too.
-	enough := refused(40, words...)
+	// The process in the background has one more, the pipe to its parent.
+	enough = refused(40, words...)
 	add := start(t, l.ns01, limited(enough, binary, words...))
 	if err := add.Wait(labtest.Context(t)); err != nil {
 		t.Errorf("%v: %v", err, &add.out)

@@ -116,36 +116,99 @@ func TestHazard1_LogReaderGone(t *testing.T) {
 	})
 }
 
-func TestHazard1_LogReaderHangs(t *testing.T) {
+// signalMask returns a mask of signals of a process, such as SigIgn (proc(5), /proc/PID/status).
+func signalMask(t *testing.T, pid int, name string) uint64 {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "\n"+name+":\t")
+	hex, _, _ := strings.Cut(rest, "\n")
+	mask, err := strconv.ParseUint(hex, 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mask
+}
+
+// An ignored signal would be ignored in children too, one that is caught is not (execve(2)).
+func TestHazard1_SIGPIPECaught(t *testing.T) {
 	t.Parallel()
-	for name, options := range map[string]string{"text": "", "json": "--log-format json --log-level debug"} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			endsInTime(t, func(t *testing.T) time.Duration { return runHanging(t, strings.Fields(options)...) })
-		})
+	l := newTunnelLab(t)
+	tun01 := l.end01.start(t)
+	const sigpipe = 1 << (unix.SIGPIPE - 1)
+	if caught, ignored := signalMask(t, tun01.Pid(), "SigCgt"), signalMask(t, tun01.Pid(), "SigIgn"); caught&sigpipe == 0 || ignored&sigpipe != 0 {
+		t.Errorf("SIGPIPE is not caught (%#x), or ignored (%#x)", caught, ignored)
 	}
 }
 
-// runHanging runs a tunnel whose log nobody reads any more, and returns how long that took to end.
-func runHanging(t *testing.T, options ...string) time.Duration {
-	l := newTunnelLab(t)
-	l.end02.start(t)
+// hangingPipe returns a pipe, both ends of it, and what fills it, so that the next write blocks.
+func hangingPipe(t *testing.T) (r, w *os.File, fill func()) {
+	t.Helper()
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close()
+	t.Cleanup(func() { r.Close() })
 	own, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", w.Fd()), os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer own.Close()
-	tun01 := l.end01.startLoggingTo(t, w, nil, options...)
-	readUntil(t, r, "tunnel is up")
-	fillPipe(t, own)
-	l.sendLogged(t)
-	l.pingBothWays(t)
-	return tun01.exits(t, l.end01, func() error { return tun01.Signal(unix.SIGTERM) })
+	t.Cleanup(func() { own.Close() })
+	return r, w, func() { fillPipe(t, own) }
+}
+
+func TestHazard1_LogReaderHangs(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		atStart bool
+		options string
+	}{
+		"later":    {false, ""},
+		"JSON":     {false, "--log-format json --log-level debug"},
+		"at start": {true, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			endsInTime(t, func(t *testing.T) time.Duration {
+				l := newTunnelLab(t)
+				l.end02.start(t)
+				r, w, fill := hangingPipe(t)
+				if c.atStart {
+					fill()
+				}
+				tun01 := l.end01.startLoggingTo(t, w, nil, strings.Fields(c.options)...)
+				if !c.atStart {
+					readUntil(t, r, "tunnel is up")
+					fill()
+				}
+				l.sendLogged(t)
+				l.pingBothWays(t)
+				return tun01.exits(t, l.end01, func() error { return tun01.Signal(unix.SIGTERM) })
+			})
+		})
+	}
+}
+
+// goipip tunnel add returns although its standard error hangs.
+func TestHazard1_TunnelAddHangs(t *testing.T) {
+	t.Parallel()
+	l := newTunnelLab(t)
+	_, w, fill := hangingPipe(t)
+	fill()
+	cmd := goipipCommand(t, "tunnel", "add", l.end01.dev, "local", l.end01.local, "remote", l.end01.remote)
+	add := startBy(t, func(cmd *exec.Cmd) (*netlab.Process, error) {
+		defer w.Close()
+		cmd.Stderr = w
+		return l.ns01.Start(cmd)
+	}, cmd)
+	if err := add.Wait(labtest.Context(t)); err != nil {
+		t.Error(err)
+	}
+	if err := l.ns01.DeleteLink(l.end01.dev); err != nil {
+		t.Error(err)
+	}
 }
 
 // syslogd is a system log of a test.
