@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/gopacket/gopacket/layers"
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
 	"goipip/internal/netlab"
@@ -345,6 +346,26 @@ func TestHazard20_Syslog(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(info, "tunnel is down", "why=signal")
+}
+
+// What ends the process in the background is in the system log: its standard error leads nowhere.
+func TestHazard24_FailureInBackground(t *testing.T) {
+	t.Parallel()
+	const severity = 3
+	l := newTunnelLab(t)
+	s := newSyslogd(t)
+	cmd := s.sees(goipipCommand(t, "tunnel", "add", l.end01.dev, "local", l.end01.local, "remote", l.end01.remote))
+	refused := netlab.RefusedCall{Number: unix.SYS_RECVMMSG, Unless: bpf.JumpLessThan, Value: 0, Errno: unix.EINVAL}
+	add := startBy(t, func(cmd *exec.Cmd) (*netlab.Process, error) { return l.ns01.StartRefusing(cmd, refused) }, cmd)
+	if err := add.Wait(labtest.Context(t)); err != nil {
+		t.Errorf("%v, although the link was up", err)
+	}
+	got, text := s.next(t)
+	if got != severity {
+		t.Errorf("severity %d, want %d: %s", got, severity, text)
+	}
+	mentions(t, "the system log", text, "recvmmsg: invalid argument", "tunnel=tun01")
+	labtest.WaitFor(t, "the end of the background process", func() bool { return len(goipips(t, l.ns01)) == 0 })
 }
 
 // Every line about a tunnel says which.
