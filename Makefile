@@ -15,12 +15,15 @@ FUZZTIME ?= 20000x
 ROUNDS ?= 6
 RESULTS := bench/results
 
+# What make builds: one static file, which needs no C library where it runs.
+OUT ?= goipip
+
 .PHONY: all test interop readme needs check fuzz bench
 
 all: goipip
 
 goipip: FORCE
-	go build -o $@ ./cmd/goipip
+	CGO_ENABLED=0 go build -o $(OUT) ./cmd/goipip
 FORCE:
 
 test: needs check interop

@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"log/syslog"
 	"os"
 	"os/exec"
-	"sync/atomic"
 	"syscall"
+
+	"goipip/internal/logqueue"
 )
 
 // readyEnv marks the process in the background. Its descriptor readyFD is a
@@ -21,30 +20,47 @@ const (
 )
 
 // runInBackground starts this program once more and returns when the tunnel of
-// that one is up, or failed to come up. It is called by both.
+// that one is up, or failed to come up. It is called by both. The log goes to
+// standard error until the tunnel is up, and to the system log from then on.
 func (o *options) runInBackground(ctx context.Context) error {
 	cfg, err := o.config()
 	if err != nil {
 		return err
 	}
-	if os.Getenv(readyEnv) == "" {
+	background := os.Getenv(readyEnv) != ""
+	if background {
+		syscall.CloseOnExec(readyFD)
+	}
+	if err := needTunnelDescriptors(cfg.Queues); err != nil {
+		return err
+	}
+	if !background {
 		return startInBackground()
 	}
 	ready := os.NewFile(readyFD, "ready")
-	syscall.CloseOnExec(readyFD)
-	out := newOutput(os.Stderr)
-	log := slog.New(slog.NewTextHandler(out, nil))
-	ctx, err = endWithNamespace(ctx)
-	if err != nil {
-		log.Warn("the tunnel will keep this network namespace alive", "err", err)
+	terminal := logqueue.New(slog.NewTextHandler(os.Stderr, nil), logSize)
+	defer terminal.Close(flushTimeout)
+	system := logqueue.New(newSyslogHandler(dialSyslog), logSize)
+	defer system.Close(flushTimeout)
+	handler := newHandover(terminal.Handler(), system.Handler())
+	start := slog.New(handler)
+	if ctx, err = endWithNamespace(ctx); err != nil {
+		start.Warn("the tunnel will keep this network namespace alive", "err", err)
 	}
-	return runTunnel(ctx, cfg, log, func() {
-		out.set(systemLog())
-		err := errors.Join(leaveTerminal(), tell(ready))
-		if err != nil {
+	var log *slog.Logger // of the tunnel that is up
+	err = runTunnel(ctx, cfg, start, func(l *slog.Logger) {
+		log = l
+		handler.done.Store(true)
+		terminal.Close(flushTimeout)
+		if err := errors.Join(leaveTerminal(), tell(ready)); err != nil {
 			log.Warn("cannot leave the terminal", "err", err)
 		}
 	})
+	if err != nil && log != nil {
+		log.Error(err.Error()) // standard error leads nowhere by now
+		return statusError(exitError)
+	}
+	return err
 }
 
 // startInBackground runs the same command line in a session of its own, and
@@ -65,7 +81,10 @@ func startInBackground() error {
 	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = []*os.File{write} // becomes readyFD
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = cmd.Start()
+	err = closeOnExec(readyFD) // but for ExtraFiles
+	if err == nil {
+		err = cmd.Start()
+	}
 	write.Close()
 	if err != nil {
 		return fmt.Errorf("start in the background: %w", err)
@@ -104,29 +123,6 @@ func leaveTerminal() error {
 	}
 	return nil
 }
-
-// systemLog is where a process without a terminal writes its log: syslog, or
-// nowhere on a machine that has none.
-func systemLog() io.Writer {
-	w, err := syslog.New(syslog.LOG_DAEMON|syslog.LOG_INFO, "goipip")
-	if err != nil {
-		return io.Discard
-	}
-	return w
-}
-
-// output is a writer that can be exchanged while it is in use.
-type output struct{ w atomic.Pointer[io.Writer] }
-
-func newOutput(w io.Writer) *output {
-	o := &output{}
-	o.set(w)
-	return o
-}
-
-func (o *output) set(w io.Writer) { o.w.Store(&w) }
-
-func (o *output) Write(b []byte) (int, error) { return (*o.w.Load()).Write(b) }
 
 // statusError is an exit status whose reason a person has seen already.
 type statusError int

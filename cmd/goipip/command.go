@@ -15,16 +15,17 @@ const example = `  # on 10.90.6.238
   # in the words of ip-tunnel(8), in the background
   goipip tunnel add tun01 mode ipip remote 192.168.1.129 local 10.90.6.238`
 
-// newCommand is the command line: the tunnel itself, and what stands beside it.
-func newCommand() *cobra.Command {
-	var o options
+// newCommand is the command line: the tunnel itself, and what stands beside it. The
+// flags go to o.
+func newCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "goipip --local ADDRESS --remote ADDRESS",
 		Short: "The Linux ipip tunnel (RFC 2003) in user space",
 		Long: `goipip makes a link that carries IPv4 packets to another host inside IPv4
 packets (RFC 2003, IP protocol 4), as the kernel's ipip module does, and runs
 until it gets SIGINT or SIGTERM or the link is deleted. Addresses, routes, MTU
-and so on are set with ip(8) as for any link. SIGUSR1 logs the counters.`,
+and so on are set with ip(8) as for any link. SIGUSR1 logs the counters. SIGHUP,
+as when a terminal closes, does not end it.`,
 		Example:       example,
 		Version:       version(),
 		SilenceUsage:  true,

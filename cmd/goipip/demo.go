@@ -33,6 +33,9 @@ everything. Nothing outside these namespaces is touched. Root is not needed wher
 the system allows user namespaces.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := needDemoDescriptors(); err != nil {
+				return err
+			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), demoTimeout)
 			defer cancel()
 			return runDemo(ctx, cmd.OutOrStdout())

@@ -15,7 +15,10 @@ func newDoctorCommand() *cobra.Command {
 		Short: "Look for what a tunnel would miss on this host, or would be disturbed by",
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var err error
+			err := needTunnelDescriptors(1)
+			if err != nil {
+				return err
+			}
 			for _, f := range engine.Examine() {
 				if f.Err == nil {
 					fmt.Fprintf(cmd.OutOrStdout(), "ok       %s\n", f.Need)

@@ -2,10 +2,13 @@ package main_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"goipip/internal/netlab/labtest"
 )
@@ -145,6 +148,85 @@ func TestMissingThings(t *testing.T) {
 				t.Errorf("status %d, stderr\n%swant\n%s", r.status, r.stderr, c.want)
 			}
 		})
+	}
+}
+
+// TestHazard20_ErrorsInJSON has errors that end the process in the format of the log,
+// and usage errors for people.
+func TestHazard20_ErrorsInJSON(t *testing.T) {
+	labtest.Need(t, "root", "tun")
+	binary := labtest.BuildGoipip(t)
+	inNamespace := func(args ...string) result {
+		return runCommand(t, exec.CommandContext(labtest.Context(t), "unshare", append([]string{"--net", binary}, args...)...))
+	}
+	r := inNamespace("-log-format", "json", "-name", "lo", "-local", "192.0.2.1", "-remote", "192.0.2.2")
+	if r.status != 1 {
+		t.Errorf("with a name that is taken: status %d, stderr %q", r.status, r.stderr)
+	}
+	lines := 0
+	for line := range strings.Lines(r.stderr) {
+		lines++
+		var record struct {
+			Time       time.Time
+			Level, Msg string
+		}
+		if err := json.Unmarshal([]byte(line), &record); err != nil {
+			t.Errorf("%q: %v", line, err)
+		}
+		if record.Level != "ERROR" || record.Time.IsZero() || !strings.HasPrefix(record.Msg, `create tun "lo": `) {
+			t.Errorf("%q: want the level ERROR, the time, and what happened", line)
+		}
+	}
+	if lines != 1 {
+		t.Errorf("%d lines, want one: %q", lines, r.stderr)
+	}
+
+	const want = "goipip: --mtu 1: must be 68 to 65515\nTry 'goipip --help'.\n"
+	r = inNamespace("-log-format", "json", "-mtu", "1", "-local", "192.0.2.1", "-remote", "192.0.2.2")
+	if r.status != 2 || r.stderr != want {
+		t.Errorf("a usage error: status %d, stderr %q; want status 2 and %q", r.status, r.stderr, want)
+	}
+}
+
+// TestHazard1_ErrorWithoutReader fails a start whose standard error nobody reads: a
+// pipe that is full, or without a reader.
+func TestHazard1_ErrorWithoutReader(t *testing.T) {
+	binary := labtest.BuildGoipip(t)
+	for name, gone := range map[string]bool{"full": false, "gone": true} {
+		for _, args := range []string{"-local 192.0.2.1 -remote 192.0.2.1", "-frobnicate"} {
+			t.Run(name+" "+args, func(t *testing.T) {
+				r, w, err := os.Pipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer r.Close()
+				if gone {
+					r.Close()
+				} else {
+					w.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+					for err == nil {
+						_, err = w.Write(make([]byte, 4096))
+					}
+				}
+				cmd := exec.Command(binary, strings.Fields(args)...)
+				cmd.Stderr = w
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				w.Close()
+				ended := make(chan error, 1)
+				go func() { ended <- cmd.Wait() }()
+				select {
+				case <-ended:
+				case <-time.After(10 * time.Second):
+					cmd.Process.Kill()
+					<-ended
+				}
+				if status := cmd.ProcessState.ExitCode(); status != 2 {
+					t.Errorf("%v, want exit status 2", cmd.ProcessState)
+				}
+			})
+		}
 	}
 }
 

@@ -34,6 +34,9 @@ func newTunnelCommand() *cobra.Command {
 }
 
 func showTunnels(out io.Writer) error {
+	if err := needDescriptors("a look at the links", tunnelDescriptors); err != nil {
+		return err
+	}
 	lines, err := engine.List()
 	for _, line := range lines {
 		fmt.Fprintln(out, line)
@@ -48,7 +51,7 @@ func newTunnelAddCommand() *cobra.Command {
 		Long: `Make a tunnel in the words of ip-tunnel(8). The command returns when the link is
 up. A process in the background then carries its packets, until the link or its
 network namespace is deleted (ip link delete NAME) or it gets SIGTERM; it logs to
-syslog.`,
+syslog. It keeps nothing open that the caller has open, such as a lock.`,
 		DisableFlagParsing: true, // ip(8) has words, no flags
 		RunE: func(cmd *cobra.Command, words []string) error {
 			if len(words) == 1 && (words[0] == "--help" || words[0] == "-h") {

@@ -9,10 +9,8 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 )
 
@@ -29,10 +27,14 @@ func main() {
 
 // run is the whole program but for the exit.
 func run(args []string) int {
+	// A caught SIGPIPE turns into EPIPE, and does not end the process. An ignored one
+	// would too, but children would inherit that (execve(2)).
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 
-	cmd := newCommand()
+	var o options
+	cmd := newCommand(&o)
 	cmd.SetArgs(doubleDashes(args))
 	err := cmd.ExecuteContext(ctx)
 	if err == nil {
@@ -41,13 +43,11 @@ func run(args []string) int {
 	if status := statusError(0); errors.As(err, &status) {
 		return int(status)
 	}
-	for line := range strings.Lines(err.Error()) { // there may be several errors
-		fmt.Fprintln(os.Stderr, "goipip:", strings.TrimSpace(line))
-	}
 	if errors.As(err, new(usageError)) {
-		fmt.Fprintln(os.Stderr, "Try 'goipip --help'.")
+		report(plainHandler{os.Stderr}, err, "Try 'goipip --help'.")
 		return exitUsage
 	}
+	report(o.errorHandler(), err)
 	return exitError
 }
 

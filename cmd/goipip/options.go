@@ -3,9 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
-	"os"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -57,16 +55,6 @@ func (o *options) config() (engine.Config, error) {
 		return c, usageError{err}
 	}
 	return c, nil
-}
-
-func (o *options) logger() *slog.Logger {
-	var level slog.Level
-	level.UnmarshalText([]byte(o.logLevel)) // one of newEnum's words
-	opts := &slog.HandlerOptions{Level: level}
-	if o.logFormat == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, opts))
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, opts))
 }
 
 // version is the module's version, and the commit where the build knows it.

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"goipip/internal/engine"
+	"goipip/internal/logqueue"
 )
 
 // runTunnel is goipip in the foreground.
@@ -19,21 +20,27 @@ func (o *options) runTunnel(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return runTunnel(ctx, cfg, o.logger(), func() {})
+	if err := needTunnelDescriptors(cfg.Queues); err != nil {
+		return err
+	}
+	q := logqueue.New(o.logHandler(), logSize)
+	defer q.Close(flushTimeout)
+	return runTunnel(ctx, cfg, slog.New(q.Handler()), func(*slog.Logger) {})
 }
 
-// runTunnel carries a tunnel from its start to its end. It calls up when the
-// link is there.
-func runTunnel(ctx context.Context, cfg engine.Config, log *slog.Logger, up func()) error {
+// runTunnel carries a tunnel from its start to its end. When the link is there it
+// calls up, with the logger for lines about the tunnel.
+func runTunnel(ctx context.Context, cfg engine.Config, log *slog.Logger, up func(*slog.Logger)) error {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGHUP) // never stopped: each would end the process
 	t, err := engine.Open(cfg, log)
 	if err != nil {
 		return err
 	}
-	log = log.With("name", t.Name())
+	log = log.With("tunnel", t.Name())
 	log.Info("tunnel is up", "local", cfg.Local, "remote", cfg.Remote, "mtu", t.MTU())
-	stop := logCountersOn(syscall.SIGUSR1, t, log)
-	defer stop()
-	up()
+	go answer(signals, t, log)
+	up(log)
 
 	why := "signal"
 	if err = t.Run(ctx); errors.Is(err, engine.ErrDeleted) {
@@ -47,19 +54,17 @@ func runTunnel(ctx context.Context, cfg engine.Config, log *slog.Logger, up func
 	return err
 }
 
-// logCountersOn logs the counters whenever the process gets sig.
-func logCountersOn(sig os.Signal, t *engine.Tunnel, log *slog.Logger) (stop func()) {
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, sig)
-	go func() {
-		for range signals {
-			s := t.Stats()
-			log.Info("counters", "tx", counters(s.TX), "rx", counters(s.RX), "link", linkErrors(s.Link()))
+// answer answers the signals that do not end the tunnel: SIGUSR1 asks for the
+// counters; SIGHUP asks a daemon to read its settings again, or tells that the
+// terminal was closed.
+func answer(signals <-chan os.Signal, t *engine.Tunnel, log *slog.Logger) {
+	for sig := range signals {
+		if sig == syscall.SIGHUP {
+			log.Info("SIGHUP: nothing to read again")
+			continue
 		}
-	}()
-	return func() {
-		signal.Stop(signals)
-		close(signals)
+		s := t.Stats()
+		log.Info("counters", "tx", counters(s.TX), "rx", counters(s.RX), "link", linkErrors(s.Link()))
 	}
 }
 

@@ -63,7 +63,9 @@ type Tunnel struct {
 
 // Open makes a tunnel of a valid cfg: its sockets, and its link, which is up when
 // Open returns. Everything is made in the network namespace of the calling
-// thread. What is unusual, but no reason to give up, goes to log as a warning.
+// thread. What is unusual, but no reason to give up, goes to log as a warning. Every
+// line has the attribute tunnel, the name of the link. The loops log too, so log's
+// handler must not block.
 //
 // The caller either calls Run, which closes the tunnel, or Close.
 func Open(cfg Config, log *slog.Logger) (*Tunnel, error) {
@@ -101,6 +103,7 @@ func (t *Tunnel) open() (err error) {
 	}); err != nil {
 		return err
 	}
+	t.log = t.log.With("tunnel", t.device.Name())
 	t.claim.setName(t.device.Name())
 	for i, queue := range t.device.Queues() {
 		if err := t.addQueue(i, queue); err != nil {

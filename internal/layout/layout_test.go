@@ -18,12 +18,13 @@ const root = "../.."
 // rooms says for each package which of the project's others its code may import.
 // Tests may import more.
 var rooms = map[string][]string{
-	"cmd/goipip":              {"internal/engine", "internal/netlab"},
+	"cmd/goipip":              {"internal/engine", "internal/logqueue", "internal/netlab"},
 	"internal/engine":         {"encap", "tun", "rawsock", "internal/packet"},
 	"encap":                   {"internal/packet"},
 	"tun":                     {"internal/descriptor", "internal/packet"},
 	"rawsock":                 {"internal/descriptor", "internal/packet"},
 	"internal/descriptor":     {},
+	"internal/logqueue":       {},
 	"internal/packet":         {},
 	"internal/netlab":         {"internal/packet"},
 	"internal/netlab/labtest": {"internal/netlab"},
@@ -40,7 +41,7 @@ var rooms = map[string][]string{
 var homes = map[string][]string{
 	"unsafe":                         {"tun", "rawsock", "internal/netlab"},
 	"encoding/binary":                {"internal/packet", "internal/netlab"},
-	"golang.org/x/sys/unix":          {"tun", "rawsock", "internal/descriptor", "internal/netlab", "internal/netlab/labtest"},
+	"golang.org/x/sys/unix":          {"cmd/goipip", "tun", "rawsock", "internal/descriptor", "internal/netlab", "internal/netlab/labtest"},
 	"golang.org/x/net/ipv4":          {"rawsock", "internal/netlab", "bench/naive"},
 	"golang.org/x/net/bpf":           {"rawsock", "internal/netlab"},
 	"github.com/songgao/water":       {"tun", "bench/naive"},

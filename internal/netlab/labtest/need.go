@@ -33,13 +33,14 @@ var checks = map[string]func() error{
 	"ip":           program("ip"),
 	"ethtool":      program("ethtool"),
 	"nft":          program("nft"),
+	"make":         program("make"),
 	"wireguard-go": checkWireguard,
 }
 
 // Need skips the test, with the reason, where the machine lacks one of needs, and fails it instead where the environment
 // variable GOIPIP_REQUIRE names that need or is "all". The needs are "root" (may make network namespaces), "tun"
 // (/dev/net/tun opens), "uml" (User Mode Linux and its modules), "bpf" (may load a program), "wireguard-go" (its Go module
-// installs), and the programs "socat", "tcpdump", "ping", "ip", "ethtool" and "nft".
+// installs), and the programs "socat", "tcpdump", "ping", "ip", "ethtool", "nft" and "make".
 func Need(tb testing.TB, needs ...string) {
 	tb.Helper()
 	for _, need := range needs {

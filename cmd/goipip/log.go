@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"goipip/internal/logqueue"
+)
+
+const (
+	// logSize is how many log lines may wait to be written.
+	logSize = 256
+	// flushTimeout bounds the wait for the log at the end of the process, whose
+	// reader may hang.
+	flushTimeout = 250 * time.Millisecond
+)
+
+// logHandler writes the log to standard error, as the options say.
+func (o *options) logHandler() slog.Handler {
+	var level slog.Level
+	level.UnmarshalText([]byte(o.logLevel)) // one of newEnum's words
+	opts := &slog.HandlerOptions{Level: level}
+	if o.logFormat == "json" {
+		return slog.NewJSONHandler(os.Stderr, opts)
+	}
+	return slog.NewTextHandler(os.Stderr, opts)
+}
+
+// errorHandler writes the error that ends the process to standard error: in a JSON
+// log as a line of that, and else in plain text.
+func (o *options) errorHandler() slog.Handler {
+	if o.logFormat == "json" {
+		return slog.NewJSONHandler(os.Stderr, nil)
+	}
+	return plainHandler{os.Stderr}
+}
+
+// report writes err, which may be several errors, one a line, and further lines. It
+// returns after flushTimeout even if nobody reads them.
+func report(h slog.Handler, err error, further ...string) {
+	q := logqueue.New(h, logSize)
+	defer q.Close(flushTimeout)
+	log := slog.New(q.Handler())
+	for line := range strings.Lines(err.Error()) {
+		log.Error(strings.TrimSpace(line))
+	}
+	for _, line := range further {
+		log.Info(line)
+	}
+}
+
+// plainHandler writes messages as command line programs do, errors with the name of
+// the program. It has no attributes.
+type plainHandler struct{ w io.Writer }
+
+func (h plainHandler) Enabled(context.Context, slog.Level) bool { return true }
+func (h plainHandler) WithAttrs([]slog.Attr) slog.Handler       { return h }
+func (h plainHandler) WithGroup(string) slog.Handler            { return h }
+
+func (h plainHandler) Handle(_ context.Context, r slog.Record) error {
+	line := r.Message + "\n"
+	if r.Level >= slog.LevelWarn {
+		line = "goipip: " + line
+	}
+	_, err := io.WriteString(h.w, line)
+	return err
+}
+
+// handover passes records on to one handler, and once it is done to another. That
+// goes for all that WithAttrs and WithGroup made of it before.
+type handover struct {
+	before, after slog.Handler
+	done          *atomic.Bool
+}
+
+func newHandover(before, after slog.Handler) handover {
+	return handover{before, after, new(atomic.Bool)}
+}
+
+func (h handover) current() slog.Handler {
+	if h.done.Load() {
+		return h.after
+	}
+	return h.before
+}
+
+func (h handover) Enabled(ctx context.Context, level slog.Level) bool {
+	return h.current().Enabled(ctx, level)
+}
+
+func (h handover) Handle(ctx context.Context, r slog.Record) error {
+	return h.current().Handle(ctx, r)
+}
+
+func (h handover) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return handover{h.before.WithAttrs(attrs), h.after.WithAttrs(attrs), h.done}
+}
+
+func (h handover) WithGroup(name string) slog.Handler {
+	return handover{h.before.WithGroup(name), h.after.WithGroup(name), h.done}
+}
