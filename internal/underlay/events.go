@@ -74,12 +74,12 @@ func (w *Watcher) routeEvent(m syscall.NetlinkMessage) {
 	case syscall.RTM_NEWADDR:
 		if a, ok := parseAddress(m.Data); ok {
 			w.addresses[a] = struct{}{}
-			w.setOwn()
+			w.addressesChanged()
 		}
 	case syscall.RTM_DELADDR:
 		if a, ok := parseAddress(m.Data); ok {
 			delete(w.addresses, a)
-			w.setOwn()
+			w.addressesChanged()
 		}
 	case syscall.RTM_NEWROUTE, syscall.RTM_DELROUTE:
 		to := destination(m.Data)
@@ -97,6 +97,13 @@ func (w *Watcher) routeEvent(m syscall.NetlinkMessage) {
 	case newNextHop, delNextHop:
 		w.doubt(func(*Following) bool { return true })
 	}
+}
+
+// addressesChanged has the next pass tell of all changes since the one before. It needs
+// mu.
+func (w *Watcher) addressesChanged() {
+	w.stale.own = true
+	w.request()
 }
 
 // doubt has the paths that are concerned looked up again. It needs mu.

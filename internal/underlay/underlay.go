@@ -51,7 +51,7 @@ type Watcher struct {
 	filterEvent uint64       // counts the events about filters
 	conflict    string       // what else answers ipip packets, as logged
 	followings  map[*Following]struct{}
-	stale       struct{ rules, filters bool } // to be read again
+	stale       struct{ own, rules, filters bool } // to be looked at by the next pass
 }
 
 // Open starts to watch the network namespace of the calling thread. What concerns all
@@ -187,7 +187,10 @@ func (w *Watcher) pass() {
 func (w *Watcher) lookAround() {
 	w.mu.Lock()
 	stale, event := w.stale, w.filterEvent
-	w.stale.rules, w.stale.filters = false, false
+	w.stale.own, w.stale.rules, w.stale.filters = false, false, false
+	if stale.own {
+		w.setOwn()
+	}
 	w.mu.Unlock()
 
 	if stale.rules {
@@ -233,9 +236,11 @@ func (w *Watcher) setOwn() {
 	if slices.Equal(own, w.own) {
 		return
 	}
+	before := w.own
 	w.own = own
 	for f := range w.followings {
 		f.follower.AddressesChanged(own)
 		f.publish(f.path) // which tells whether the local address is there
+		f.stale = f.stale || slices.Contains(own, f.query.Local) != slices.Contains(before, f.query.Local)
 	}
 }
