@@ -53,6 +53,12 @@ func (b *batch) set(i, part int, p []byte) {
 	iov.SetLen(len(p))
 }
 
+// part returns what set made one part of message i.
+func (b *batch) part(i, part int) []byte {
+	iov := &b.iovs[i*b.per+part]
+	return unsafe.Slice(iov.Base, iov.Len)
+}
+
 // toHost addresses all messages to a, with a control message that tells their protocol
 // if attachProtocol is set. The batch must not move afterwards.
 func (b *batch) toHost(a *unix.SockaddrInet4, attachProtocol bool) {

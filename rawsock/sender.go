@@ -91,6 +91,11 @@ func (s *Sender) Add(header, payload []byte) {
 	s.n++
 }
 
+// Message returns packet i of the batch, as it was added, while Flush calls refused.
+func (s *Sender) Message(i int) (header, payload []byte) {
+	return s.batch.part(i, 0), s.batch.part(i, 1)
+}
+
 // Len returns the number of packets in the batch.
 func (s *Sender) Len() int { return s.n }
 

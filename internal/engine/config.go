@@ -34,6 +34,7 @@ type Config struct {
 	InheritTOS bool
 	NoPMTUDisc bool   // (O5)
 	Device     string // that outer packets leave by (O6)
+	Mark       uint32 // by which the route of outer packets is chosen, and that they bear (O10)
 	RelayICMP  bool   // tell the inner sender at once of an ICMP error, as RFC 2003 §4 has it; Linux waits (T8)
 
 	Road      Road
@@ -115,4 +116,14 @@ func (c Config) validateOptions() error {
 		return fmt.Errorf("--queues %d: must be 1 to %d", c.Queues, tun.MaxQueues)
 	}
 	return nil
+}
+
+// routeTOS is the TOS by which routes are chosen (ip rule add tos): the configured
+// one. Linux takes each packet's where that is inherited.
+func (c Config) routeTOS() uint8 {
+	const ecn = 0x03 // INET_DSCP_MASK has the others
+	if c.InheritTOS {
+		return 0
+	}
+	return c.TOS &^ ecn
 }

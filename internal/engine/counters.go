@@ -7,6 +7,12 @@ import (
 	"goipip/rawsock"
 )
 
+// Reasons for which the kernel dropped packets before the tunnel saw them.
+const (
+	reasonQueueFull  = "queue_full"  // sent: the link's queue of txqueuelen packets was full
+	reasonRcvbufFull = "rcvbuf_full" // received: the socket's buffer was full
+)
+
 // Stats is a snapshot of a tunnel's counters.
 type Stats struct {
 	TX, RX Direction
@@ -32,12 +38,26 @@ type LinkStats struct {
 
 	TXErrors        uint64
 	TXCarrierErrors uint64 // among TXErrors (T3)
-	Collisions      uint64 // among TXErrors (T4)
+	Collisions      uint64 // among TXErrors (T4); with what Linux would have let pass (G4)
 	TXDropped       uint64
 }
 
+// Stats returns the counters of all queues together.
+func (t *Tunnel) Stats() Stats {
+	s := Stats{TX: Direction{Drops: map[string]uint64{}}, RX: Direction{Drops: map[string]uint64{}}}
+	for _, tx := range t.transmits {
+		tx.count.addTo(&s.TX)
+	}
+	for _, rx := range t.receives {
+		rx.count.addTo(&s.RX)
+		s.RX.drop(reasonRcvbufFull, rx.receiver.Drops())
+	}
+	s.TX.drop(reasonQueueFull, t.device.QueueDrops())
+	return s
+}
+
 // Link returns the counters as Linux has them. What Linux would have passed on, or
-// does not count on the link, is among the dropped ones.
+// does not count on the link, is among the dropped ones, but for G4's loops.
 func (s Stats) Link() LinkStats {
 	tx, rx := s.TX.Drops, s.RX.Drops
 	l := LinkStats{
@@ -83,10 +103,10 @@ func (t *transmitted) addTo(d *Direction) {
 	d.Packets += t.packets.Load()
 	d.Bytes += t.bytes.Load()
 	for v := range t.verdicts {
-		d.drop(encap.Verdict(v).String(), &t.verdicts[v])
+		d.drop(encap.Verdict(v).String(), t.verdicts[v].Load())
 	}
 	for r := range t.refusals {
-		d.drop(rawsock.Refusal(r).String(), &t.refusals[r])
+		d.drop(rawsock.Refusal(r).String(), t.refusals[r].Load())
 	}
 }
 
@@ -94,14 +114,14 @@ func (r *received) addTo(d *Direction) {
 	d.Packets += r.packets.Load()
 	d.Bytes += r.bytes.Load()
 	for v := range r.verdicts {
-		d.drop(encap.Verdict(v).String(), &r.verdicts[v])
+		d.drop(encap.Verdict(v).String(), r.verdicts[v].Load())
 	}
-	d.drop("link_down", &r.linkDown)
-	d.drop("link_refused", &r.refused)
+	d.drop("link_down", r.linkDown.Load())
+	d.drop("link_refused", r.refused.Load())
 }
 
-func (d *Direction) drop(reason string, n *atomic.Uint64) {
-	if n := n.Load(); n > 0 {
+func (d *Direction) drop(reason string, n uint64) {
+	if n > 0 {
 		d.Drops[reason] += n
 	}
 }

@@ -1,27 +1,28 @@
 package engine
 
 import (
-	"fmt"
+	"log/slog"
 	"net/netip"
 
+	"goipip/internal/underlay"
 	"goipip/rawsock"
 	"goipip/tun"
 )
 
-// Finding is what Examine found out about one need of a tunnel.
+// Finding is the result of one of Examine's checks.
 type Finding struct {
 	Need string
 	Err  error // what is wrong and what to do about it; nil if nothing is
 }
 
-// Examine looks whether this host can have a tunnel, in the network namespace of
+// Examine checks whether this host can have a tunnel, in the network namespace of
 // the calling thread. It makes a link and a socket for that, which are gone when it
 // returns.
 func Examine() []Finding {
 	return []Finding{
 		{"a TUN device", examineTUN()},
 		{"a raw socket", examineSocket()},
-		{"nothing else that answers ipip packets", examineCompany()},
+		{"nothing else that answers ipip packets", examineConflict()},
 	}
 }
 
@@ -42,14 +43,11 @@ func examineSocket() error {
 	return r.Close()
 }
 
-func examineCompany() error {
-	h, err := openHost(netip.Addr{})
+func examineConflict() error {
+	w, err := underlay.Open(slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
-	defer h.close()
-	if c := h.company(); c != "" {
-		return fmt.Errorf("%s: %s", c, companyCure)
-	}
-	return nil
+	defer w.Close()
+	return w.Conflict()
 }

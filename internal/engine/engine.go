@@ -2,17 +2,22 @@
 // encapsulation and the raw sockets meet.
 //
 // Each queue has two loops, one for each direction. A loop owns its queue, its
-// socket and all its buffers, so the packets meet neither a lock nor a channel.
+// socket and all its buffers, so the packets meet neither a lock nor a channel. Loops
+// wait for packets and for nothing else: what they must know of the host they find
+// behind an atomic pointer, and no loop writes a log.
 package engine
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"goipip/encap"
 	"goipip/internal/packet"
+	"goipip/internal/underlay"
 	"goipip/rawsock"
 	"goipip/tun"
 
@@ -31,50 +36,32 @@ const (
 
 // Tunnel is a tunnel whose link exists.
 type Tunnel struct {
-	cfg    Config
-	log    *slog.Logger
-	claim  *claimed
-	host   *host
-	device *tun.Device
-	mtu    atomic.Int64 // of the link, in bytes; a person may change it
-	decap  *encap.Decapsulator
-	tx     shared
+	cfg         Config
+	log         *slog.Logger // must not block: loops use it
+	claim       *claimed
+	host        *underlay.Watcher
+	boundDevice int // index of cfg.Device at Open
+	device      *tun.Device
+	mtu         atomic.Int64 // of the link, in bytes; a person may change it
+	decap       *encap.Decapsulator
+	tx          shared
+	way         *way
 
 	transmits []*transmit
 	receives  []*receive
 	guard     *rawsock.Guard
-	relayed   *tun.Writer // for ICMP errors that the guard hears of
-	unmerged  sync.Once   // the kernel refuses merged packets, as warned of
-
-	// The watcher's. Under looking, freshPath shares what look and lookAtPath use.
-	looking    sync.Mutex
-	changed    chan struct{} // a link or an address changed
-	doubt      chan struct{} // the path MTU may have changed
-	reported   atomic.Pointer[reportedMTU]
-	derivedMTU int          // of the link, as it was set last, in bytes
-	here       bool         // the link is in the namespace that it was made in
-	foreign    bool         // the local address is not on this host
-	connected  int          // so many receivers, the first ones
-	tunnel4    bool         // the module was loaded when last looked
-	disturbed  bool         // something on this host answers ipip packets, as warned of
-	hop        *rawsock.Hop // where the packet road leads that is taken
-	sentStale  uint64       // packets, when the hop's neighbour was asked for last
+	icmp      icmpErrors
+	unmerged  sync.Once // the kernel refuses merged packets, as warned of
 }
 
 // Open makes a tunnel of a valid cfg: its sockets, and its link, which is up when
 // Open returns. Everything is made in the network namespace of the calling
-// thread. What is unusual, but no reason to give up, goes to log as a warning. Every
-// line has the attribute tunnel, the name of the link. The loops log too, so log's
-// handler must not block.
+// thread. What is unusual, but no reason to give up, goes to log as a warning. The
+// tunnel's loops log too, so that log must not block.
 //
 // The caller either calls Run, which closes the tunnel, or Close.
 func Open(cfg Config, log *slog.Logger) (*Tunnel, error) {
-	t := &Tunnel{
-		cfg:     cfg,
-		log:     log,
-		changed: make(chan struct{}, 1),
-		doubt:   make(chan struct{}, 1),
-	}
+	t := &Tunnel{cfg: cfg, log: log}
 	if err := t.open(); err != nil {
 		t.Close()
 		return nil, err
@@ -90,7 +77,10 @@ func (t *Tunnel) open() (err error) {
 		t.log.Warn("no second goipip with the same two ends would be refused, and each would deliver every packet: "+
 			"make /run writable, or set XDG_RUNTIME_DIR to a directory of this user", "err", err)
 	}
-	if t.host, err = openHost(t.cfg.Remote); err != nil {
+	if t.host, err = underlay.Open(t.log); err != nil {
+		return err
+	}
+	if err := t.findDevice(); err != nil {
 		return err
 	}
 	if err := t.prepare(); err != nil {
@@ -103,8 +93,11 @@ func (t *Tunnel) open() (err error) {
 	}); err != nil {
 		return err
 	}
-	t.log = t.log.With("tunnel", t.device.Name())
-	t.claim.setName(t.device.Name())
+	t.log = t.log.With("tunnel", t.Name())
+	t.claim.setName(t.Name())
+	if t.guard, err = rawsock.NewGuard(t.sockets()); err != nil {
+		return err
+	}
 	for i, queue := range t.device.Queues() {
 		if err := t.addQueue(i, queue); err != nil {
 			return err
@@ -113,15 +106,20 @@ func (t *Tunnel) open() (err error) {
 	if err := t.openPackets(); err != nil {
 		return err
 	}
-	t.relayed = t.device.Queues()[0].NewWriter()
-	sock, err := t.sockets()
-	if err != nil {
-		return err
-	}
-	if t.guard, err = rawsock.NewGuard(sock); err != nil {
-		return err
-	}
 	return t.setup()
+}
+
+// findDevice finds the device that packets leave by (O6).
+func (t *Tunnel) findDevice() error {
+	if t.cfg.Device == "" {
+		return nil
+	}
+	l, ok := t.host.LinkByName(t.cfg.Device)
+	if !ok {
+		return fmt.Errorf("device %q: %w: choose one of those here (ip link)", t.cfg.Device, syscall.ENODEV)
+	}
+	t.boundDevice = l.Index
+	return nil
 }
 
 // prepare makes what needs no descriptor.
@@ -137,28 +135,26 @@ func (t *Tunnel) prepare() (err error) {
 	if err != nil {
 		return err
 	}
-	t.tx.underlay.Store(&underlay{mtu: packet.IPv4MaxLen})
+	t.tx.path.Store(&path{mtu: packet.IPv4MaxLen})
 	t.tx.limit = newICMPLimit()
-	t.tx.tooBig = func() { wake(t.doubt) }
-	t.tx.freshPath = t.freshPath
 	t.decap, err = encap.NewDecapsulator(t.cfg.Local, t.cfg.Remote)
 	return err
 }
 
-// sockets returns what the tunnel's sockets have in common.
-func (t *Tunnel) sockets() (cfg rawsock.Config, err error) {
-	cfg = rawsock.Config{Local: t.cfg.Local, Remote: t.cfg.Remote, TOS: t.cfg.routeTOS()}
-	cfg.Device, err = t.host.deviceIndex(t.cfg.Device)
-	return cfg, err
+// sockets is what the tunnel's sockets have in common.
+func (t *Tunnel) sockets() rawsock.Config {
+	return rawsock.Config{
+		Local:  t.cfg.Local,
+		Remote: t.cfg.Remote,
+		Device: t.boundDevice,
+		TOS:    t.cfg.routeTOS(),
+		Mark:   t.cfg.Mark,
+	}
 }
 
 // addQueue opens the sockets of one queue.
 func (t *Tunnel) addQueue(i int, queue *tun.Queue) error {
-	sock, err := t.sockets()
-	if err != nil {
-		return err
-	}
-	receiver, err := rawsock.NewReceiver(sock, i, t.cfg.Queues)
+	receiver, err := rawsock.NewReceiver(t.sockets(), i, t.cfg.Queues)
 	if err != nil {
 		return err
 	}
@@ -176,7 +172,7 @@ func (t *Tunnel) addQueue(i int, queue *tun.Queue) error {
 		log:       t.log,
 		logLimit:  rate.NewLimiter(logPerSecond, logBurst),
 	})
-	tx, err := newTransmit(queue, &t.tx, sock)
+	tx, err := newTransmit(queue, &t.tx, t.sockets())
 	if err != nil {
 		return err
 	}
@@ -186,10 +182,16 @@ func (t *Tunnel) addQueue(i int, queue *tun.Queue) error {
 
 // setup brings the link up, now that everything behind it is there.
 func (t *Tunnel) setup() error {
+	t.way = newWay(t)
+	t.tx.byDevice = t.cfg.Device != ""
+	t.tx.kernelMTU = t.guard.PathMTU
+	t.icmp.replies = t.device.Queues()[0].NewWriter()
+	t.way.following = t.host.Follow(t.way.query(), t.way)
+	t.tx.doubt = t.way.following.Doubt
 	mtu := t.cfg.MTU
 	if mtu == 0 {
-		mtu = t.host.tunnelMTU(t.cfg)
-		t.derivedMTU = mtu
+		mtu = t.way.tunnelMTU()
+		t.way.derivedMTU = mtu
 	}
 	t.mtu.Store(int64(mtu))
 	if err := t.device.Setup(tun.Link{
@@ -201,10 +203,7 @@ func (t *Tunnel) setup() error {
 	}); err != nil {
 		return err
 	}
-	t.look()
-	t.lookAtPath()
-	t.chooseRoad()
-	t.warnUnreachable()
+	t.way.Settle()
 	return nil
 }
 
@@ -213,18 +212,6 @@ func (t *Tunnel) Name() string { return t.device.Name() }
 
 // MTU returns the link's MTU in bytes, as last seen.
 func (t *Tunnel) MTU() int { return int(t.mtu.Load()) }
-
-// Stats returns the counters of all queues together.
-func (t *Tunnel) Stats() Stats {
-	s := Stats{TX: Direction{Drops: map[string]uint64{}}, RX: Direction{Drops: map[string]uint64{}}}
-	for _, tx := range t.transmits {
-		tx.count.addTo(&s.TX)
-	}
-	for _, rx := range t.receives {
-		rx.count.addTo(&s.RX)
-	}
-	return s
-}
 
 // Run carries packets until ctx is done, and returns nil; or until the link is
 // deleted, and returns ErrDeleted; or until something ends one of the loops,
@@ -241,32 +228,22 @@ func (t *Tunnel) Run(ctx context.Context) error {
 	for _, rx := range t.receives {
 		loop(rx.run)
 	}
-	wg.Go(func() { t.watch(running) })
-	wg.Go(t.listen)
-	wg.Go(func() { t.readErrors(running) })
+	loop(func() error { return t.hearICMP(running) })
 
 	<-running.Done()
-	t.stop()
+	t.Close()
 	wg.Wait()
-	t.host.close()
 	if ctx.Err() != nil {
 		return nil
 	}
 	return context.Cause(running)
 }
 
-// Close removes the link of a tunnel that is not going to Run.
+// Close ends the loops and removes the link. It is for a tunnel that is not going to
+// Run.
 func (t *Tunnel) Close() {
-	t.stop()
 	if t.host != nil {
-		t.host.close()
-	}
-}
-
-// stop closes all that a goroutine of Run might wait on, which ends it.
-func (t *Tunnel) stop() {
-	if t.host != nil {
-		t.host.stop()
+		t.host.Close()
 	}
 	for _, rx := range t.receives {
 		rx.receiver.Close()

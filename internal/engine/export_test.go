@@ -1,7 +1,9 @@
 package engine
 
 import (
-	"net/netip"
+	"fmt"
+	"runtime"
+	"strings"
 	"time"
 
 	"goipip/rawsock"
@@ -32,29 +34,20 @@ func (c *Claim) Release()            { c.release() }
 
 var ErrHeld = errHeld
 
-// Reported is what a tunnel remembers of a path's MTU.
-type Reported struct{ r *reportedMTU }
-
-// Path is what is known of a path without that.
-type Path struct {
-	MTU     int
-	Locked  bool
-	Device  int
-	Gateway netip.Addr
-}
-
-func (p Path) underlay() underlay {
-	return underlay{mtu: p.MTU, locked: p.Locked, device: p.Device, gateway: p.Gateway}
-}
-
-func (r *Reported) Report(mtu int, p Path, minimum int, expires time.Duration, now time.Time) {
-	r.r = r.r.report(mtu, p.underlay(), limits{minimum, expires, now})
-}
-
-func (r *Reported) Limit(p Path, now time.Time) (mtu int, locked bool) {
-	u := p.underlay()
-	r.r.limit(&u, now)
-	return u.mtu, u.locked
-}
-
 func IsSoftError(e rawsock.ICMPError, inheritTTL bool) bool { return isSoftError(e, inheritTTL) }
+
+// ICMPErrors returns how many ICMP errors the tunnel has handled.
+func (t *Tunnel) ICMPErrors() uint64 { return t.icmp.handled.Load() }
+
+// PauseUnderlay has the underlay's goroutine, which looks paths up, wait until resume.
+func (t *Tunnel) PauseUnderlay() (resume func()) {
+	t.way.settling.Lock()
+	t.way.following.Doubt()
+	settle, stacks := fmt.Sprintf("engine.(*way).Settle(%p", t.way), make([]byte, 1<<20)
+	for waits := false; !waits; time.Sleep(time.Millisecond) {
+		for stack := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
+			waits = waits || strings.Contains(stack, settle) && strings.Contains(stack, "sync.(*Mutex).Lock")
+		}
+	}
+	return t.way.settling.Unlock
+}

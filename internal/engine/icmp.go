@@ -2,43 +2,54 @@ package engine
 
 import (
 	"context"
+	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"goipip/encap"
 	"goipip/internal/packet"
 	"goipip/rawsock"
+	"goipip/tun"
 
 	"golang.org/x/time/rate"
 )
 
-// Limits of the ICMP errors that a tunnel handles: a flood costs no more than this. What
-// the guard has no room for meanwhile, the kernel drops.
-const (
-	errorsPerSecond = 1000
-	errorsBurst     = 64 // at least rawsock.ErrorBatch
-)
+// errorsPerSecond bounds the ICMP errors that a tunnel looks at, whatever their number:
+// as many as a host sends by itself (net.ipv4.icmp_msgs_per_sec). The kernel drops what
+// the socket does not hold.
+const errorsPerSecond = 1000
 
-// readErrors handles the ICMP errors that the guard hears of, until ctx is done or the
-// guard closed.
-func (t *Tunnel) readErrors(ctx context.Context) {
-	limit := rate.NewLimiter(errorsPerSecond, errorsBurst)
-	n := 0
-	handle := func(e rawsock.ICMPError) {
-		t.icmpReceived(e)
-		n++
-	}
-	for t.guard.ReadErrors(handle) == nil && limit.WaitN(ctx, n) == nil {
-		n = 0
+// icmpErrors is the state of hearICMP.
+type icmpErrors struct {
+	heard   int           // since the last wait
+	handled atomic.Uint64 // of all time
+	replies *tun.Writer   // for errors relayed to inner senders
+}
+
+// hearICMP handles the ICMP errors about the tunnel's packets until the guard is closed.
+func (t *Tunnel) hearICMP(ctx context.Context) error {
+	limit := rate.NewLimiter(errorsPerSecond, 2*rawsock.ErrorBatch)
+	for {
+		t.icmp.heard = 0
+		if err := t.guard.ReadErrors(t.icmpReceived); err != nil {
+			return err
+		}
+		if err := limit.WaitN(ctx, t.icmp.heard); err != nil {
+			return err
+		}
 	}
 }
 
-// icmpReceived handles an ICMP error about one of the tunnel's packets (E). Redirects
-// and path MTUs have been taken over by the kernel already.
+// icmpReceived handles one ICMP error (E). Redirects and the path MTU the kernel has
+// applied by itself.
 func (t *Tunnel) icmpReceived(e rawsock.ICMPError) {
+	t.icmp.heard++
+	defer t.icmp.handled.Add(1)
+	relay := t.cfg.RelayICMP && t.wentThrough(e.Inner)
 	switch {
 	case e.Type == packet.ICMPUnreachable && e.Code == packet.ICMPCodeFragNeeded:
-		t.fragNeeded(e)
-	case t.cfg.RelayICMP:
+		t.fragNeeded(e, relay)
+	case relay:
 		if code, ok := relayedCode(e); ok {
 			t.relay(e, code, 0)
 		}
@@ -47,35 +58,33 @@ func (t *Tunnel) icmpReceived(e rawsock.ICMPError) {
 	}
 }
 
+// wentThrough reports whether a packet like inner, which must be quoted as far as 8
+// bytes behind its header, would leave by the tunnel's link. An error that quotes
+// another is forged, or about a route that is gone: its sender hears nothing at once.
+func (t *Tunnel) wentThrough(inner packet.IPv4) bool {
+	return len(inner) >= packet.IPv4HdrLen+8 &&
+		t.way.situation.Load().here &&
+		t.host.LeadsInto(netip.AddrFrom4(inner.Destination()), t.device.Index())
+}
+
 // fragNeeded takes note of a shorter path. A sender that wants DF hears of the MTU
 // that the path has for it now: with RFC 2003 at once, or else with the next packet
 // that is too long (T7).
-func (t *Tunnel) fragNeeded(e rawsock.ICMPError) {
-	defer wake(t.doubt)
-	if t.cfg.Device == "" && !t.cfg.RelayICMP {
-		return // the kernel keeps what it says
-	}
-	path, limits := *t.tx.underlay.Load(), t.host.limits()
-	if t.cfg.Device != "" {
-		t.reported.Store(t.reported.Load().report(e.MTU, path, limits))
-	}
-	if t.cfg.RelayICMP && len(e.Inner) >= packet.IPv4HdrLen && e.Inner.DF() {
-		mtu := min(max(e.MTU, limits.minimum), path.mtu)
+func (t *Tunnel) fragNeeded(e rawsock.ICMPError, relay bool) {
+	t.way.following.Report(e.MTU)
+	if relay && e.Inner.DF() {
+		mtu := t.way.following.LimitReport(e.MTU)
 		t.relay(e, packet.ICMPCodeFragNeeded, mtu-encap.HdrLen)
 	}
 }
 
-// relay tells the sender of the inner packet, of which the ICMP error must quote
-// enough: the header, and 8 bytes more.
+// relay tells the sender of the inner packet.
 func (t *Tunnel) relay(e rawsock.ICMPError, code uint8, mtu int) {
-	if len(e.Inner) < packet.IPv4HdrLen+8 {
-		return
-	}
 	var b [encap.MaxICMPLen]byte
 	message := encap.ICMPError(b[:], e.Inner, packet.ICMPUnreachable, code, mtu)
 	if message != nil && t.tx.limit.allow(message) {
 		// A link that is down or gone shows elsewhere.
-		_ = t.relayed.Write(packet.VNetHdr{}, [][]byte{message})
+		_ = t.icmp.replies.Write(packet.VNetHdr{}, [][]byte{message})
 	}
 }
 

@@ -2,7 +2,6 @@ package engine_test
 
 import (
 	"net/netip"
-	"os"
 	"slices"
 	"testing"
 
@@ -117,16 +116,7 @@ func TestO2_MovedLink(t *testing.T) {
 	log := n.a.listen()
 	n.start(t, nil)
 	container := addHost(t, n.lab, "container")
-	tun01, err := n.a.host.Netlink().LinkByName("tun01")
-	must(t, err, container.Do(func() error {
-		ns, err := os.Open("/proc/thread-self/ns/net")
-		if err != nil {
-			return err
-		}
-		defer ns.Close()
-		return n.a.host.Netlink().LinkSetNsFd(tun01, int(ns.Fd()))
-	}))
-	must(t, container.SetUp("tun01"), container.AddPeer("tun01", "172.56.1.101", "172.56.2.101"))
+	n.moveTo(t, container)
 	inside := newSite(container, n.a.outer.String(), n.a.inner.String())
 	if r := ping(t, inside, n.b, netlab.PingOptions{Timeout: answered}); r.Received != 1 {
 		t.Fatalf("ping from the container: %v", r)

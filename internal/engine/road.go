@@ -1,11 +1,9 @@
 package engine
 
 import (
-	"errors"
-	"fmt"
 	"net"
-	"slices"
 
+	"goipip/internal/underlay"
 	"goipip/rawsock"
 )
 
@@ -14,30 +12,20 @@ type Road uint8
 
 // The roads.
 const (
-	// RoadAuto is RoadPacket while no packet fares differently on it, and else
+	// RoadAuto is RoadPacket while that changes nothing for any packet, and else
 	// RoadRaw.
 	RoadAuto Road = iota
 	// RoadRaw is the raw socket: the kernel routes each packet by itself.
 	RoadRaw
 	// RoadPacket is a packet socket: packets go straight to the next hop, past the
-	// local netfilter (OUTPUT, POSTROUTING, and what follows connections), IPsec, and
-	// what a cgroup has for packets that leave. It needs an Ethernet, and a
-	// neighbour there whose link-layer address is known; RoadRaw helps out.
+	// local netfilter (OUTPUT, POSTROUTING, and connection tracking), IPsec, and
+	// a cgroup's programs for outgoing packets. It needs an Ethernet, and a
+	// neighbour there whose link-layer address is known; otherwise RoadRaw is used.
 	RoadPacket
 )
 
-// plainLinks are the kinds of links that packets leave through as they are, whoever
-// sent them. Others look at the socket or the route.
-var plainLinks = []string{"device", "veth", "vlan", "bond", "bridge", "macvlan", "dummy"}
-
-// next is where the packet road leads.
-type next struct {
-	hop   rawsock.Hop
-	stale bool // the kernel would ask the neighbour whether it is still there
-}
-
-// openPackets gives the senders the packet road, where that is not ruled out. Where
-// this host has no packet sockets, RoadAuto becomes RoadRaw.
+// openPackets gives the senders their packet sockets, where those are not ruled out.
+// Where this host has none, RoadAuto becomes RoadRaw.
 func (t *Tunnel) openPackets() error {
 	if t.cfg.Road == RoadRaw {
 		return nil
@@ -56,60 +44,47 @@ func (t *Tunnel) openPackets() error {
 	return nil
 }
 
-// chooseRoad has the senders take the packet road where it leads to the remote host,
-// or else the raw one.
-func (t *Tunnel) chooseRoad() {
-	if t.cfg.Road == RoadRaw {
+// chooseHop has the senders use a packet socket where the path permits it, or else the
+// raw one.
+func (w *way) chooseHop(s *situation) {
+	if w.cfg.Road == RoadRaw {
 		return
 	}
-	t.looking.Lock()
-	defer t.looking.Unlock()
-	u := t.tx.underlay.Load()
-	n, err := t.packetRoad(u)
-	if err != nil {
-		t.turn(nil, err)
-		return
-	}
-	t.turn(&n.hop, nil)
-	if sent := t.Stats().TX.Packets; n.stale && sent != t.sentStale {
-		t.sentStale = sent
-		t.host.probe(n.hop, u.gateway)
-	}
-}
-
-// packetRoad returns where it leads along u. The error says why it is not to be
-// taken.
-func (t *Tunnel) packetRoad(u *underlay) (n next, err error) {
-	if u.device == 0 || u.loop {
-		return n, errors.New("no route")
-	}
-	if u.encap {
-		return n, errors.New("the route encapsulates")
-	}
-	if !u.ethernet || !slices.Contains(plainLinks, u.kind) {
-		return n, fmt.Errorf("the route leads into a link that is no plain Ethernet (%s)", u.kind)
-	}
-	if t.cfg.Road == RoadAuto {
-		if err := t.host.filters(); err != nil {
-			return n, err
+	reason := w.whyRaw(s)
+	if reason != "" {
+		if w.hop != nil {
+			w.log.Debug("sending by raw socket", "why", reason)
 		}
-	}
-	return t.host.neighbour(u.device, u.gateway)
-}
-
-// turn has the senders take the packet road to hop, or with nil the other one, for
-// the reason why.
-func (t *Tunnel) turn(hop *rawsock.Hop, why error) {
-	if t.hop == nil && hop == nil || t.hop != nil && hop != nil && *t.hop == *hop {
+		w.setHop(nil)
 		return
 	}
-	t.hop = hop
-	for _, tx := range t.transmits {
+	hop := rawsock.Hop(s.path.Hop)
+	if w.hop == nil || *w.hop != hop {
+		w.log.Debug("sending by packet socket", "device", hop.Device, "next_hop", net.HardwareAddr(hop.Addr[:]).String())
+		w.setHop(&hop)
+	}
+}
+
+// whyRaw returns why the raw socket must send; empty if it need not.
+func (w *way) whyRaw(s *situation) string {
+	switch p := &s.path; {
+	case p.Reason != "":
+		return p.Reason
+	case s.loop:
+		return "the route leads into the tunnel itself"
+	case p.HopReason != "":
+		return p.HopReason
+	case w.cfg.Road == RoadAuto:
+		return p.Filtered
+	}
+	return ""
+}
+
+func (w *way) setHop(hop *rawsock.Hop) {
+	w.hop = hop
+	for _, tx := range w.transmits {
 		tx.sender.SetHop(hop)
 	}
-	if hop == nil {
-		t.log.Debug("sending by raw socket", "why", why)
-		return
-	}
-	t.log.Debug("sending by packet socket", "device", hop.Device, "next_hop", net.HardwareAddr(hop.Addr[:]))
 }
+
+var _ underlay.Follower = (*way)(nil)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"time"
 
 	"goipip/encap"
 	"goipip/internal/packet"
@@ -46,7 +47,7 @@ func (t *transmit) fragment(outer, inner packet.IPv4, mtu int) error {
 
 // fragmentSegments does the same for each segment of a superpacket. Its headers and
 // payload lie in different places, so that it is put together first.
-func (t *transmit) fragmentSegments(segments encap.Segments, path *underlay) error {
+func (t *transmit) fragmentSegments(segments encap.Segments, path *path) error {
 	buf := make([]byte, segments.PacketLen())
 	var outer [encap.HdrLen]byte
 	for {
@@ -96,4 +97,57 @@ func (t *transmit) reply(inner packet.IPv4, icmpType, code uint8, mtu int) error
 		return nil
 	}
 	return err
+}
+
+// mtuFreshFor is how long the kernel's word about the path's MTU is good enough to
+// refuse a packet.
+const mtuFreshFor = time.Millisecond
+
+// fresh returns p with the path's MTU as the kernel has it now, or had a moment ago,
+// for a decision that the sender will believe for ten minutes (T7). What a tunnel
+// with a device remembers of its path by itself, the kernel does not know.
+func (t *transmit) fresh(p *path) *path {
+	if t.byDevice || p.loop || p.localMissing {
+		return p
+	}
+	if now := time.Now(); now.Sub(t.asked) > mtuFreshFor {
+		t.asked = now
+		t.kernels.mtu = 0
+		if mtu, err := t.kernelMTU(); err == nil {
+			t.kernels.mtu = min(mtu, packet.IPv4MaxLen)
+		}
+	}
+	if t.kernels.mtu == 0 || t.kernels.mtu == p.mtu {
+		return p
+	}
+	t.doubt()
+	mtu := t.kernels.mtu
+	t.kernels = *p
+	t.kernels.mtu = mtu
+	return &t.kernels
+}
+
+// maxQuote is how much of a packet an ICMP error about it needs, in bytes (RFC 1812
+// §4.3.2.3).
+const maxQuote = 576
+
+// answerTooBig tells the sender of message i, which the kernel refused as too long for
+// the path although the loop thought that it fits, of the path's MTU (T7).
+func (t *transmit) answerTooBig(i int) error {
+	header, payload := t.sender.Message(i)
+	outer := packet.IPv4(header[:encap.HdrLen])
+	if !outer.DF() {
+		return nil // it was to be fragmented
+	}
+	n := copy(t.quote[:], header[encap.HdrLen:])
+	n += copy(t.quote[n:], payload)
+	inner := packet.IPv4(t.quote[:n])
+	if !inner.DF() {
+		return nil
+	}
+	mtu, err := t.kernelMTU()
+	if length := outer.TotalLength(); err != nil || mtu >= length {
+		mtu = length - 1 // at least one byte less
+	}
+	return t.reply(inner, packet.ICMPUnreachable, packet.ICMPCodeFragNeeded, max(mtu-encap.HdrLen, MinMTU))
 }

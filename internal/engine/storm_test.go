@@ -3,6 +3,7 @@ package engine_test
 import (
 	"bytes"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -175,13 +176,38 @@ func TestG7_NoError(t *testing.T) {
 	}
 }
 
-// softErrorWaits returns when an ICMP error from r1 has been noted: a packet that
-// took the same way after it has been delivered.
+// softErrorWaits returns when the ICMP errors from r1 have been noted: a packet that
+// took the same way after them has been delivered, and no socket holds an error.
 func (n *network) softErrorWaits(t testing.TB) {
 	t.Helper()
 	before := n.a.tunnel.Stats().RX.Packets
 	inject(t, n.b.host, "tun01", echoReply(n.b.inner, n.a.inner, 100))
 	labtest.WaitFor(t, "a packet from the other end", func() bool { return n.a.tunnel.Stats().RX.Packets > before })
+	empty := 0
+	var handled uint64
+	labtest.WaitFor(t, "the errors to be handled", func() bool {
+		if now := n.a.tunnel.ICMPErrors(); n.a.rawSocketsHold(t) || now != handled {
+			empty, handled = 0, now
+		}
+		empty++
+		return empty > 2
+	})
+}
+
+// rawSocketsHold reports whether a raw socket of s holds something that was not read
+// (raw_sock_seq_show in net/ipv4/raw.c).
+func (s *site) rawSocketsHold(t testing.TB) (holds bool) {
+	t.Helper()
+	must(t, s.host.Do(func() error {
+		text, err := os.ReadFile("/proc/thread-self/net/raw")
+		for line := range strings.Lines(string(text)) {
+			if words := strings.Fields(line); len(words) > 4 && words[0] != "sl" {
+				holds = holds || !strings.HasSuffix(words[4], ":00000000")
+			}
+		}
+		return err
+	}))
+	return holds
 }
 
 // One sender that floods does not keep the others from hearing of the path's MTU,

@@ -22,21 +22,35 @@ type transmit struct {
 	added   source                                   // the last packet in the batch
 	passed  struct{ packets, bytes int }             // in the batch, and not refused
 	refusal int                                      // the last packet that was refused, by number
+	failed  error                                    // of an answer to one of those
 
 	whole   [encap.HdrLen]byte // the outer header of a packet in fragments
 	replies *tun.Writer        // for ICMP errors to inner senders
 	icmp    [encap.MaxICMPLen]byte
 	parts   [1][]byte
+	quote   [maxQuote]byte // the beginning of a refused packet
+
+	asked   time.Time // when kernelMTU was
+	kernels path      // what came of it
 }
 
 // shared is what the transmit loops of a tunnel have in common.
 type shared struct {
 	encap     *encap.Encapsulator
-	underlay  atomic.Pointer[underlay]
+	path      atomic.Pointer[path]
 	soft      softErrors
 	limit     *icmpLimit
-	tooBig    func()           // told of a packet that the kernel found too long for the path
-	freshPath func() *underlay // looks the underlay up, if that was not done just now
+	byDevice  bool                // packets leave by a configured device
+	doubt     func()              // has the path looked up again soon
+	kernelMTU func() (int, error) // asks the kernel for the path's MTU in bytes, without waiting
+}
+
+// path is what a transmit loop goes by. It never changes; another takes its place.
+type path struct {
+	mtu          int  // of the whole path, as far as known, in bytes
+	locked       bool // DF is to be cleared, see underlay.Path
+	loop         bool // it leads into the tunnel itself (T4)
+	localMissing bool // there is no route then (T3)
 }
 
 // source is the inner packet that a message carries, or a part of which.
@@ -66,7 +80,7 @@ func (t *transmit) run() error {
 
 // sendAll passes on what one Read returned.
 func (t *transmit) sendAll(packets []tun.Packet) error {
-	path := t.underlay.Load()
+	path := t.path.Load()
 	for i := range packets {
 		if err := t.add(&packets[i], path); err != nil {
 			return err
@@ -77,7 +91,7 @@ func (t *transmit) sendAll(packets []tun.Packet) error {
 
 // add puts one packet into the batch, with its outer header, in the order of the
 // rules T.
-func (t *transmit) add(p *tun.Packet, path *underlay) error {
+func (t *transmit) add(p *tun.Packet, path *path) error {
 	inner := packet.IPv4(p.Bytes)
 	outer := packet.IPv4(t.headers[t.sender.Len()][:encap.HdrLen])
 	super := p.VNet.GSOType != packet.VNetGSONone
@@ -98,7 +112,7 @@ func (t *transmit) add(p *tun.Packet, path *underlay) error {
 		t.count.verdicts[v].Add(1)
 		return nil
 	}
-	if path.foreign { // T3
+	if path.localMissing { // T3
 		t.count.refusals[rawsock.NoRoute].Add(1)
 		return nil
 	}
@@ -110,7 +124,7 @@ func (t *transmit) add(p *tun.Packet, path *underlay) error {
 	}
 	fits := outer.TotalLength() <= path.mtu
 	if !fits && inner.DF() {
-		path = t.freshPath()
+		path = t.fresh(path)
 		fits = outer.TotalLength() <= path.mtu
 	}
 	if ok, err := t.admit(inner, fits, fits || fragmentable(outer, inner, path.mtu), path); !ok {
@@ -124,7 +138,7 @@ func (t *transmit) add(p *tun.Packet, path *underlay) error {
 
 // admit does what concerns the sender of a packet that fits the path, whole or in
 // fragments, or not (T7, T8). With true the packet is to be sent, and counted so.
-func (t *transmit) admit(inner packet.IPv4, fits, fragmentable bool, path *underlay) (ok bool, err error) {
+func (t *transmit) admit(inner packet.IPv4, fits, fragmentable bool, path *path) (ok bool, err error) {
 	if !fits && (inner.DF() || !fragmentable) {
 		t.count.refusals[rawsock.TooBig].Add(1)
 		if inner.DF() {
@@ -144,7 +158,7 @@ func (t *transmit) admit(inner packet.IPv4, fits, fragmentable bool, path *under
 }
 
 // addSuper does the same for a superpacket, which is cut into packets.
-func (t *transmit) addSuper(p *tun.Packet, path *underlay) error {
+func (t *transmit) addSuper(p *tun.Packet, path *path) error {
 	segments, ok := encap.Segment(p.Bytes, p.VNet)
 	if !ok {
 		t.count.verdicts[encap.Malformed].Add(1)
@@ -153,7 +167,7 @@ func (t *transmit) addSuper(p *tun.Packet, path *underlay) error {
 	inner := packet.IPv4(p.Bytes)
 	fits := encap.HdrLen+segments.PacketLen() <= path.mtu
 	if !fits && inner.DF() {
-		path = t.freshPath()
+		path = t.fresh(path)
 		fits = encap.HdrLen+segments.PacketLen() <= path.mtu
 	}
 	room := path.mtu - encap.HdrLen - inner.HdrLen()
@@ -196,18 +210,26 @@ func (t *transmit) flush() error {
 	t.count.packets.Add(uint64(t.passed.packets))
 	t.count.bytes.Add(uint64(t.passed.bytes))
 	t.passed.packets, t.passed.bytes = 0, 0
+	if err == nil {
+		err = t.failed
+	}
 	return err
 }
 
 // refused counts the packet of message i as dropped, once for all its fragments.
 func (t *transmit) refused(i int, why rawsock.Refusal) {
-	if s := t.source[i]; s.number != t.refusal {
+	s := t.source[i]
+	again := s.number == t.refusal
+	if !again {
 		t.refusal = s.number
 		t.count.refusals[why].Add(1)
 		t.passed.packets--
 		t.passed.bytes -= s.length
 	}
 	if why == rawsock.TooBig {
-		t.tooBig()
+		t.doubt()
+		if !again && t.failed == nil {
+			t.failed = t.answerTooBig(i)
+		}
 	}
 }

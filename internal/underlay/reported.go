@@ -1,4 +1,4 @@
-package engine
+package underlay
 
 import (
 	"net/netip"
@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// reportedMTU is a path MTU that a router told of. The kernel keeps it itself, but
-// for the route that a socket without a device takes; the tunnel remembers it where
+// reportedMTU is a path MTU that a router reported. The kernel keeps it itself, but
+// for the route that a socket without a device takes; a Following remembers it where
 // packets leave by a configured one (O6). It is what the kernel calls an exception
 // of a next hop (struct fib_nh_exception), and goes when that does.
 type reportedMTU struct {
@@ -27,41 +27,41 @@ type limits struct {
 	now     time.Time
 }
 
-// report adds what a router says to r, which may be nil, of a path that u is. As in
+// report adds what a router says of path p to r, which may be nil. As in
 // __ip_rt_update_pmtu (net/ipv4/route.c) an increase is ignored, as is what is known
 // and will be for a while, and all of a path on which the routers fragment.
-func (r *reportedMTU) report(mtu int, u underlay, l limits) *reportedMTU {
-	r.limit(&u, l.now)
-	if u.locked || mtu > u.mtu {
+func (r *reportedMTU) report(mtu int, p Path, l limits) *reportedMTU {
+	r.limit(&p, l.now)
+	if p.Locked || mtu > p.MTU {
 		return r
 	}
-	next := &reportedMTU{mtu: mtu, until: l.now.Add(l.expires), device: u.device, gateway: u.gateway}
+	next := &reportedMTU{mtu: mtu, until: l.now.Add(l.expires), device: p.Device, gateway: p.Gateway}
 	if mtu < l.minimum {
-		next.mtu, next.locked = min(u.mtu, l.minimum), true
+		next.mtu, next.locked = min(p.MTU, l.minimum), true
 	}
-	if r.about(&u, l.now) && r.mtu == next.mtu && !next.locked && r.until.Sub(l.now) > l.expires/2 {
+	if r.about(&p, l.now) && r.mtu == next.mtu && !next.locked && r.until.Sub(l.now) > l.expires/2 {
 		return r
 	}
 	return next
 }
 
 // limit applies r, which may be nil, to a path.
-func (r *reportedMTU) limit(u *underlay, now time.Time) {
-	if r.about(u, now) && r.mtu < u.mtu {
-		u.mtu, u.locked = r.mtu, r.locked
+func (r *reportedMTU) limit(p *Path, now time.Time) {
+	if r.about(p, now) && r.mtu < p.MTU {
+		p.MTU, p.Locked = r.mtu, r.locked
 	}
 }
 
 // about reports whether r is about a path, and still valid.
-func (r *reportedMTU) about(u *underlay, now time.Time) bool {
-	return r != nil && now.Before(r.until) && r.device == u.device && r.gateway == u.gateway
+func (r *reportedMTU) about(p *Path, now time.Time) bool {
+	return r != nil && now.Before(r.until) && r.device == p.Device && r.gateway == p.Gateway
 }
 
 // limits reads them now.
-func (h *host) limits() limits {
+func (k *kernel) limits() limits {
 	return limits{
-		minimum: h.minPMTU.value(),
-		expires: time.Duration(h.mtuExpires.value()) * time.Second,
+		minimum: k.minPMTU.value(),
+		expires: time.Duration(k.mtuExpires.value()) * time.Second,
 		now:     time.Now(),
 	}
 }

@@ -1,4 +1,4 @@
-package engine
+package underlay
 
 import (
 	"errors"
@@ -18,36 +18,33 @@ type route struct {
 	encap   bool       // the route encapsulates what takes it (ip-route(8))
 }
 
-// routeTOS is the TOS by which routes are chosen (ip rule add tos): the configured
-// one. Linux takes each packet's where that is inherited.
-func (c Config) routeTOS() uint8 {
-	const ecn = 0x03 // INET_DSCP_MASK has the others
-	if c.InheritTOS {
-		return 0
-	}
-	return c.TOS &^ ecn
-}
+// Numbers of linux/rtnetlink.h.
+const (
+	rtaMark  = 16 // RTA_MARK
+	rtaVia   = 18 // RTA_VIA
+	rtaEncap = 22 // RTA_ENCAP
+)
 
-// route looks one up for cfg's outer packets (T3; RTM_GETROUTE in rtnetlink(7)).
-// The netlink package's own request has no TOS.
-func (h *host) route(cfg Config) (r route, err error) {
-	msg := &nl.RtMsg{}
-	msg.Family = syscall.AF_INET
-	msg.Dst_len, msg.Src_len = 32, 32
-	msg.Tos = cfg.routeTOS()
-	req := nl.NewNetlinkRequest(syscall.RTM_GETROUTE, syscall.NLM_F_REQUEST)
-	req.Sockets = h.requests
-	req.AddData(msg)
-	req.AddData(nl.NewRtAttr(syscall.RTA_DST, cfg.Remote.AsSlice()))
-	req.AddData(nl.NewRtAttr(syscall.RTA_SRC, cfg.Local.AsSlice()))
-	if cfg.Device != "" {
-		link, err := h.handle.LinkByName(cfg.Device)
-		if err != nil {
-			return r, err
-		}
-		req.AddData(nl.NewRtAttr(syscall.RTA_OIF, nl.Uint32Attr(uint32(link.Attrs().Index))))
+// route looks one up (T3; RTM_GETROUTE in rtnetlink(7)), by a device's index if that
+// is not 0. Without q.Local, the source is what the route picks. The netlink package's
+// own request has no TOS.
+func (k *kernel) route(q Query, device int) (r route, err error) {
+	header := &nl.RtMsg{}
+	header.Family = syscall.AF_INET
+	header.Dst_len = 32
+	header.Tos = q.TOS
+	data := []nl.NetlinkRequestData{header, nl.NewRtAttr(syscall.RTA_DST, q.Remote.AsSlice())}
+	if q.Local.IsValid() {
+		header.Src_len = 32
+		data = append(data, nl.NewRtAttr(syscall.RTA_SRC, q.Local.AsSlice()))
 	}
-	answers, err := req.Execute(syscall.NETLINK_ROUTE, syscall.RTM_NEWROUTE)
+	if device != 0 {
+		data = append(data, nl.NewRtAttr(syscall.RTA_OIF, nl.Uint32Attr(uint32(device))))
+	}
+	if q.Mark != 0 {
+		data = append(data, nl.NewRtAttr(rtaMark, nl.Uint32Attr(q.Mark)))
+	}
+	answers, err := k.request(syscall.NETLINK_ROUTE, syscall.RTM_GETROUTE, syscall.NLM_F_REQUEST, syscall.RTM_NEWROUTE, data...)
 	if err != nil {
 		return r, err
 	}
@@ -56,12 +53,6 @@ func (h *host) route(cfg Config) (r route, err error) {
 	}
 	return parseRoute(answers[0])
 }
-
-// Numbers of linux/rtnetlink.h.
-const (
-	rtaVia   = 18 // RTA_VIA
-	rtaEncap = 22 // RTA_ENCAP
-)
 
 func parseRoute(answer []byte) (r route, err error) {
 	if len(answer) < syscall.SizeofRtMsg {
@@ -103,10 +94,22 @@ func (r *route) parseMetrics(b []byte) error {
 	return err
 }
 
-// number is the value of an attribute of 32 bits, and 0 for any other.
-func number(value []byte) uint32 {
-	if len(value) != 4 {
-		return 0
+// ruleByProto reports whether some rule of ip-rule(8) chooses by protocol (ipproto).
+func (k *kernel) ruleByProto() (bool, error) {
+	const fraIPProto = 22 // FRA_IP_PROTO of linux/fib_rules.h
+	rules, err := k.dump(syscall.RTM_GETRULE, syscall.RTM_NEWRULE, nl.NewIfInfomsg(syscall.AF_INET))
+	if errors.Is(err, syscall.EOPNOTSUPP) {
+		return false, nil // a kernel without rules
 	}
-	return nl.NativeEndian().Uint32(value)
+	for _, rule := range rules {
+		if len(rule) < syscall.SizeofRtMsg {
+			continue
+		}
+		for _, a := range attributes(rule[syscall.SizeofRtMsg:]) {
+			if a.Attr.Type == fraIPProto {
+				return true, nil
+			}
+		}
+	}
+	return false, err
 }

@@ -1,18 +1,18 @@
-package engine_test
+package underlay_test
 
 import (
 	"net/netip"
 	"testing"
 	"time"
 
-	"goipip/internal/engine"
+	"goipip/internal/underlay"
 )
 
 // T7 and O6: with a device, the tunnel remembers of a path what Linux would
 // (__ip_rt_update_pmtu in net/ipv4/route.c).
 func TestO6_T7_LikeAnException(t *testing.T) {
 	const minimum, expires = 552, 600 * time.Second
-	path := engine.Path{MTU: 1500, Device: 2, Gateway: netip.MustParseAddr("192.168.6.1")}
+	path := underlay.Path{MTU: 1500, Device: 2, Gateway: netip.MustParseAddr("192.168.6.1")}
 	otherDevice, otherGateway, onLink, locked, short := path, path, path, path, path
 	otherDevice.Device = 3
 	otherGateway.Gateway = netip.MustParseAddr("192.168.6.2")
@@ -22,13 +22,13 @@ func TestO6_T7_LikeAnException(t *testing.T) {
 	type report struct {
 		at   time.Duration
 		mtu  int
-		path engine.Path
+		path underlay.Path
 	}
 	for _, tt := range []struct {
 		name    string
 		reports []report
 		at      time.Duration
-		path    engine.Path
+		path    underlay.Path
 		want    int
 		locked  bool
 	}{
@@ -46,7 +46,7 @@ func TestO6_T7_LikeAnException(t *testing.T) {
 		{"the minimum", []report{{0, minimum, path}}, 0, path, minimum, false},
 		{"below the minimum", []report{{0, minimum - 1, path}}, 0, path, minimum, true},
 		{"no MTU at all", []report{{0, 0, path}}, 0, path, minimum, true},
-		{"below the minimum, of a shorter path", []report{{0, 300, engine.Path{MTU: 500, Device: 2}}}, 0, engine.Path{MTU: 1500, Device: 2}, 500, true},
+		{"below the minimum, of a shorter path", []report{{0, 300, underlay.Path{MTU: 500, Device: 2}}}, 0, underlay.Path{MTU: 1500, Device: 2}, 500, true},
 		{"then nothing counts", []report{{0, 300, path}, {1, 540, path}, {2, 200, path}}, 2, path, minimum, true},
 		{"until it ends", []report{{0, 300, path}, {expires, 1400, path}}, expires, path, 1400, false},
 		{"a route that is locked", []report{{0, 1400, locked}}, 0, path, 1500, false},
@@ -57,7 +57,7 @@ func TestO6_T7_LikeAnException(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			start := time.Unix(1000, 0)
-			var r engine.Reported
+			var r underlay.Reported
 			for _, report := range tt.reports {
 				r.Report(report.mtu, report.path, minimum, expires, start.Add(report.at))
 			}

@@ -1,0 +1,182 @@
+package underlay
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+)
+
+// Numbers of linux/rtnetlink.h.
+const (
+	newNextHop = 104 // RTM_NEWNEXTHOP, Linux 5.3
+	delNextHop = 105
+)
+
+// listen calls handle for each message of s, and lost when some were lost, until ctx is
+// done and s closed. No other error ends it.
+func listen(ctx context.Context, s *nl.NetlinkSocket, handle func(syscall.NetlinkMessage), lost func()) {
+	if s == nil {
+		return
+	}
+	for {
+		messages, from, err := s.Receive()
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			// ENOBUFS: more changed than the socket holds (netlink(7)).
+			lost()
+			if !errors.Is(err, syscall.ENOBUFS) {
+				time.Sleep(10 * time.Millisecond) // an error that stays must not spin
+			}
+			continue
+		case from.Pid != nl.PidKernel:
+			continue
+		}
+		for _, m := range messages {
+			handle(m)
+		}
+	}
+}
+
+// listenRoutes follows rtnetlink(7). Each event costs what it says: nothing is read
+// again, unless events were lost.
+func (w *Watcher) listenRoutes(ctx context.Context) {
+	listen(ctx, w.kernel.routes, w.routeEvent, func() {
+		if err := w.reload(); err != nil {
+			w.log.Warn("events of this host were lost, and its links cannot be listed: keeping what was known", "err", err)
+		}
+		w.mu.Lock()
+		w.stale.rules = true
+		w.mu.Unlock()
+		w.everythingStale()
+		w.request()
+	})
+}
+
+func (w *Watcher) routeEvent(m syscall.NetlinkMessage) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch m.Header.Type {
+	case syscall.RTM_NEWLINK:
+		if l, ok := parseLink(m.Data); ok {
+			w.setLink(l)
+		}
+	case syscall.RTM_DELLINK:
+		if l, ok := parseLink(m.Data); ok {
+			w.linkGone(l.Index)
+		}
+	case syscall.RTM_NEWADDR:
+		if a, ok := parseAddress(m.Data); ok {
+			w.addresses[a] = struct{}{}
+			w.addressesChanged()
+		}
+	case syscall.RTM_DELADDR:
+		if a, ok := parseAddress(m.Data); ok {
+			delete(w.addresses, a)
+			w.addressesChanged()
+		}
+	case syscall.RTM_NEWROUTE, syscall.RTM_DELROUTE:
+		to := destination(m.Data)
+		w.doubt(func(f *Following) bool { return to.Contains(f.query.Remote) })
+	case syscall.RTM_NEWNEIGH, syscall.RTM_DELNEIGH:
+		n, err := netlink.NeighDeserialize(m.Data)
+		if err != nil {
+			return
+		}
+		addr, _ := netip.AddrFromSlice(n.IP)
+		w.doubt(func(f *Following) bool { return n.LinkIndex == f.path.Device && addr.Unmap() == f.path.Gateway.Unmap() })
+	case syscall.RTM_NEWRULE, syscall.RTM_DELRULE:
+		w.stale.rules = true
+		w.doubt(func(*Following) bool { return true })
+	case newNextHop, delNextHop:
+		w.doubt(func(*Following) bool { return true })
+	}
+}
+
+// addressesChanged has the next pass tell of all changes since the one before. It needs
+// mu.
+func (w *Watcher) addressesChanged() {
+	w.stale.own = true
+	w.request()
+}
+
+// doubt has the paths that are concerned looked up again. It needs mu.
+func (w *Watcher) doubt(concerned func(*Following) bool) {
+	for f := range w.followings {
+		if concerned(f) {
+			f.stale = true
+			w.request()
+		}
+	}
+}
+
+// destination returns that of a route.
+func destination(message []byte) netip.Prefix {
+	all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	if len(message) < syscall.SizeofRtMsg {
+		return all
+	}
+	length := int(nl.DeserializeRtMsg(message).Dst_len)
+	for _, a := range attributes(message[syscall.SizeofRtMsg:]) {
+		if a.Attr.Type == syscall.RTA_DST {
+			if to, ok := netip.AddrFromSlice(a.Value); ok {
+				return netip.PrefixFrom(to, length)
+			}
+		}
+	}
+	return all
+}
+
+// listenNFTables follows nftables. A new chain is taken into account at once, and
+// whether the last one went, the next pass finds out.
+func (w *Watcher) listenNFTables(ctx context.Context) {
+	listen(ctx, w.kernel.nftables, func(m syscall.NetlinkMessage) {
+		switch m.Header.Type {
+		case nftNewChain:
+			if seesIPv4(m.Data) {
+				w.filterAdded(nftablesFound)
+			}
+		case nftDelChain, nftDelTable:
+			w.filtersChanged()
+		}
+	}, w.filtersChanged)
+}
+
+// listenIPsec follows IPsec policies in the same way.
+func (w *Watcher) listenIPsec(ctx context.Context) {
+	listen(ctx, w.kernel.ipsec, func(m syscall.NetlinkMessage) {
+		switch m.Header.Type {
+		case xfrmNewPolicy, xfrmUpdPolicy:
+			if isIPv4Policy(m.Data) {
+				w.filterAdded(ipsecFound)
+			}
+		default:
+			w.filtersChanged()
+		}
+	}, w.filtersChanged)
+}
+
+// filterAdded ends the packet socket's use at once.
+func (w *Watcher) filterAdded(found string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.filterEvent++
+	w.setFiltered(found)
+	w.stale.filters = true // it may be gone again
+	w.request()
+}
+
+// filtersChanged has the filters looked at.
+func (w *Watcher) filtersChanged() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.filterEvent++
+	w.stale.filters = true
+	w.request()
+}

@@ -1,0 +1,153 @@
+package underlay
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/vishvananda/netlink/nl"
+)
+
+// What is found to filter packets.
+const (
+	nftablesFound = "nftables or iptables has a chain for IPv4 packets"
+	ipsecFound    = "there are IPsec policies"
+)
+
+// filters returns what would see the packets of a raw socket, and not those of a packet
+// socket; empty for nothing. It does not know of programs that a cgroup has for
+// packets that leave (systemd's IPAddressDeny=, say), nor of those that BPF links
+// put at netfilter's hooks. What cannot be looked at counts as a filter.
+func (k *kernel) filters() string {
+	for _, look := range []func() (string, error){k.nftables4, k.iptables, k.ipsecOut} {
+		found, err := look()
+		if err != nil {
+			return fmt.Sprintf("cannot tell whether packets are filtered: %v", err)
+		}
+		if found != "" {
+			return found
+		}
+	}
+	return ""
+}
+
+// Numbers of linux/netfilter/nf_tables.h and linux/netfilter.h.
+const (
+	nfnlNFTables = 10 // NFNL_SUBSYS_NFTABLES
+	nftDelTable  = nfnlNFTables<<8 | 2
+	nftNewChain  = nfnlNFTables<<8 | 3
+	nftGetChain  = nfnlNFTables<<8 | 4
+	nftDelChain  = nfnlNFTables<<8 | 5
+	nftChainHook = 4 // NFTA_CHAIN_HOOK
+	nfprotoINet  = 1 // NFPROTO_INET, for both IP versions
+)
+
+// nftables4 looks for a chain at one of the hooks that IPv4 packets pass. Those of
+// this host's packets are not the only ones: a rule about connections at another,
+// say for input, has the kernel follow those at all (nf_ct_netns_get in
+// net/netfilter/nf_conntrack_proto.c), and it must see both directions.
+func (k *kernel) nftables4() (found string, err error) {
+	if k.noNFTables {
+		if _, loaded := moduleUsers("nf_tables"); !loaded {
+			return "", nil // asking again would have the kernel look for the module
+		}
+	}
+	messages, err := k.request(syscall.NETLINK_NETFILTER, nftGetChain, syscall.NLM_F_DUMP, nftNewChain,
+		&nl.Nfgenmsg{NfgenFamily: syscall.AF_UNSPEC})
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EPROTONOSUPPORT) {
+		k.noNFTables = true
+		return "", nil
+	}
+	if slices.ContainsFunc(messages, seesIPv4) {
+		return nftablesFound, nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("list nftables chains: %w", err)
+	}
+	return "", nil
+}
+
+// seesIPv4 reports whether a chain is at a hook that IPv4 packets pass, and not one
+// that others jump to.
+func seesIPv4(chain []byte) bool {
+	if len(chain) < nl.SizeofNfgenmsg {
+		return false
+	}
+	family := nl.DeserializeNfgenmsg(chain).NfgenFamily
+	return (family == syscall.AF_INET || family == nfprotoINet) &&
+		slices.ContainsFunc(attributes(chain[nl.SizeofNfgenmsg:]), func(a syscall.NetlinkRouteAttr) bool {
+			return a.Attr.Type&^nlaFlags == nftChainHook
+		})
+}
+
+// iptables looks for tables of the older iptables, which are there from the first
+// rule on.
+func (k *kernel) iptables() (found string, err error) {
+	// The names below /proc/thread-self/net are those of the thread's namespace, and
+	// end with the thread.
+	err = k.namespace.do(func() error {
+		proc, err := os.OpenRoot("/proc/thread-self/net")
+		if err != nil {
+			return err // which is not to say that there are no tables
+		}
+		defer proc.Close()
+		names, err := proc.ReadFile("ip_tables_names")
+		if errors.Is(err, os.ErrNotExist) {
+			return nil // the module is not there
+		}
+		if tables := strings.Fields(string(names)); len(tables) > 0 {
+			found = "iptables has tables here: " + strings.Join(tables, " ")
+		}
+		return err
+	})
+	return found, err
+}
+
+// Numbers of linux/xfrm.h.
+const (
+	xfrmNewPolicy  = 0x13 // XFRM_MSG_NEWPOLICY
+	xfrmGetPolicy  = 0x15
+	xfrmUpdPolicy  = 0x19
+	xfrmGetDefault = 0x28 // XFRM_MSG_GETDEFAULT, Linux 5.15
+	xfrmOut        = 2    // the place of out in struct xfrm_userpolicy_default
+	xfrmBlock      = 1    // XFRM_USERPOLICY_BLOCK
+)
+
+// body is that of a netlink message.
+type body []byte
+
+func (b body) Len() int          { return len(b) }
+func (b body) Serialize() []byte { return b }
+
+// ipsecOut looks for IPsec policies, and for what holds without one.
+func (k *kernel) ipsecOut() (found string, err error) {
+	if k.requests[syscall.NETLINK_XFRM] == nil {
+		return "", nil // a kernel without IPsec
+	}
+	policies, err := k.request(syscall.NETLINK_XFRM, xfrmGetPolicy, syscall.NLM_F_DUMP, xfrmNewPolicy, nl.NewIfInfomsg(syscall.AF_UNSPEC))
+	if err != nil {
+		return "", fmt.Errorf("list IPsec policies: %w", err)
+	}
+	if slices.ContainsFunc(policies, isIPv4Policy) {
+		return ipsecFound, nil
+	}
+	answers, err := k.request(syscall.NETLINK_XFRM, xfrmGetDefault, 0, xfrmGetDefault, body{xfrmOut: 0})
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP) {
+		return "", nil // an older kernel
+	}
+	if err != nil {
+		return "", fmt.Errorf("look up the default IPsec policy: %w", err)
+	}
+	if len(answers) > 0 && len(answers[0]) > xfrmOut && answers[0][xfrmOut] == xfrmBlock {
+		return "IPsec blocks what has no policy", nil
+	}
+	return "", nil
+}
+
+// isIPv4Policy reports whether a policy is one for IPv4 packets.
+func isIPv4Policy(policy []byte) bool {
+	return len(policy) >= nl.SizeofXfrmUserpolicyInfo && nl.DeserializeXfrmUserpolicyInfo(policy).Sel.Family != syscall.AF_INET6
+}

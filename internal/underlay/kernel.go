@@ -1,0 +1,158 @@
+package underlay
+
+import (
+	"errors"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+)
+
+// Multicast groups of netlink sockets (linux/rtnetlink.h, linux/xfrm.h,
+// linux/netfilter/nfnetlink.h).
+const (
+	groupNextHop  = 32 // RTNLGRP_NEXTHOP
+	groupPolicy   = 4  // XFRMNLGRP_POLICY
+	groupNFTables = 7  // NFNLGRP_NFTABLES
+)
+
+// eventBuffer is how much an event socket may hold, in bytes of kernel memory: some
+// thousand events.
+const eventBuffer = 4 << 20
+
+// kernel holds the netlink sockets of one network namespace. Requests of several
+// goroutines take turns.
+type kernel struct {
+	namespace namespace
+	requests  map[int]*nl.SocketHandle // by protocol; without those that the kernel does not have
+	handle    *netlink.Handle
+
+	routes, nftables, ipsec *nl.NetlinkSocket // events; nil where the kernel has none
+
+	noNFTables bool // when last asked
+
+	minPMTU, mtuExpires sysctl // of net.ipv4.route, in bytes and seconds
+}
+
+// openKernel opens the sockets in the namespace of the calling thread.
+func openKernel() (k *kernel, err error) {
+	k = &kernel{
+		requests:   map[int]*nl.SocketHandle{},
+		minPMTU:    openSysctl("min_pmtu", 552),
+		mtuExpires: openSysctl("mtu_expires", 600),
+	}
+	if err := k.open(); err != nil {
+		k.close()
+		return nil, err
+	}
+	return k, nil
+}
+
+func (k *kernel) open() (err error) {
+	if k.namespace, err = currentNamespace(); err != nil {
+		return err
+	}
+	if k.handle, err = netlink.NewHandle(syscall.NETLINK_ROUTE); err != nil {
+		return err
+	}
+	for _, protocol := range []int{syscall.NETLINK_ROUTE, syscall.NETLINK_NETFILTER, syscall.NETLINK_XFRM} {
+		s, err := nl.Subscribe(protocol) // to nothing
+		if errors.Is(err, syscall.EPROTONOSUPPORT) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		k.requests[protocol] = &nl.SocketHandle{Socket: s}
+	}
+	if k.routes, err = subscribe(syscall.NETLINK_ROUTE, syscall.RTNLGRP_LINK, syscall.RTNLGRP_IPV4_IFADDR,
+		syscall.RTNLGRP_IPV4_ROUTE, syscall.RTNLGRP_IPV4_RULE, syscall.RTNLGRP_NEIGH, groupNextHop); err != nil {
+		return err
+	}
+	// Without these two, a poll finds out later.
+	k.nftables, _ = subscribe(syscall.NETLINK_NETFILTER, groupNFTables)
+	k.ipsec, _ = subscribe(syscall.NETLINK_XFRM, groupPolicy)
+	return nil
+}
+
+func subscribe(protocol int, groups ...uint) (*nl.NetlinkSocket, error) {
+	s, err := nl.Subscribe(protocol, groups...)
+	if err != nil {
+		return nil, err
+	}
+	// Where that is not permitted, what the socket has must do.
+	_ = s.SetReceiveBufferSize(eventBuffer, true)
+	return s, nil
+}
+
+// stopEvents ends the receiving of events.
+func (k *kernel) stopEvents() {
+	for _, s := range []**nl.NetlinkSocket{&k.routes, &k.nftables, &k.ipsec} {
+		if *s != nil {
+			(*s).Close()
+		}
+	}
+}
+
+func (k *kernel) close() {
+	k.stopEvents()
+	for _, s := range k.requests {
+		s.Close()
+	}
+	if k.handle != nil {
+		k.handle.Close()
+	}
+	k.namespace.close()
+	k.minPMTU.close()
+	k.mtuExpires.close()
+}
+
+// request sends one to the kernel's subsystem of a protocol and returns the answers of
+// type answer.
+func (k *kernel) request(protocol, typ, flags int, answer uint16, data ...nl.NetlinkRequestData) ([][]byte, error) {
+	if k.requests[protocol] == nil {
+		return nil, syscall.EPROTONOSUPPORT
+	}
+	req := nl.NewNetlinkRequest(typ, flags)
+	req.Sockets = k.requests
+	for _, d := range data {
+		req.AddData(d)
+	}
+	return req.Execute(protocol, answer)
+}
+
+// dump lists objects of rtnetlink(7). A list that changed meanwhile is asked for again.
+func (k *kernel) dump(typ int, answer uint16, header nl.NetlinkRequestData) (list [][]byte, err error) {
+	for range 5 {
+		list, err = k.request(syscall.NETLINK_ROUTE, typ, syscall.NLM_F_DUMP, answer, header)
+		if !errors.Is(err, nl.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return list, err
+}
+
+// setMTU sets the MTU of a link, in bytes.
+func (k *kernel) setMTU(index, mtu int) error {
+	return k.handle.LinkSetMTU(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: index}}, mtu)
+}
+
+// nlaFlags are NLA_F_NESTED and NLA_F_NET_BYTEORDER of linux/netlink.h.
+const nlaFlags = 0xc000
+
+// attributes returns those of a message, and none of a malformed one.
+func attributes(b []byte) []syscall.NetlinkRouteAttr {
+	list, err := nl.ParseRouteAttr(b)
+	if err != nil {
+		return nil
+	}
+	return list
+}
+
+// number is the value of an attribute of 32 bits, and 0 for any other.
+func number(value []byte) uint32 {
+	if len(value) != 4 {
+		return 0
+	}
+	return nl.NativeEndian().Uint32(value)
+}
