@@ -1,7 +1,6 @@
 package rawsock
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -35,7 +34,7 @@ const (
 func peerFilter(cfg Config, rest []bpf.Instruction) []bpf.Instruction {
 	number := func(a netip.Addr) uint32 {
 		b := a.As4()
-		return binary.BigEndian.Uint32(b[:])
+		return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
 	}
 	return append([]bpf.Instruction{
 		bpf.LoadAbsolute{Off: offSource, Size: 4},

@@ -35,7 +35,7 @@ const guardBuffer = 128 << 10
 // ICMP errors share no buffer with packets, and what does not fit the guard's is lost:
 // a flood of them costs a tunnel nothing else.
 type Guard struct {
-	remote *unix.SockaddrInet4
+	remote netip.Addr
 	fd     *descriptor.FD
 	errors errorQueue
 }
@@ -56,7 +56,7 @@ func NewGuard(cfg Config) (*Guard, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Guard{remote: sockaddr(cfg.Remote), fd: fd}
+	g := &Guard{remote: cfg.Remote, fd: fd}
 	g.errors.init()
 	return g, nil
 }
@@ -68,7 +68,7 @@ func NewGuard(cfg Config) (*Guard, error) {
 func (g *Guard) Connect() error { return g.fd.Control(g.connect) }
 
 func (g *Guard) connect(fd int) error {
-	if err := unix.Connect(fd, g.remote); err != nil {
+	if err := unix.Connect(fd, sockaddr(g.remote)); err != nil {
 		return os.NewSyscallError("connect", err)
 	}
 	// Before connect, this would let it hear the errors about all other tunnels'

@@ -10,7 +10,6 @@
 package rawsock
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -114,9 +113,9 @@ func setMark(fd int, mark uint32) error {
 // (__ip4_datagram_connect in net/ipv4/datagram.c, raw_v4_match in net/ipv4/raw.c).
 // Index 0 is for no device. A socket that is connected stays as it is.
 func setLookupDevice(fd, index int) error {
-	var order [4]byte // IP_UNICAST_IF takes the index in network byte order (ip(7))
-	binary.BigEndian.PutUint32(order[:], uint32(index))
-	return setOption(fd, unix.SOL_IP, unix.IP_UNICAST_IF, "IP_UNICAST_IF", int(int32(binary.NativeEndian.Uint32(order[:]))))
+	// In network byte order (ip(7)).
+	order := [4]byte{byte(index >> 24), byte(index >> 16), byte(index >> 8), byte(index)}
+	return os.NewSyscallError("setsockopt IP_UNICAST_IF", unix.SetsockoptInet4Addr(fd, unix.SOL_IP, unix.IP_UNICAST_IF, order))
 }
 
 // setBuffer sets the size of a socket buffer in bytes: by force where CAP_NET_ADMIN

@@ -240,7 +240,7 @@ func TestHazard8_NextHopObjects(t *testing.T) {
 	turn := 0
 	if took := median(t, func() time.Duration {
 		turn++
-		return log.says(t, "by packet socket", func() { n.types(t, "ip nexthop replace id 1 via "+gateways[turn%2]) })
+		return log.says(t, "by packet socket", func() { n.types(t, "ip nexthop replace id 1 via "+gateways[(turn+1)%2]) })
 	}); took > soon {
 		t.Errorf("packets follow the nexthop %v after the command", took)
 	}

@@ -71,7 +71,7 @@ func (w *way) whyRaw(s *situation) string {
 	case p.Reason != "":
 		return p.Reason
 	case s.loop:
-		return "the route leads into the tunnel itself"
+		return "the route is a loop"
 	case p.HopReason != "":
 		return p.HopReason
 	case w.cfg.Road == RoadAuto:

@@ -195,10 +195,10 @@ const (
 
 func (s *situation) trouble(device string) string {
 	switch {
-	case s.path.LocalMissing:
-		return troubleLocal
 	case device != "" && s.path.Bound == 0:
 		return troubleDevice
+	case s.path.LocalMissing:
+		return troubleLocal
 	case s.path.Reason != "":
 		return troubleRoute
 	case s.loop:

@@ -19,7 +19,8 @@ const root = "../.."
 // Tests may import more.
 var rooms = map[string][]string{
 	"cmd/goipip":              {"internal/engine", "internal/logqueue", "internal/netlab"},
-	"internal/engine":         {"encap", "tun", "rawsock", "internal/packet"},
+	"internal/engine":         {"encap", "tun", "rawsock", "internal/packet", "internal/underlay"},
+	"internal/underlay":       {"internal/packet"},
 	"encap":                   {"internal/packet"},
 	"tun":                     {"internal/descriptor", "internal/packet"},
 	"rawsock":                 {"internal/descriptor", "internal/packet"},
@@ -45,7 +46,7 @@ var homes = map[string][]string{
 	"golang.org/x/net/ipv4":          {"rawsock", "internal/netlab", "bench/naive"},
 	"golang.org/x/net/bpf":           {"rawsock", "internal/netlab"},
 	"github.com/songgao/water":       {"tun", "bench/naive"},
-	"github.com/vishvananda/netlink": {"tun", "internal/engine", "internal/netlab"},
+	"github.com/vishvananda/netlink": {"tun", "internal/underlay", "internal/engine", "internal/netlab"},
 	"github.com/spf13/cobra":         {"cmd/goipip"},
 	"github.com/spf13/pflag":         {"cmd/goipip"},
 	"github.com/gopacket/gopacket":   {"internal/netlab"},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 )
 
 // Numbers of linux/rtnetlink.h.
@@ -17,29 +18,51 @@ const (
 	delNextHop = 105
 )
 
-// listen calls handle for each message of s, and lost when some were lost, until ctx is
+// How long a socket that lost events must be silent to count as drained, and how long
+// to wait for that.
+const (
+	drained   = time.Millisecond
+	drainedBy = 100 * time.Millisecond
+)
+
+// listen calls handle for each message of s, and lost after some were lost, until ctx is
 // done and s closed. No other error ends it.
 func listen(ctx context.Context, s *nl.NetlinkSocket, handle func(syscall.NetlinkMessage), lost func()) {
 	if s == nil {
 		return
 	}
+	var lostAt time.Time // zero while nothing was lost
 	for {
 		messages, from, err := s.Receive()
 		switch {
 		case ctx.Err() != nil:
 			return
+		case err == nil && from.Pid == nl.PidKernel:
+			for _, m := range messages {
+				handle(m)
+			}
+		case errors.Is(err, syscall.EAGAIN): // the timeout set below
 		case err != nil:
-			// ENOBUFS: more changed than the socket holds (netlink(7)).
-			lost()
 			if !errors.Is(err, syscall.ENOBUFS) {
 				time.Sleep(10 * time.Millisecond) // an error that stays must not spin
 			}
-			continue
-		case from.Pid != nl.PidKernel:
-			continue
+			// More changed than the socket holds (netlink(7)). Until it has been read empty,
+			// it goes on losing events without a word (netlink_rcv_wake in
+			// net/netlink/af_netlink.c).
+			if lostAt.IsZero() {
+				lostAt = time.Now()
+				_ = s.SetReceiveTimeout(&unix.Timeval{Usec: drained.Microseconds()})
+			}
 		}
-		for _, m := range messages {
-			handle(m)
+		switch {
+		case lostAt.IsZero():
+		case errors.Is(err, syscall.EAGAIN):
+			lostAt = time.Time{}
+			_ = s.SetReceiveTimeout(&unix.Timeval{})
+			lost()
+		case time.Since(lostAt) > drainedBy:
+			lostAt = time.Now()
+			lost()
 		}
 	}
 }

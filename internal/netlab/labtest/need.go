@@ -23,18 +23,20 @@ const requireEnv = "GOIPIP_REQUIRE"
 
 // checks has for each need what tries it, once.
 var checks = map[string]func() error{
-	"root":         sync.OnceValue(checkRoot),
-	"tun":          sync.OnceValue(checkTUN),
-	"bpf":          sync.OnceValue(checkBPF),
-	"uml":          sync.OnceValue(checkUML),
-	"socat":        program("socat"),
-	"tcpdump":      program("tcpdump"),
-	"ping":         program("ping"),
-	"ip":           program("ip"),
-	"ethtool":      program("ethtool"),
-	"nft":          program("nft"),
-	"make":         program("make"),
-	"wireguard-go": checkWireguard,
+	"root":    sync.OnceValue(checkRoot),
+	"tun":     sync.OnceValue(checkTUN),
+	"bpf":     sync.OnceValue(checkBPF),
+	"uml":     sync.OnceValue(checkUML),
+	"socat":   program("socat"),
+	"tcpdump": program("tcpdump"),
+	"ping":    program("ping"),
+	"ip":      program("ip"),
+
+	"iptables-legacy": program("iptables-legacy"),
+	"ethtool":         program("ethtool"),
+	"nft":             program("nft"),
+	"make":            program("make"),
+	"wireguard-go":    checkWireguard,
 }
 
 // Need skips the test, with the reason, where the machine lacks one of needs, and fails it instead where the environment
