@@ -4,6 +4,8 @@ import (
 	"errors"
 	"time"
 
+	"goipip/internal/descriptor"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -33,9 +35,19 @@ func DropTotal(counts ...uint32) (total uint64) {
 	return total
 }
 
-// Poll returns what poll(2) says of the socket.
-func (g *Guard) Poll() (events int16) {
-	_ = g.fd.Control(func(fd int) error {
+// Poll returns what poll(2) says of the socket, but for room to write.
+func (g *Guard) Poll() int16 { return pollNow(g.fd) }
+
+// Poll returns what poll(2) says of both sockets, but for room to write.
+func (s *Sender) Poll() (events int16) {
+	if s.packet != nil {
+		events = pollNow(s.packet)
+	}
+	return events | pollNow(s.raw)
+}
+
+func pollNow(f *descriptor.FD) (events int16) {
+	_ = f.Control(func(fd int) error {
 		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		_, err := unix.Poll(fds, 0)
 		events = fds[0].Revents

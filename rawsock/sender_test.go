@@ -264,6 +264,7 @@ func flushWaits(t *testing.T, take road) {
 	const count = 100
 	done := flushNumbered(s, count)
 	labtest.WaitParked(t, "rawsock.(*Sender).Flush", 1)
+	labtest.WaitFor(t, "the sockets to be quiet", func() bool { return s.Poll() == 0 })
 	faster()
 	must(t, labtest.Within(t, "Flush", done))
 	if len(s.refusals) > 0 {
@@ -414,19 +415,28 @@ func TestHazard3_HopWhileWaiting(t *testing.T) {
 	}
 	s := newSender(t, left, leftEnd)
 	must(t, left.Do(s.EnableHops), s.SetSendBuffer(smallBuffer))
-	s.SetMaxWait(2 * time.Second)
+	s.SetMaxWait(testTimeout)
 	g := startReceiving(newConnected(t, right, rightEnd))
+	wire, err := right.Capture("eth1")
+	must(t, err)
 	slow(t, left, "eth0", 20000, 1<<30)
 	done := flushNumbered(s, rawsock.BatchSize)
 	labtest.WaitParked(t, "rawsock.(*Sender).Flush", 1)
 	s.SetHop(hopTo(t, left, right, "eth1"))
+	slow(t, left, "eth0", 20<<20, 1<<30)
+	ping(t, left, rightAddr) // has the link look at its queue at once, which ends the wait
 	must(t, labtest.Within(t, "Flush", done))
 	if len(s.refusals) > 0 {
 		t.Errorf("refusals: %+v", s.refusals)
 	}
-	last := -1
-	for last < rawsock.BatchSize-1 {
-		last = number(t, g.next(t))
+	_, err = wire.Wait(labtest.Context(t), func(c netlab.Captured) bool {
+		p := packet.IPv4(c.Data)
+		return p.Protocol() == packet.ProtoIPIP && number(t, p) == rawsock.BatchSize-1
+	})
+	must(t, err)
+	arrived := map[int]bool{}
+	for len(arrived) < rawsock.BatchSize {
+		arrived[number(t, g.next(t))] = true
 	}
 }
 
