@@ -3,10 +3,12 @@ package rawsock
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 
 	"golang.org/x/net/bpf"
+	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 )
 
@@ -54,13 +56,7 @@ func setFilter(fd int, program []bpf.Instruction) error {
 	if err != nil {
 		return fmt.Errorf("assemble filter: %w", err)
 	}
-	filter := make([]unix.SockFilter, len(raw))
-	for i, op := range raw {
-		filter[i] = unix.SockFilter{Code: op.Op, Jt: op.Jt, Jf: op.Jf, K: op.K}
-	}
-	return os.NewSyscallError("setsockopt SO_ATTACH_FILTER",
-		unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
-			&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}))
+	return lend(fd, func(conn *net.IPConn) error { return ipv4.NewPacketConn(conn).SetBPF(raw) })
 }
 
 // removeFilter leaves a socket without one.

@@ -2,10 +2,12 @@ package rawsock
 
 import (
 	"fmt"
+	"net"
 	"os"
 
 	"goipip/internal/descriptor"
 
+	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,7 +18,10 @@ func newRawOutlet(cfg Config) (*descriptor.FD, error) {
 }
 
 func setupRawOutlet(fd, device int) error {
-	if err := setOption(fd, unix.SOL_IP, unix.IP_HDRINCL, "IP_HDRINCL", 1); err != nil {
+	if err := lend(fd, func(conn *net.IPConn) error {
+		_, err := ipv4.NewRawConn(conn) // sets IP_HDRINCL
+		return err
+	}); err != nil {
 		return err
 	}
 	// Without IP_RECVERR the kernel calls a packet sent that a full queue dropped

@@ -12,6 +12,7 @@ package rawsock
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 
@@ -84,6 +85,22 @@ func setup(fd int, cfg Config, prepare func(fd int) error) error {
 		return err
 	}
 	return os.NewSyscallError("bind", unix.Bind(fd, sockaddr(cfg.Local)))
+}
+
+// lend calls f with a duplicate of a raw socket, as x/net/ipv4 takes it.
+func lend(fd int, f func(*net.IPConn) error) error {
+	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
+	}
+	file := os.NewFile(uintptr(dup), "raw socket")
+	defer file.Close()
+	conn, err := net.FilePacketConn(file)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return f(conn.(*net.IPConn))
 }
 
 // setTOS makes the socket's route lookups use tos: that of each packet with

@@ -42,7 +42,7 @@ var rooms = map[string][]string{
 var homes = map[string][]string{
 	"unsafe":                         {"tun", "rawsock", "internal/netlab"},
 	"encoding/binary":                {"internal/packet", "internal/netlab"},
-	"golang.org/x/sys/unix":          {"cmd/goipip", "tun", "rawsock", "internal/descriptor", "internal/netlab", "internal/netlab/labtest"},
+	"golang.org/x/sys/unix":          {"cmd/goipip", "internal/underlay", "tun", "rawsock", "internal/descriptor", "internal/netlab", "internal/netlab/labtest"},
 	"golang.org/x/net/ipv4":          {"rawsock", "internal/netlab", "bench/naive"},
 	"golang.org/x/net/bpf":           {"rawsock", "internal/netlab"},
 	"github.com/songgao/water":       {"tun", "bench/naive"},

@@ -23,15 +23,14 @@ const requireEnv = "GOIPIP_REQUIRE"
 
 // checks has for each need what tries it, once.
 var checks = map[string]func() error{
-	"root":    sync.OnceValue(checkRoot),
-	"tun":     sync.OnceValue(checkTUN),
-	"bpf":     sync.OnceValue(checkBPF),
-	"uml":     sync.OnceValue(checkUML),
-	"socat":   program("socat"),
-	"tcpdump": program("tcpdump"),
-	"ping":    program("ping"),
-	"ip":      program("ip"),
-
+	"root":            sync.OnceValue(checkRoot),
+	"tun":             sync.OnceValue(checkTUN),
+	"bpf":             sync.OnceValue(checkBPF),
+	"uml":             sync.OnceValue(checkUML),
+	"socat":           program("socat"),
+	"tcpdump":         program("tcpdump"),
+	"ping":            program("ping"),
+	"ip":              program("ip"),
 	"iptables-legacy": program("iptables-legacy"),
 	"ethtool":         program("ethtool"),
 	"nft":             program("nft"),
@@ -42,7 +41,7 @@ var checks = map[string]func() error{
 // Need skips the test, with the reason, where the machine lacks one of needs, and fails it instead where the environment
 // variable GOIPIP_REQUIRE names that need or is "all". The needs are "root" (may make network namespaces), "tun"
 // (/dev/net/tun opens), "uml" (User Mode Linux and its modules), "bpf" (may load a program), "wireguard-go" (its Go module
-// installs), and the programs "socat", "tcpdump", "ping", "ip", "ethtool", "nft" and "make".
+// installs), and the programs "socat", "tcpdump", "ping", "ip", "ethtool", "iptables-legacy", "nft" and "make".
 func Need(tb testing.TB, needs ...string) {
 	tb.Helper()
 	for _, need := range needs {
