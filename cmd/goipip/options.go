@@ -37,6 +37,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.Var(tosValue{c}, "tos", "of outer packets, hexadecimal 00 to ff, or inherit")
 	f.BoolVar(&c.NoPMTUDisc, "nopmtudisc", false, "set DF on outer packets only where the inner packet has it")
 	f.StringVar(&c.Device, "dev", "", "device that outer packets leave by")
+	f.Var((*markValue)(&c.Mark), "fwmark", "of outer packets, by which their route may be chosen (ip rule add fwmark)")
 	f.Var(newEnum(&o.icmp, "linux", "rfc2003"), "icmp", "when to tell senders of ICMP errors: linux, with their next packet, or rfc2003, at once")
 	f.IntVar(&c.Queues, "queues", engine.DefaultQueues(), "of the link, each with two loops; by default one for every two cores, at most 4")
 	f.Var(newEnum(&o.offload, "auto", "off"), "offload", "what the kernel's side of the link leaves to goipip, auto or off")
@@ -137,6 +138,26 @@ func (v *ttlValue) String() string {
 		return "inherit"
 	}
 	return strconv.Itoa(int(*v))
+}
+
+// markValue is a firewall mark, decimal or hexadecimal with 0x, as ip-link(8) takes it.
+type markValue uint32
+
+func (v *markValue) Set(s string) error {
+	n, err := strconv.ParseUint(s, 0, 32)
+	if err != nil {
+		return errors.New("must be 0 to 0xffffffff")
+	}
+	*v = markValue(n)
+	return nil
+}
+
+func (v *markValue) Type() string { return "mark" }
+func (v *markValue) String() string {
+	if *v == 0 {
+		return "" // none
+	}
+	return fmt.Sprintf("%#x", uint32(*v))
 }
 
 // tosValue is a TOS in the notation of ip-tunnel(8), hexadecimal with or without

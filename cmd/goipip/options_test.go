@@ -69,6 +69,19 @@ func TestO4_TOS(t *testing.T) {
 	}
 }
 
+func TestO10_Fwmark(t *testing.T) {
+	for arg, want := range map[string]uint32{"0": 0, "7": 7, "0x7": 7, "0xffffffff": 0xffffffff} {
+		if got := parsed(t, "-fwmark", arg).Mark; got != want {
+			t.Errorf("-fwmark %s: %#x, want %#x", arg, got, want)
+		}
+	}
+	for _, arg := range []string{"0x100000000", "-1", "", "blue", "1/2"} {
+		if _, err := parse("-fwmark=" + arg); err == nil {
+			t.Errorf("-fwmark=%s is taken", arg)
+		}
+	}
+}
+
 func TestO5_PMTUDisc(t *testing.T) {
 	if parsed(t).NoPMTUDisc || !parsed(t, "-nopmtudisc").NoPMTUDisc {
 		t.Error("pmtudisc is not the default, or -nopmtudisc does not change it")
