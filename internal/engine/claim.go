@@ -181,7 +181,7 @@ func trustBase(dir string) error {
 	}
 	uid := int(info.Sys().(*syscall.Stat_t).Uid)
 	if uid != 0 && uid != os.Geteuid() || info.Mode()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0 {
-		return fmt.Errorf("%s: other users can write to it", dir)
+		return fmt.Errorf("%s: not a directory that only root and this user can write to", dir)
 	}
 	return nil
 }
