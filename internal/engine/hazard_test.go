@@ -366,8 +366,8 @@ func TestHazard20_NextHopInTheLog(t *testing.T) {
 	}
 }
 
-// O10: a mark takes part in the choice of the route, with any road, and packets bear it.
-func TestHazard22_Mark(t *testing.T) {
+// A mark takes part in the choice of the route, with any road, and packets bear it.
+func TestO10_Hazard22_Mark(t *testing.T) {
 	t.Parallel()
 	labtest.Need(t, "ip", "nft")
 	for _, road := range []engine.Road{engine.RoadAuto, engine.RoadRaw} {
