@@ -253,7 +253,14 @@ func TestDescriptors(t *testing.T) {
 			if _, err := rawsock.NewReceiver(noDevice, 0, 1); err == nil {
 				return errors.New("a receiver by a device that is not there")
 			}
-			return errors.Join(r.Connect(), r.Close(), s.Close())
+			g, err := rawsock.NewGuard(leftEnd)
+			if err != nil {
+				return err
+			}
+			if _, err := rawsock.NewGuard(noDevice); err == nil {
+				return errors.New("a guard by a device that is not there")
+			}
+			return errors.Join(r.Connect(), g.Connect(), r.Close(), s.Close(), g.Close())
 		}))
 	}
 	cycle()
@@ -266,6 +273,7 @@ func TestDescriptors(t *testing.T) {
 	}
 
 	newReceiver(t, left, leftEnd)
+	newGuard(t, left, leftEnd)
 	newSender(t, left, leftEnd)
 	for _, fd := range descriptors(t) {
 		protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
