@@ -186,6 +186,18 @@ func (t *Tunnel) setup() error {
 	t.tx.byDevice = t.cfg.Device != ""
 	t.tx.kernelMTU = t.guard.PathMTU
 	t.icmp.replies = t.device.Queues()[0].NewWriter()
+	if err := t.bringUp(); err != nil {
+		return err
+	}
+	t.way.Settle()
+	return nil
+}
+
+// bringUp follows the underlay, and sets the link up by what that says. Until it is up
+// nothing is settled.
+func (t *Tunnel) bringUp() error {
+	t.way.settling.Lock()
+	defer t.way.settling.Unlock()
 	t.way.following = t.host.Follow(t.way.query(), t.way)
 	t.tx.doubt = t.way.following.Doubt
 	mtu := t.cfg.MTU
@@ -194,17 +206,13 @@ func (t *Tunnel) setup() error {
 		t.way.derivedMTU = mtu
 	}
 	t.mtu.Store(int64(mtu))
-	if err := t.device.Setup(tun.Link{
+	return t.device.Setup(tun.Link{
 		MTU:     mtu,
 		Remote:  t.cfg.Remote,
 		Alias:   t.cfg.describe(),
 		Address: t.cfg.Address,
 		Peer:    t.cfg.Peer,
-	}); err != nil {
-		return err
-	}
-	t.way.Settle()
-	return nil
+	})
 }
 
 // Name returns the name that the link was created with.

@@ -238,6 +238,9 @@ func (w *way) tunnelMTU() int {
 	if p.Device != 0 {
 		return mtuOver(p.DeviceMTU)
 	}
+	if p.Reason == "" { // by a rule that chooses by protocol
+		return mtuOver(p.MTU)
+	}
 	if l, ok := w.host.Link(p.Bound); ok {
 		return mtuOver(l.MTU)
 	}

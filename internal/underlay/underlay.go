@@ -195,11 +195,9 @@ func (w *Watcher) lookAround() {
 
 	if stale.rules {
 		byProto, err := w.kernel.ruleByProto()
-		if err != nil {
-			byProto = true // what cannot be seen is not relied upon
-		}
 		w.mu.Lock()
-		w.ruleByProto = byProto
+		w.ruleByProto = byProto || err != nil // what cannot be seen is not relied upon
+		w.stale.rules = w.stale.rules || err != nil
 		w.mu.Unlock()
 	}
 	if stale.filters {
