@@ -44,8 +44,9 @@ type Tunnel struct {
 	transmits []*transmit
 	receives  []*receive
 	guard     *rawsock.Guard
-	relayed   *tun.Writer // for ICMP errors that the guard hears of
-	unmerged  sync.Once   // the kernel refuses merged packets, as warned of
+	heard     atomic.Uint64 // ICMP errors, handled
+	relayed   *tun.Writer   // for ICMP errors that the guard hears of
+	unmerged  sync.Once     // the kernel refuses merged packets, as warned of
 
 	// The watcher's. Under looking, freshPath shares what look and lookAtPath use.
 	looking    sync.Mutex

@@ -42,3 +42,6 @@ func (r *Reported) Limit(p Path, now time.Time) (mtu int, locked bool) {
 }
 
 func IsSoftError(e rawsock.ICMPError, inheritTTL bool) bool { return isSoftError(e, inheritTTL) }
+
+// Heard returns how many ICMP errors the tunnel has handled.
+func (t *Tunnel) Heard() uint64 { return t.heard.Load() }

@@ -25,6 +25,7 @@ func (t *Tunnel) readErrors(ctx context.Context) {
 	n := 0
 	handle := func(e rawsock.ICMPError) {
 		t.icmpReceived(e)
+		t.heard.Add(1)
 		n++
 	}
 	for t.guard.ReadErrors(handle) == nil && limit.WaitN(ctx, n) == nil {
