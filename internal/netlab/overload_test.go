@@ -3,9 +3,11 @@ package netlab_test
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -26,36 +28,52 @@ func answersAll(t *testing.T, host *netlab.Host) {
 }
 
 // icmpSent is how many ICMP messages a host has sent, as its kernel counts.
-func icmpSent(t *testing.T, host *netlab.Host) uint64 {
-	t.Helper()
-	return snmp(t, host, "Icmp", "OutMsgs")
-}
+type icmpSent struct{ snmp *os.File } // proc(5), /proc/net/snmp
 
-// snmp returns one of the numbers in /proc/net/snmp (proc(5)).
-func snmp(t *testing.T, host *netlab.Host, layer, name string) (n uint64) {
+func countICMP(t *testing.T, host *netlab.Host) (c icmpSent) {
 	t.Helper()
-	if err := host.Do(func() error {
-		text, err := os.ReadFile("/proc/thread-self/net/snmp")
-		if err != nil {
-			return err
-		}
-		var lines [][]string // each layer has one of names and one of numbers
-		for line := range strings.Lines(string(text)) {
-			if words := strings.Fields(line); words[0] == layer+":" {
-				lines = append(lines, words)
-			}
-		}
-		for i := range lines[0] {
-			if lines[0][i] == name {
-				n, err = strconv.ParseUint(lines[1][i], 10, 64)
-				return err
-			}
-		}
-		return fmt.Errorf("no %s of %s", name, layer)
+	if err := host.Do(func() (err error) {
+		c.snmp, err = os.Open("/proc/thread-self/net/snmp")
+		return err
 	}); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { c.snmp.Close() })
+	return c
+}
+
+func (c icmpSent) now() uint64 {
+	buf := make([]byte, 8<<10)
+	size, err := c.snmp.ReadAt(buf, 0)
+	if err != nil && err != io.EOF {
+		panic(err)
+	}
+	var names, numbers []string
+	for line := range strings.Lines(string(buf[:size])) {
+		if words := strings.Fields(line); words[0] == "Icmp:" {
+			names, numbers = numbers, words
+		}
+	}
+	n, err := strconv.ParseUint(numbers[slices.Index(names, "OutMsgs")], 10, 64)
+	if err != nil {
+		panic(err)
+	}
 	return n
+}
+
+// whenUp returns the number of messages at the moment when a link is first seen to be up.
+func (c icmpSent) whenUp(t *testing.T, e end) <-chan uint64 {
+	sent := make(chan uint64, 1)
+	go func() {
+		// Without a pause between two looks, because all that is between is a few system calls of goipip.
+		for t.Context().Err() == nil {
+			if isUp(e.host, e.dev) {
+				sent <- c.now()
+				return
+			}
+		}
+	}()
+	return sent
 }
 
 // icmpListener hears the ICMP messages that come to a host.
@@ -165,11 +183,12 @@ func TestHazard11_OverloadIsSilent(t *testing.T) {
 			icmp := listenICMP(t, l.ns01)
 			packets := generator{Packets: l.end01.outerDatagrams(16, 10), Count: 200_000}
 
-			before := icmpSent(t, l.ns02)
+			sent := countICMP(t, l.ns02)
+			before := sent.now()
 			tun02.pause(t)
 			packets.start(t, l.ns01).finishes(t)
-			if sent := icmpSent(t, l.ns02) - before; sent > 0 {
-				t.Errorf("ns02 has sent %d ICMP messages while goipip stood still", sent)
+			if n := sent.now() - before; n > 0 {
+				t.Errorf("ns02 has sent %d ICMP messages while goipip stood still", n)
 			}
 			tun02.resume(t)
 			l.revives(t)
@@ -185,9 +204,9 @@ func TestHazard11_OverloadIsSilent(t *testing.T) {
 
 			// A host without a tunnel does answer, so that the test would notice.
 			tun02.exits(t, l.end02, func() error { return tun02.Signal(unix.SIGTERM) })
-			before = icmpSent(t, l.ns02)
+			before = sent.now()
 			generator{Packets: packets.Packets, Count: 10}.start(t, l.ns01).finishes(t)
-			labtest.WaitFor(t, "ICMP 3/2", func() bool { return icmpSent(t, l.ns02) >= before+10 })
+			labtest.WaitFor(t, "ICMP 3/2", func() bool { return sent.now() >= before+10 })
 			labtest.WaitFor(t, "ICMP 3/2 at ns01", func() bool { return len(icmp.heard(t)) > 0 })
 		})
 	}
@@ -206,19 +225,22 @@ func TestHazard11_StartIsSilent(t *testing.T) {
 			silent := l.end02
 			silent.inner = ""
 			generator{Packets: l.end01.outerDatagrams(16, 10)}.start(t, l.ns01)
+			sent := countICMP(t, l.ns02)
+			passes := func(n uint64) {
+				until := received(t, l.ns02, "veth02") + n
+				labtest.WaitFor(t, "packets", func() bool { return received(t, l.ns02, "veth02") > until })
+			}
 			for range 5 {
-				answered := icmpSent(t, l.ns02)
-				labtest.WaitFor(t, "ICMP 3/2", func() bool { return icmpSent(t, l.ns02) > answered+100 })
+				before := sent.now()
+				labtest.WaitFor(t, "ICMP 3/2", func() bool { return sent.now() > before+100 })
+				whenUp := sent.whenUp(t, silent)
 				tun02 := silent.start(t, strings.Fields(options)...)
-				answered = icmpSent(t, l.ns02)
-				const many = 20_000
-				more := received(t, l.ns02, "veth02") + many
-				labtest.WaitFor(t, "packets", func() bool { return received(t, l.ns02, "veth02") > more })
+				before = labtest.Within(t, "the link to be seen up", whenUp)
+				passes(20_000)
 				tun02.pause(t)
-				more = received(t, l.ns02, "veth02") + many
-				labtest.WaitFor(t, "packets", func() bool { return received(t, l.ns02, "veth02") > more })
-				if sent := icmpSent(t, l.ns02) - answered; sent > 0 {
-					t.Errorf("ns02 has sent %d ICMP messages since the link was up", sent)
+				passes(50_000)
+				if n := sent.now() - before; n > 0 {
+					t.Errorf("ns02 has sent %d ICMP messages since the link was up", n)
 				}
 				tun02.resume(t)
 				if c := tun02.counters(t); c["rx.packets"] == 0 {
