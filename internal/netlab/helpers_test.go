@@ -82,13 +82,13 @@ type background struct {
 }
 
 // start starts cmd on host, for the length of the test at most.
-func start(t *testing.T, host *netlab.Host, cmd *exec.Cmd) *background {
+func start(t testing.TB, host *netlab.Host, cmd *exec.Cmd) *background {
 	t.Helper()
 	return startBy(t, host.Start, cmd)
 }
 
 // startBy does the same in a way of its own.
-func startBy(t *testing.T, start func(*exec.Cmd) (*netlab.Process, error), cmd *exec.Cmd) *background {
+func startBy(t testing.TB, start func(*exec.Cmd) (*netlab.Process, error), cmd *exec.Cmd) *background {
 	t.Helper()
 	b := &background{ended: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = &b.out, &b.out
@@ -121,7 +121,7 @@ func (b *background) hasNoComplaint(t *testing.T) {
 }
 
 // goipipCommand is a call of goipip.
-func goipipCommand(t *testing.T, args ...string) *exec.Cmd {
+func goipipCommand(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(labtest.BuildGoipip(t), args...)
 	// A program with the race detector otherwise sleeps for a second before it exits.
@@ -139,13 +139,13 @@ type end struct {
 
 // start starts goipip with further options, and returns when its link is up and has its address. At the end of the test it
 // must exit with status 0, however it is ended.
-func (e end) start(t *testing.T, options ...string) *background {
+func (e end) start(t testing.TB, options ...string) *background {
 	t.Helper()
 	return e.startBy(t, e.host.Start, options...)
 }
 
 // startBy does the same in a way of its own.
-func (e end) startBy(t *testing.T, start func(*exec.Cmd) (*netlab.Process, error), options ...string) *background {
+func (e end) startBy(t testing.TB, start func(*exec.Cmd) (*netlab.Process, error), options ...string) *background {
 	t.Helper()
 	g := startBy(t, start, goipipCommand(t, slices.Concat([]string{"-name", e.dev, "-local", e.local, "-remote", e.remote}, options)...))
 	t.Cleanup(func() {
@@ -169,7 +169,7 @@ func (e end) startBy(t *testing.T, start func(*exec.Cmd) (*netlab.Process, error
 }
 
 // address gives the link its address.
-func (e end) address(t *testing.T) {
+func (e end) address(t testing.TB) {
 	t.Helper()
 	if e.inner == "" {
 		return
@@ -219,13 +219,13 @@ type tunnelLab struct {
 	path
 }
 
-func newTunnelLab(t *testing.T) *tunnelLab {
+func newTunnelLab(t testing.TB) *tunnelLab {
 	t.Helper()
 	return newTunnelLabIn(t, labtest.New(t))
 }
 
 // newTunnelLabIn makes it in a lab that is to have further hosts.
-func newTunnelLabIn(t *testing.T, lab *netlab.Lab) *tunnelLab {
+func newTunnelLabIn(t testing.TB, lab *netlab.Lab) *tunnelLab {
 	t.Helper()
 	labtest.Need(t, "tun")
 	var l tunnelLab
@@ -240,7 +240,7 @@ func newTunnelLabIn(t *testing.T, lab *netlab.Lab) *tunnelLab {
 }
 
 // start starts goipip on both ends, with the same further options.
-func (l *tunnelLab) start(t *testing.T, options ...string) (tun01, tun02 *background) {
+func (l *tunnelLab) start(t testing.TB, options ...string) (tun01, tun02 *background) {
 	t.Helper()
 	return l.end01.start(t, options...), l.end02.start(t, options...)
 }

@@ -22,6 +22,10 @@ func TestMain(m *testing.M) {
 		}
 		select {}
 	}
+	if os.Getenv(generatorEnv) != "" {
+		generate()
+		return
+	}
 	labtest.Main(m)
 }
 

@@ -17,7 +17,7 @@ import (
 	"goipip/internal/netlab/labtest"
 )
 
-func newHost(t *testing.T, lab *netlab.Lab, name string) *netlab.Host {
+func newHost(t testing.TB, lab *netlab.Lab, name string) *netlab.Host {
 	t.Helper()
 	host, err := lab.Host(name)
 	if err != nil {
