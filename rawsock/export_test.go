@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"goipip/internal/descriptor"
+	"goipip/internal/packet"
 
 	"golang.org/x/sys/unix"
 )
@@ -73,3 +74,16 @@ func (s *Sender) SetSendBuffer(size int) error {
 
 // SetMaxWait changes how long one Flush waits for room.
 func (s *Sender) SetMaxWait(d time.Duration) { s.maxWait = d }
+
+// HearICMP gives the sender a raw socket that ICMP errors about packets to cfg.Remote
+// reach, as they reach one of protocol 255 in Linux before 2026.
+func (s *Sender) HearICMP(cfg Config) error {
+	raw, err := open(packet.ProtoIPIP, cfg, func(fd int) error { return setupRawOutlet(fd, cfg.Device) })
+	if err != nil {
+		return err
+	}
+	err = raw.Control(func(fd int) error { return unix.Connect(fd, sockaddr(cfg.Remote)) })
+	s.raw.Close()
+	s.raw, s.out = raw, raw
+	return err
+}

@@ -25,7 +25,7 @@ const guardBuffer = 128 << 10
 //
 // The kernel answers a packet with ICMP 3/2 (protocol unreachable) when no socket took
 // it, and passes over a socket whose buffer is full before it counts as a taker
-// (raw_v4_input in net/ipv4/raw.c). A guard's buffer does not become full: a filter
+// (raw_v4_input in net/ipv4/raw.c). A guard's buffer hardly ever becomes full: a filter
 // drops all packets, which are not charged then (sock_queue_rcv_skb_reason in
 // net/core/sock.c), and an ICMP error is queued only if the buffer is not full with it
 // (sock_queue_err_skb in net/core/skbuff.c; of several CPUs at the same time, each may

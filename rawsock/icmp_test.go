@@ -211,3 +211,21 @@ func TestE_FragNeeded(t *testing.T) {
 		t.Errorf("refusals without DF: %+v", s.refusals)
 	}
 }
+
+// An ICMP error that waits on the sender's socket, as any host can bring about, costs no
+// packet: the one that met it is sent again, and the ones behind it are sent.
+func TestHazard2_SenderIgnoresICMP(t *testing.T) {
+	for _, e := range icmpErrors {
+		t.Run(e.name, func(t *testing.T) {
+			left, right := newPair(t)
+			s := newSender(t, left, leftEnd)
+			must(t, left.Do(func() error { return s.HearICMP(leftEnd) }))
+			there := startReceiving(newConnected(t, right, rightEnd))
+			for range 3 {
+				e.send(t, left, right)
+				s.mustSend(t, "one", "two", "three")
+				there.check(t, "one", "two", "three")
+			}
+		})
+	}
+}

@@ -33,8 +33,10 @@ func setupRawOutlet(fd, device int) error {
 	if err := setOption(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, "SO_RCVBUF", 0); err != nil {
 		return err
 	}
-	if err := bindToDevice(fd, device); err != nil {
-		return err
+	if device != 0 {
+		if err := bindToDevice(fd, device); err != nil {
+			return err
+		}
 	}
 	return setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendBuffer)
 }

@@ -26,6 +26,23 @@ var refusalNames = [NumRefusals]string{
 // String returns the refusal's name as counters and logs show it.
 func (r Refusal) String() string { return refusalNames[r] }
 
+// maxRepeats is how often a call is repeated for a message before it counts as refused.
+const maxRepeats = 2
+
+// mayBeICMP reports whether an error of send(2) may have waited on the socket since an
+// ICMP error arrived (icmp_err_convert in net/ipv4/icmp.c): then the call has taken it
+// away, and the message was not tried. Before 2026, Linux let an ICMP error that quotes
+// protocol 255 reach sockets of IPPROTO_RAW, so that anybody could spoil a call; an error
+// about the message itself comes again.
+func mayBeICMP(errno syscall.Errno) bool {
+	switch errno {
+	case unix.ENETUNREACH, unix.EHOSTUNREACH, unix.ENOPROTOOPT, unix.ECONNREFUSED, unix.EMSGSIZE,
+		unix.EOPNOTSUPP, unix.EHOSTDOWN, unix.ENONET, unix.EPROTO:
+		return true
+	}
+	return false
+}
+
 // refusalOf sorts the errors of send(2), of ip(7) and of the route lookup
 // (fib_props in net/ipv4/fib_semantics.c).
 func refusalOf(errno syscall.Errno) Refusal {

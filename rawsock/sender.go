@@ -131,11 +131,12 @@ func (s *Sender) send(next, end int, deadline *time.Time) (int, error) {
 		return next, os.ErrClosed
 	}
 	defer s.out.Release()
-	for next < end {
+	for repeats := 0; next < end; {
 		sent, errno := s.batch.sendmmsg(fd, next, end)
 		switch errno {
 		case 0:
 			next += sent
+			repeats = 0
 		case unix.EINTR:
 		case unix.EAGAIN:
 			now := time.Now()
@@ -149,8 +150,13 @@ func (s *Sender) send(next, end int, deadline *time.Time) (int, error) {
 				s.refused(next, Congested)
 			}
 		default: // about the first message; those before it were sent
+			if repeats < maxRepeats && mayBeICMP(errno) {
+				repeats++
+				continue
+			}
 			s.refused(next, refusalOf(errno))
 			next++
+			repeats = 0
 		}
 	}
 	return next, nil

@@ -226,6 +226,7 @@ func (d *Device) Queues() []*Queue { return d.queues }
 
 // Close closes all queues, which removes the device and ends their Reads.
 func (d *Device) Close() error {
+	d.QueueDrops() // for those who ask later
 	d.drops.close()
 	var errs []error
 	for _, q := range d.queues {

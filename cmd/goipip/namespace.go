@@ -45,6 +45,9 @@ func endWithNamespace(ctx context.Context) (context.Context, error) {
 	if err != nil {
 		return ctx, fmt.Errorf("watch the network namespace: %w", err)
 	}
+	if err := n.seesOthers(); err != nil {
+		return ctx, fmt.Errorf("watch the network namespace: %w", err)
+	}
 	if n.has("1") {
 		return ctx, nil
 	}
@@ -64,6 +67,15 @@ func endWithNamespace(ctx context.Context) (context.Context, error) {
 		}
 	}()
 	return ctx, nil
+}
+
+// seesOthers returns an error where /proc hides the processes of other users (hidepid in
+// proc(5)). Process 1 always exists: where it does not show, others do not either.
+func (n *namespace) seesOthers() error {
+	if _, err := os.Stat(filepath.Join(n.proc, "1")); err != nil {
+		return fmt.Errorf("other processes are hidden (hidepid): %w", err)
+	}
+	return nil
 }
 
 // openNamespace opens a socket that stays open as long as the process.

@@ -205,3 +205,17 @@ func TestHazard23_Machine(t *testing.T) {
 		t.Errorf("the sockets of the namespace do not include the probe %s:\n%s", n.probe, sockets)
 	}
 }
+
+// Where other users' processes are hidden, nothing tells that nobody holds the namespace.
+func TestHazard23_HiddenProcesses(t *testing.T) {
+	p, n := newProcfs(t)
+	if err := n.seesOthers(); err != nil {
+		t.Error(err)
+	}
+	if err := os.RemoveAll(filepath.Join(p.dir, "1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.seesOthers(); err == nil {
+		t.Error("the namespace is watched although other processes are hidden")
+	}
+}

@@ -56,8 +56,8 @@ type Tunnel struct {
 
 // Open makes a tunnel of a valid cfg: its sockets, and its link, which is up when
 // Open returns. Everything is made in the network namespace of the calling
-// thread. What is unusual, but no reason to give up, goes to log as a warning. The
-// tunnel's loops log too, so that log must not block.
+// thread. Problems that do not keep the tunnel from running are logged as warnings. The
+// tunnel's loops log too, so log must not block.
 //
 // The caller either calls Run, which closes the tunnel, or Close.
 func Open(cfg Config, log *slog.Logger) (*Tunnel, error) {
@@ -74,8 +74,8 @@ func (t *Tunnel) open() (err error) {
 		return err
 	}
 	if err := t.claim.missing; err != nil {
-		t.log.Warn("no second goipip with the same two ends would be refused, and each would deliver every packet: "+
-			"make /run writable, or set XDG_RUNTIME_DIR to a directory of this user", "err", err)
+		t.log.Warn("cannot lock this pair of addresses: a second goipip with the same ends would start too, and each would "+
+			"deliver every packet: make /run writable, or set XDG_RUNTIME_DIR to a directory of this user", "err", err)
 	}
 	if t.host, err = underlay.Open(t.log); err != nil {
 		return err

@@ -12,8 +12,7 @@ type Road uint8
 
 // The roads.
 const (
-	// RoadAuto is RoadPacket while that changes nothing for any packet, and else
-	// RoadRaw.
+	// RoadAuto uses the packet socket while that changes nothing for any packet.
 	RoadAuto Road = iota
 	// RoadRaw is the raw socket: the kernel routes each packet by itself.
 	RoadRaw
@@ -51,17 +50,19 @@ func (w *way) chooseHop(s *situation) {
 		return
 	}
 	reason := w.whyRaw(s)
+	changed := reason != w.rawReason
+	w.rawReason = reason
 	if reason != "" {
-		if w.hop != nil {
+		w.setHop(nil)
+		if changed {
 			w.log.Debug("sending by raw socket", "why", reason)
 		}
-		w.setHop(nil)
 		return
 	}
 	hop := rawsock.Hop(s.path.Hop)
 	if w.hop == nil || *w.hop != hop {
-		w.log.Debug("sending by packet socket", "device", hop.Device, "next_hop", net.HardwareAddr(hop.Addr[:]).String())
 		w.setHop(&hop)
+		w.log.Debug("sending by packet socket", "device", hop.Device, "next_hop", net.HardwareAddr(hop.Addr[:]).String())
 	}
 }
 

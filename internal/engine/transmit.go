@@ -226,10 +226,8 @@ func (t *transmit) refused(i int, why rawsock.Refusal) {
 		t.passed.packets--
 		t.passed.bytes -= s.length
 	}
-	if why == rawsock.TooBig {
+	if why == rawsock.TooBig && !again && t.failed == nil {
 		t.doubt()
-		if !again && t.failed == nil {
-			t.failed = t.answerTooBig(i)
-		}
+		t.failed = t.answerTooBig(i)
 	}
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,8 @@ type way struct {
 	own    []netip.Addr // addresses of this host
 	here   bool         // the link is in the namespace that it was made in
 	hop    *rawsock.Hop // where the packet socket sends; nil for the raw socket
+	// rawReason is why the raw socket sends, as logged.
+	rawReason string
 
 	situation atomic.Pointer[situation]
 
@@ -32,7 +35,9 @@ type way struct {
 	trouble    string // why no packet leaves, as logged
 	troubleLog *rate.Limiter
 	bound      int // index of the device that sockets are bound to
+	unbound    int // index of the device that they could not be bound to, as logged
 	derivedMTU int // of the link, as it was set last, in bytes
+	refusedMTU int // that the link did not take, as logged
 	connected  int // sockets, the first ones
 }
 
@@ -103,10 +108,10 @@ func (w *way) setMartians() {
 	}
 }
 
-// LinkChanged follows the tunnel's own link. One that was moved to another namespace
-// keeps the MTU that it had last.
+// LinkChanged follows the tunnel's own link, as soon as that is up. One that was moved to
+// another namespace keeps the MTU that it had last.
 func (w *way) LinkChanged(l underlay.Link, here bool) {
-	if here {
+	if l.Up {
 		w.mtu.Store(int64(l.MTU))
 	}
 	if w.here != here {
@@ -144,18 +149,20 @@ func (w *way) bind(device int) {
 	if device == 0 || device == w.bound {
 		return
 	}
+	var err error
 	for _, tx := range w.transmits {
-		if err := tx.sender.SetDevice(device); err != nil {
-			w.log.Warn("cannot send by the device: packets are dropped", "device", w.cfg.Device, "err", err)
-			return
-		}
+		err = errors.Join(err, tx.sender.SetDevice(device))
 	}
 	for _, s := range w.connecting() {
-		if err := s.SetDevice(device); err != nil {
-			w.log.Warn("cannot look routes up by the device", "device", w.cfg.Device, "err", err)
-		}
+		err = errors.Join(err, s.SetDevice(device))
 	}
-	w.bound = device
+	switch {
+	case err == nil:
+		w.bound = device
+	case w.unbound != device:
+		w.unbound = device
+		w.log.Warn("cannot bind to the device that packets leave by: they are dropped", "device", w.cfg.Device, "err", err)
+	}
 }
 
 // socket is one that receives.
@@ -223,7 +230,7 @@ func (w *way) logTrouble(s *situation) {
 	if w.cfg.Device != "" {
 		args = append(args, "device", w.cfg.Device)
 	}
-	if s.path.Reason != "" {
+	if trouble == troubleRoute {
 		args = append(args, "err", s.path.Reason)
 	}
 	w.log.Warn(trouble, args...)
@@ -252,17 +259,20 @@ func mtuOver(device int) int {
 	return max(min(device, packet.IPv4MaxLen)-encap.HdrLen, MinMTU)
 }
 
-// followMTU has the link's MTU follow the route's device, unless somebody set it (O2).
+// followMTU makes the link's MTU follow the route's device, unless it was set otherwise
+// (O2).
 func (w *way) followMTU(p underlay.Path) {
 	mtu := mtuOver(p.DeviceMTU)
 	if w.cfg.MTU != 0 || w.MTU() != w.derivedMTU || mtu == w.derivedMTU {
 		return
 	}
 	if err := w.host.SetMTU(w.device.Index(), mtu); err != nil {
-		w.log.Warn("cannot set the mtu of the link", "mtu", mtu, "err", err)
+		if w.refusedMTU != mtu {
+			w.refusedMTU = mtu
+			w.log.Warn("cannot set the mtu of the link", "mtu", mtu, "err", err)
+		}
 		return
 	}
 	w.log.Info("the mtu of the link follows the route to the remote address", "mtu", mtu)
 	w.derivedMTU = mtu
-	w.mtu.Store(int64(mtu))
 }

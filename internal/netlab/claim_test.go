@@ -66,7 +66,7 @@ func TestHazard19_NoRun(t *testing.T) {
 				return
 			}
 			second.out.waitFor(t, "tunnel is up")
-			const warning = "no second goipip with the same two ends would be refused"
+			const warning = "cannot lock this pair of addresses"
 			if log := first.out.String(); strings.Count(log, warning) != 1 || !strings.Contains(log, c.reason) {
 				t.Errorf("goipip says\n%swant one warning %q, and %q", log, warning, c.reason)
 			}

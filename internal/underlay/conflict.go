@@ -2,6 +2,7 @@ package underlay
 
 import (
 	"bufio"
+	"errors"
 	"os"
 	"strings"
 )
@@ -19,7 +20,7 @@ const conflictRemedy = "remove the module (rmmod ipip sit tunnel4), or keep its 
 // net/ipv4/tunnel4.c), which a kernel at the other end reports to its own senders
 // as "host unreachable" (T8).
 func (w *Watcher) lookForConflict() {
-	users, loaded := moduleUsers("tunnel4")
+	users, loaded, _ := moduleUsers("tunnel4") // where that cannot be seen, its links can
 	w.mu.Lock()
 	found := w.conflictingLink()
 	if loaded {
@@ -48,19 +49,23 @@ func (w *Watcher) conflictingLink() string {
 	return ""
 }
 
-// moduleUsers returns the modules that use one, separated by commas, and whether
-// that is loaded (/proc/modules, in proc(5)).
-func moduleUsers(module string) (users string, loaded bool) {
+// moduleUsers returns the modules that use one, separated by commas, and whether that is
+// loaded (/proc/modules, in proc(5)).
+func moduleUsers(module string) (users string, loaded bool, err error) {
 	f, err := os.Open("/proc/modules")
+	if errors.Is(err, os.ErrNotExist) {
+		return "", false, nil // a kernel without modules
+	}
 	if err != nil {
-		return "", false // a kernel without modules
+		return "", false, err
 	}
 	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
 		// name size references users, state address
 		if fields := strings.Fields(lines.Text()); len(fields) > 3 && fields[0] == module {
-			return strings.Trim(fields[3], ",-"), true
+			return strings.Trim(fields[3], ",-"), true, nil
 		}
 	}
-	return "", false
+	return "", false, lines.Err()
 }

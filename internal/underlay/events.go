@@ -18,20 +18,13 @@ const (
 	delNextHop = 105
 )
 
-// How long a socket that lost events must be silent to count as drained, and how long
-// to wait for that.
-const (
-	drained   = time.Millisecond
-	drainedBy = 100 * time.Millisecond
-)
-
 // listen calls handle for each message of s, and lost after some were lost, until ctx is
 // done and s closed. No other error ends it.
 func listen(ctx context.Context, s *nl.NetlinkSocket, handle func(syscall.NetlinkMessage), lost func()) {
 	if s == nil {
 		return
 	}
-	var lostAt time.Time // zero while nothing was lost
+	incomplete := false
 	for {
 		messages, from, err := s.Receive()
 		switch {
@@ -41,30 +34,25 @@ func listen(ctx context.Context, s *nl.NetlinkSocket, handle func(syscall.Netlin
 			for _, m := range messages {
 				handle(m)
 			}
-		case errors.Is(err, syscall.EAGAIN): // the timeout set below
+		case errors.Is(err, syscall.ENOBUFS): // more changed than the socket holds (netlink(7))
+			incomplete = true
 		case err != nil:
-			if !errors.Is(err, syscall.ENOBUFS) {
-				time.Sleep(10 * time.Millisecond) // an error that stays must not spin
-			}
-			// More changed than the socket holds (netlink(7)). Until it has been read empty,
-			// it goes on losing events without a word (netlink_rcv_wake in
-			// net/netlink/af_netlink.c).
-			if lostAt.IsZero() {
-				lostAt = time.Now()
-				_ = s.SetReceiveTimeout(&unix.Timeval{Usec: drained.Microseconds()})
-			}
+			incomplete = true
+			time.Sleep(10 * time.Millisecond) // an error that stays must not spin
 		}
-		switch {
-		case lostAt.IsZero():
-		case errors.Is(err, syscall.EAGAIN):
-			lostAt = time.Time{}
-			_ = s.SetReceiveTimeout(&unix.Timeval{})
-			lost()
-		case time.Since(lostAt) > drainedBy:
-			lostAt = time.Now()
+		// Until the socket has been read empty, it goes on losing events without another
+		// error (netlink_rcv_wake in net/netlink/af_netlink.c).
+		if incomplete && empty(s) {
+			incomplete = false
 			lost()
 		}
 	}
+}
+
+// empty reports whether a socket holds no message.
+func empty(s *nl.NetlinkSocket) bool {
+	_, _, err := unix.Recvfrom(s.GetFd(), nil, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return errors.Is(err, syscall.EAGAIN)
 }
 
 // listenRoutes follows rtnetlink(7). Each event costs what it says: nothing is read
@@ -113,7 +101,9 @@ func (w *Watcher) routeEvent(m syscall.NetlinkMessage) {
 			return
 		}
 		addr, _ := netip.AddrFromSlice(n.IP)
-		w.doubt(func(f *Following) bool { return n.LinkIndex == f.path.Device && addr.Unmap() == f.path.Gateway.Unmap() })
+		w.doubt(func(f *Following) bool {
+			return f.lookedUp || n.LinkIndex == f.path.Device && addr.Unmap() == f.path.Gateway.Unmap()
+		})
 	case syscall.RTM_NEWRULE, syscall.RTM_DELRULE:
 		w.stale.rules = true
 		w.doubt(func(*Following) bool { return true })
@@ -156,22 +146,18 @@ func destination(message []byte) netip.Prefix {
 	return all
 }
 
-// listenNFTables follows nftables. A new chain is taken into account at once, and
-// whether the last one went, the next pass finds out.
+// listenNFTables follows nftables. A new chain is taken into account at once; that the
+// last one went is not urgent, and left to the next poll.
 func (w *Watcher) listenNFTables(ctx context.Context) {
 	listen(ctx, w.kernel.nftables, func(m syscall.NetlinkMessage) {
-		switch m.Header.Type {
-		case nftNewChain:
-			if seesIPv4(m.Data) {
-				w.filterAdded(nftablesFound)
-			}
-		case nftDelChain, nftDelTable:
-			w.filtersChanged()
+		w.kernel.noNFTables.Store(false)
+		if m.Header.Type == nftNewChain && seesIPv4(m.Data) {
+			w.filterAdded(nftablesFound)
 		}
 	}, w.filtersChanged)
 }
 
-// listenIPsec follows IPsec policies in the same way.
+// listenIPsec follows IPsec policies in the same way, and what holds without one.
 func (w *Watcher) listenIPsec(ctx context.Context) {
 	listen(ctx, w.kernel.ipsec, func(m syscall.NetlinkMessage) {
 		switch m.Header.Type {
@@ -179,7 +165,7 @@ func (w *Watcher) listenIPsec(ctx context.Context) {
 			if isIPv4Policy(m.Data) {
 				w.filterAdded(ipsecFound)
 			}
-		default:
+		case xfrmGetDefault:
 			w.filtersChanged()
 		}
 	}, w.filtersChanged)
@@ -191,11 +177,9 @@ func (w *Watcher) filterAdded(found string) {
 	defer w.mu.Unlock()
 	w.filterEvent++
 	w.setFiltered(found)
-	w.stale.filters = true // it may be gone again
-	w.request()
 }
 
-// filtersChanged has the filters looked at.
+// filtersChanged requests a look at the filters.
 func (w *Watcher) filtersChanged() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -50,15 +50,16 @@ const (
 // say for input, has the kernel follow those at all (nf_ct_netns_get in
 // net/netfilter/nf_conntrack_proto.c), and it must see both directions.
 func (k *kernel) nftables4() (found string, err error) {
-	if k.noNFTables {
-		if _, loaded := moduleUsers("nf_tables"); !loaded {
-			return "", nil // asking again would have the kernel look for the module
+	if k.noNFTables.Load() {
+		// Asking again would have the kernel look for the module.
+		if _, loaded, err := moduleUsers("nf_tables"); err != nil || !loaded {
+			return "", err
 		}
 	}
 	messages, err := k.request(syscall.NETLINK_NETFILTER, nftGetChain, syscall.NLM_F_DUMP, nftNewChain,
 		&nl.Nfgenmsg{NfgenFamily: syscall.AF_UNSPEC})
 	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EPROTONOSUPPORT) {
-		k.noNFTables = true
+		k.noNFTables.Store(true)
 		return "", nil
 	}
 	if slices.ContainsFunc(messages, seesIPv4) {

@@ -57,8 +57,8 @@ type Hop struct {
 // the Watcher locked: they must neither wait nor call the Watcher.
 type Follower interface {
 	PathChanged(Path)
-	// AddressesChanged tells of the IPv4 addresses of this host, which nobody may
-	// change.
+	// AddressesChanged tells of the IPv4 addresses of this host. The slice must not be
+	// changed.
 	AddressesChanged(own []netip.Addr)
 	// LinkChanged tells of the Follower's own link; false when it has left this
 	// namespace.
@@ -83,6 +83,7 @@ type Following struct {
 
 	// Under the Watcher's mu.
 	stale    bool // the path is to be looked up again
+	lookedUp bool // the path is being looked up: what changes now may concern that one
 	path     Path // as told last
 	told     bool
 	reported *reportedMTU
@@ -138,6 +139,7 @@ func (f *Following) look() {
 	defer f.looking.Unlock()
 	w := f.w
 	w.mu.Lock()
+	f.lookedUp = true
 	bound := f.bind()
 	reported, byProto := f.reported, w.ruleByProto
 	w.mu.Unlock()
@@ -151,8 +153,16 @@ func (f *Following) look() {
 
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	f.lookedUp = false
 	if _, ok := w.followings[f]; ok {
 		f.publish(p)
+	}
+}
+
+// publishAgain publishes the path as it was looked up last, if it was. It needs mu.
+func (f *Following) publishAgain() {
+	if f.told {
+		f.publish(f.path)
 	}
 }
 
@@ -202,7 +212,7 @@ func (w *Watcher) lookup(q Query, bound int, byProto bool) Path {
 	}
 	link, ok := w.Link(r.device)
 	if !ok {
-		p.Reason = "the route's device is gone"
+		p.Reason = "the route's device is not known (yet)"
 		return p
 	}
 	p.Device, p.DeviceMTU, p.Gateway, p.Locked = r.device, link.MTU, r.gateway, r.locked
@@ -242,8 +252,9 @@ func (f *Following) LimitReport(mtu int) int {
 	return min(max(mtu, l.minimum), f.path.MTU)
 }
 
-// LeadsInto reports whether packets to an address leave by a link. It waits for the
-// kernel.
+// LeadsInto reports whether packets of this host to an address leave by a link. Rules
+// about the source or the incoming link of what is forwarded are not asked. It waits for
+// the kernel.
 func (w *Watcher) LeadsInto(to netip.Addr, link int) bool {
 	r, err := w.kernel.route(Query{Remote: to}, 0)
 	return err == nil && r.device == link

@@ -2,6 +2,7 @@ package underlay
 
 import (
 	"errors"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -29,7 +30,7 @@ type kernel struct {
 
 	routes, nftables, ipsec *nl.NetlinkSocket // events; nil where the kernel has none
 
-	noNFTables bool // when last asked
+	noNFTables atomic.Bool // when last asked
 
 	minPMTU, mtuExpires sysctl // of net.ipv4.route, in bytes and seconds
 }
@@ -64,6 +65,9 @@ func (k *kernel) open() (err error) {
 			return err
 		}
 		k.requests[protocol] = &nl.SocketHandle{Socket: s}
+		if err := s.SetReceiveTimeout(&nl.SocketTimeoutTv); err != nil {
+			return err
+		}
 	}
 	if k.routes, err = subscribe(syscall.NETLINK_ROUTE, syscall.RTNLGRP_LINK, syscall.RTNLGRP_IPV4_IFADDR,
 		syscall.RTNLGRP_IPV4_ROUTE, syscall.RTNLGRP_IPV4_RULE, syscall.RTNLGRP_NEIGH, groupNextHop); err != nil {
@@ -80,8 +84,9 @@ func subscribe(protocol int, groups ...uint) (*nl.NetlinkSocket, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Where that is not permitted, what the socket has must do.
-	_ = s.SetReceiveBufferSize(eventBuffer, true)
+	if s.SetReceiveBufferSize(eventBuffer, true) != nil {
+		_ = s.SetReceiveBufferSize(eventBuffer, false) // as far as net.core.rmem_max goes
+	}
 	return s, nil
 }
 

@@ -3,6 +3,8 @@ package underlay
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/vishvananda/netlink/nl"
@@ -12,6 +14,7 @@ import (
 type Link struct {
 	Index    int
 	Name     string
+	altNames string // separated by zero bytes
 	Kind     string // as in ip link show type; empty for a device that no kind makes
 	MTU      int    // in bytes
 	Ethernet bool   // its link layer
@@ -24,6 +27,17 @@ func (l Link) String() string {
 		return l.Name
 	}
 	return l.Name + ", " + l.Kind
+}
+
+// Numbers of linux/if_link.h.
+const (
+	iflaPropList  = 52 // IFLA_PROP_LIST
+	iflaAltIfname = 53 // IFLA_ALT_IFNAME
+)
+
+// named reports whether name is one of the link's.
+func (l Link) named(name string) bool {
+	return l.Name == name || slices.Contains(strings.Split(l.altNames, "\x00"), name)
 }
 
 // address is an address of a link, by what tells it from others.
@@ -50,6 +64,12 @@ func parseLink(message []byte) (l Link, ok bool) {
 		switch a.Attr.Type &^ nlaFlags {
 		case syscall.IFLA_IFNAME:
 			l.Name = text(a.Value)
+		case iflaPropList:
+			for _, property := range attributes(a.Value) {
+				if property.Attr.Type == iflaAltIfname {
+					l.altNames += text(property.Value) + "\x00"
+				}
+			}
 		case syscall.IFLA_MTU:
 			l.MTU, ok = int(number(a.Value)), true
 		case syscall.IFLA_LINKINFO:
@@ -149,8 +169,8 @@ func (w *Watcher) linkGone(index int) {
 // linkConcerns has f look again if a change of l may change its path: no event tells
 // that IPv4 routes vanish with their link. It needs mu.
 func (w *Watcher) linkConcerns(f *Following, l Link) {
-	if l.Index == f.path.Device || f.path.Reason != "" ||
-		f.query.Device != "" && (l.Index == f.bound || l.Name == f.query.Device) {
+	if f.lookedUp || l.Index == f.path.Device || f.path.Reason != "" ||
+		f.query.Device != "" && (l.Index == f.bound || l.named(f.query.Device)) {
 		f.stale = true
 		w.request()
 	}

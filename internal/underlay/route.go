@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"syscall"
+
+	"goipip/internal/packet"
 
 	"github.com/vishvananda/netlink/nl"
 )
@@ -94,7 +97,9 @@ func (r *route) parseMetrics(b []byte) error {
 	return err
 }
 
-// ruleByProto reports whether some rule of ip-rule(8) chooses by protocol (ipproto).
+// ruleByProto reports whether some rule of ip-rule(8) chooses by protocol (ipproto), so
+// that RTM_GETROUTE, which looks up for UDP, may answer what does not hold for ipip, or
+// for the raw socket's own protocol 255, which Linux takes before 6.4.
 func (k *kernel) ruleByProto() (bool, error) {
 	const fraIPProto = 22 // FRA_IP_PROTO of linux/fib_rules.h
 	rules, err := k.dump(syscall.RTM_GETRULE, syscall.RTM_NEWRULE, nl.NewIfInfomsg(syscall.AF_INET))
@@ -106,7 +111,7 @@ func (k *kernel) ruleByProto() (bool, error) {
 			continue
 		}
 		for _, a := range attributes(rule[syscall.SizeofRtMsg:]) {
-			if a.Attr.Type == fraIPProto {
+			if a.Attr.Type == fraIPProto && len(a.Value) == 1 && slices.Contains([]byte{packet.ProtoIPIP, packet.ProtoUDP, 255}, a.Value[0]) {
 				return true, nil
 			}
 		}

@@ -36,7 +36,7 @@ type Watcher struct {
 	log    *slog.Logger
 	kernel *kernel
 
-	wake    chan struct{} // requests a pass of run
+	wake    chan struct{} // requests a pass by run
 	stop    context.CancelFunc
 	running sync.WaitGroup
 
@@ -107,7 +107,7 @@ func (w *Watcher) LinkByName(name string) (Link, bool) {
 
 func (w *Watcher) linkByName(name string) (Link, bool) {
 	for _, l := range w.links {
-		if l.Name == name {
+		if l.named(name) {
 			return l, true
 		}
 	}
@@ -196,8 +196,12 @@ func (w *Watcher) lookAround() {
 	if stale.rules {
 		byProto, err := w.kernel.ruleByProto()
 		w.mu.Lock()
-		w.ruleByProto = byProto || err != nil // what cannot be seen is not relied upon
+		byProto = byProto || err != nil // what cannot be seen is not relied upon
 		w.stale.rules = w.stale.rules || err != nil
+		if w.ruleByProto != byProto {
+			w.ruleByProto = byProto
+			w.doubt(func(*Following) bool { return true }) // this pass looks at them
+		}
 		w.mu.Unlock()
 	}
 	if stale.filters {
@@ -220,7 +224,7 @@ func (w *Watcher) setFiltered(found string) {
 	}
 	w.filtered = found
 	for f := range w.followings {
-		f.publish(f.path)
+		f.publishAgain()
 	}
 }
 
@@ -238,7 +242,7 @@ func (w *Watcher) setOwn() {
 	w.own = own
 	for f := range w.followings {
 		f.follower.AddressesChanged(own)
-		f.publish(f.path) // which tells whether the local address is there
+		f.publishAgain() // which tells whether the local address is there
 		f.stale = f.stale || slices.Contains(own, f.query.Local) != slices.Contains(before, f.query.Local)
 	}
 }
