@@ -60,7 +60,7 @@ func runTunnel(ctx context.Context, cfg engine.Config, log *slog.Logger, up func
 func answer(signals <-chan os.Signal, t *engine.Tunnel, log *slog.Logger) {
 	for sig := range signals {
 		if sig == syscall.SIGHUP {
-			log.Info("SIGHUP: nothing to read again")
+			log.Info("SIGHUP ignored: there is no configuration file")
 			continue
 		}
 		s := t.Stats()
