@@ -27,6 +27,7 @@ var rooms = map[string][]string{
 	"internal/descriptor":     {},
 	"internal/logqueue":       {},
 	"internal/packet":         {},
+	"internal/stats":          {},
 	"internal/netlab":         {"internal/packet"},
 	"internal/netlab/labtest": {"internal/netlab"},
 	"internal/oracle":         {},
