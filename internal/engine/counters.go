@@ -3,7 +3,7 @@ package engine
 import (
 	"sync/atomic"
 
-	"goipip/encap"
+	"goipip/internal/stats"
 	"goipip/rawsock"
 )
 
@@ -64,14 +64,14 @@ func (s Stats) Link() LinkStats {
 		RXPackets: s.RX.Packets, RXBytes: s.RX.Bytes,
 		TXPackets: s.TX.Packets, TXBytes: s.TX.Bytes,
 
-		RXLengthErrors:  rx[encap.Malformed.String()],
-		RXFrameErrors:   rx[encap.BadECN.String()],
+		RXLengthErrors:  rx[stats.Malformed.String()],
+		RXFrameErrors:   rx[stats.BadECN.String()],
 		TXCarrierErrors: tx[rawsock.NoRoute.String()],
-		Collisions:      tx[encap.Loop.String()],
+		Collisions:      tx[stats.Loop.String()],
 	}
 	l.RXErrors = l.RXLengthErrors + l.RXFrameErrors
 	l.TXErrors = l.TXCarrierErrors + l.Collisions +
-		tx[encap.NotIPv4.String()] + tx[encap.Malformed.String()] + tx[encap.TooDeep.String()] + tx[rawsock.TooBig.String()]
+		tx[stats.NotIPv4.String()] + tx[stats.Malformed.String()] + tx[stats.TooDeep.String()] + tx[rawsock.TooBig.String()]
 	l.RXDropped = sum(rx) - l.RXErrors
 	l.TXDropped = sum(tx) - l.TXErrors
 	return l
@@ -87,14 +87,14 @@ func sum(drops map[string]uint64) (n uint64) {
 // transmitted counts what one transmit loop does. The loop adds, anybody reads.
 type transmitted struct {
 	packets, bytes atomic.Uint64
-	verdicts       [encap.NumVerdicts]atomic.Uint64
+	verdicts       [stats.NumReasons]atomic.Uint64
 	refusals       [rawsock.NumRefusals]atomic.Uint64
 }
 
 // received counts what one receive loop does.
 type received struct {
 	packets, bytes atomic.Uint64
-	verdicts       [encap.NumVerdicts]atomic.Uint64
+	verdicts       [stats.NumReasons]atomic.Uint64
 	linkDown       atomic.Uint64
 	refused        atomic.Uint64
 }
@@ -103,7 +103,7 @@ func (t *transmitted) addTo(d *Direction) {
 	d.Packets += t.packets.Load()
 	d.Bytes += t.bytes.Load()
 	for v := range t.verdicts {
-		d.drop(encap.Verdict(v).String(), t.verdicts[v].Load())
+		d.drop(stats.Reason(v).String(), t.verdicts[v].Load())
 	}
 	for r := range t.refusals {
 		d.drop(rawsock.Refusal(r).String(), t.refusals[r].Load())
@@ -114,7 +114,7 @@ func (r *received) addTo(d *Direction) {
 	d.Packets += r.packets.Load()
 	d.Bytes += r.bytes.Load()
 	for v := range r.verdicts {
-		d.drop(encap.Verdict(v).String(), r.verdicts[v].Load())
+		d.drop(stats.Reason(v).String(), r.verdicts[v].Load())
 	}
 	d.drop("link_down", r.linkDown.Load())
 	d.drop("link_refused", r.refused.Load())

@@ -10,6 +10,7 @@ import (
 
 	"goipip/encap"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 	"goipip/rawsock"
 	"goipip/tun"
 
@@ -52,7 +53,7 @@ func (r *receive) deliverAll(packets []packet.IPv4) error {
 	mtu := int(r.mtu.Load())
 	for _, outer := range packets {
 		inner, v := r.decap.Decap(outer)
-		if v != encap.Deliver {
+		if v != stats.Deliver {
 			r.unusual(v, outer)
 		}
 		if v.Dropped() {
@@ -135,11 +136,11 @@ func (r *receive) deliverSplit(s *encap.Super) error {
 
 // unusual counts a drop, and logs what Linux logs (ip_tunnel_rcv in
 // net/ipv4/ip_tunnel.c), no more often than Linux does (net_ratelimit).
-func (r *receive) unusual(v encap.Verdict, outer packet.IPv4) {
+func (r *receive) unusual(v stats.Reason, outer packet.IPv4) {
 	if v.Dropped() {
 		r.count.verdicts[v].Add(1)
 	}
-	if (v == encap.DeliverNonECT || v == encap.BadECN) && r.logLimit.Allow() {
+	if (v == stats.DeliverNonECT || v == stats.BadECN) && r.logLimit.Allow() {
 		r.log.Info("non-ECT inner packet in an outer one with ECT", "from", netip.AddrFrom4(outer.Source()),
 			"tos", fmt.Sprintf("%#02x", outer.TOS()), "verdict", v.String())
 	}

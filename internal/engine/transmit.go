@@ -6,6 +6,7 @@ import (
 
 	"goipip/encap"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 	"goipip/rawsock"
 	"goipip/tun"
 )
@@ -95,20 +96,20 @@ func (t *transmit) add(p *tun.Packet, path *path) error {
 	inner := packet.IPv4(p.Bytes)
 	outer := packet.IPv4(t.headers[t.sender.Len()][:encap.HdrLen])
 	super := p.VNet.GSOType != packet.VNetGSONone
-	var v encap.Verdict
+	var v stats.Reason
 	if super {
 		v = t.encap.Check(inner)
 	} else {
 		v = t.encap.Encap(outer, inner)
 	}
 	switch {
-	case v != encap.Deliver:
+	case v != stats.Deliver:
 	case path.loop: // T4
-		v = encap.Loop
+		v = stats.Loop
 	case !super && p.VNet.NeedsCsum() && !packet.FinishChecksum(inner, p.VNet):
-		v = encap.Malformed
+		v = stats.Malformed
 	}
-	if v != encap.Deliver {
+	if v != stats.Deliver {
 		t.count.verdicts[v].Add(1)
 		return nil
 	}
@@ -161,7 +162,7 @@ func (t *transmit) admit(inner packet.IPv4, fits, fragmentable bool, path *path)
 func (t *transmit) addSuper(p *tun.Packet, path *path) error {
 	segments, ok := encap.Segment(p.Bytes, p.VNet)
 	if !ok {
-		t.count.verdicts[encap.Malformed].Add(1)
+		t.count.verdicts[stats.Malformed].Add(1)
 		return nil
 	}
 	inner := packet.IPv4(p.Bytes)

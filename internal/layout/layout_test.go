@@ -19,9 +19,9 @@ const root = "../.."
 // Tests may import more.
 var rooms = map[string][]string{
 	"cmd/goipip":              {"internal/engine", "internal/logqueue", "internal/netlab"},
-	"internal/engine":         {"encap", "tun", "rawsock", "internal/packet", "internal/underlay"},
+	"internal/engine":         {"encap", "tun", "rawsock", "internal/packet", "internal/stats", "internal/underlay"},
 	"internal/underlay":       {"internal/packet"},
-	"encap":                   {"internal/packet"},
+	"encap":                   {"internal/packet", "internal/stats"},
 	"tun":                     {"internal/descriptor", "internal/packet"},
 	"rawsock":                 {"internal/descriptor", "internal/packet"},
 	"internal/descriptor":     {},
