@@ -4,7 +4,6 @@ import (
 	"sync/atomic"
 
 	"goipip/internal/stats"
-	"goipip/rawsock"
 )
 
 // Reasons for which the kernel dropped packets before the tunnel saw them.
@@ -66,12 +65,12 @@ func (s Stats) Link() LinkStats {
 
 		RXLengthErrors:  rx[stats.Malformed.String()],
 		RXFrameErrors:   rx[stats.BadECN.String()],
-		TXCarrierErrors: tx[rawsock.NoRoute.String()],
+		TXCarrierErrors: tx[stats.NoRoute.String()],
 		Collisions:      tx[stats.Loop.String()],
 	}
 	l.RXErrors = l.RXLengthErrors + l.RXFrameErrors
 	l.TXErrors = l.TXCarrierErrors + l.Collisions +
-		tx[stats.NotIPv4.String()] + tx[stats.Malformed.String()] + tx[stats.TooDeep.String()] + tx[rawsock.TooBig.String()]
+		tx[stats.NotIPv4.String()] + tx[stats.Malformed.String()] + tx[stats.TooDeep.String()] + tx[stats.TooBig.String()]
 	l.RXDropped = sum(rx) - l.RXErrors
 	l.TXDropped = sum(tx) - l.TXErrors
 	return l
@@ -88,7 +87,7 @@ func sum(drops map[string]uint64) (n uint64) {
 type transmitted struct {
 	packets, bytes atomic.Uint64
 	verdicts       [stats.NumReasons]atomic.Uint64
-	refusals       [rawsock.NumRefusals]atomic.Uint64
+	refusals       [stats.NumReasons]atomic.Uint64
 }
 
 // received counts what one receive loop does.
@@ -106,7 +105,7 @@ func (t *transmitted) addTo(d *Direction) {
 		d.drop(stats.Reason(v).String(), t.verdicts[v].Load())
 	}
 	for r := range t.refusals {
-		d.drop(rawsock.Refusal(r).String(), t.refusals[r].Load())
+		d.drop(stats.Reason(r).String(), t.refusals[r].Load())
 	}
 }
 

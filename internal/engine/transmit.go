@@ -114,7 +114,7 @@ func (t *transmit) add(p *tun.Packet, path *path) error {
 		return nil
 	}
 	if path.localMissing { // T3
-		t.count.refusals[rawsock.NoRoute].Add(1)
+		t.count.refusals[stats.NoRoute].Add(1)
 		return nil
 	}
 	if super {
@@ -141,7 +141,7 @@ func (t *transmit) add(p *tun.Packet, path *path) error {
 // fragments, or not (T7, T8). With true the packet is to be sent, and counted so.
 func (t *transmit) admit(inner packet.IPv4, fits, fragmentable bool, path *path) (ok bool, err error) {
 	if !fits && (inner.DF() || !fragmentable) {
-		t.count.refusals[rawsock.TooBig].Add(1)
+		t.count.refusals[stats.TooBig].Add(1)
 		if inner.DF() {
 			err = t.reply(inner, packet.ICMPUnreachable, packet.ICMPCodeFragNeeded, path.mtu-encap.HdrLen)
 		}
@@ -218,7 +218,7 @@ func (t *transmit) flush() error {
 }
 
 // refused counts the packet of message i as dropped, once for all its fragments.
-func (t *transmit) refused(i int, why rawsock.Refusal) {
+func (t *transmit) refused(i int, why stats.Reason) {
 	s := t.source[i]
 	again := s.number == t.refusal
 	if !again {
@@ -227,7 +227,7 @@ func (t *transmit) refused(i int, why rawsock.Refusal) {
 		t.passed.packets--
 		t.passed.bytes -= s.length
 	}
-	if why == rawsock.TooBig && !again && t.failed == nil {
+	if why == stats.TooBig && !again && t.failed == nil {
 		t.doubt()
 		t.failed = t.answerTooBig(i)
 	}

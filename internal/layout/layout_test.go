@@ -23,7 +23,7 @@ var rooms = map[string][]string{
 	"internal/underlay":       {"internal/packet"},
 	"encap":                   {"internal/packet", "internal/stats"},
 	"tun":                     {"internal/descriptor", "internal/packet"},
-	"rawsock":                 {"internal/descriptor", "internal/packet"},
+	"rawsock":                 {"internal/descriptor", "internal/packet", "internal/stats"},
 	"internal/descriptor":     {},
 	"internal/logqueue":       {},
 	"internal/packet":         {},
