@@ -18,7 +18,7 @@ const root = "../.."
 // rooms says for each package which of the project's others its code may import.
 // Tests may import more.
 var rooms = map[string][]string{
-	"cmd/goipip":              {"internal/engine", "internal/logqueue", "internal/netlab"},
+	"cmd/goipip":              {"internal/engine", "internal/logqueue", "internal/netlab", "internal/stats"},
 	"internal/engine":         {"encap", "tun", "rawsock", "internal/packet", "internal/stats", "internal/underlay"},
 	"internal/underlay":       {"internal/packet"},
 	"encap":                   {"internal/packet", "internal/stats"},
