@@ -13,6 +13,7 @@ import (
 	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
+	"goipip/internal/stats"
 )
 
 // heldBytes is what the queue of a slow device holds: more than any usual socket buffer.
@@ -22,7 +23,7 @@ const heldBytes = 16 << 20
 // queue full of them. By eth1, packets could leave.
 type stuck struct {
 	*network
-	before engine.Direction // when the queue was empty
+	before stats.Direction // when the queue was empty
 }
 
 func newStuck(t *testing.T, road engine.Road) *stuck {
@@ -81,7 +82,7 @@ func (s *stuck) fill(t *testing.T) {
 	for i := range burst {
 		burst[i] = echoReply(stranger, s.b.inner, 1400)
 	}
-	congested := func() uint64 { return s.a.tunnel.Stats().TX.Drops["congested"] }
+	congested := func() uint64 { return s.a.tunnel.Stats().TX.Drops[stats.Congested] }
 	before := congested()
 	labtest.WaitFor(t, "packets to be refused", func() bool {
 		inject(t, s.a.host, "tun01", burst...)
@@ -98,8 +99,8 @@ func (s *stuck) queue(t *testing.T) (taken, left, refused uint64) {
 	qdiscs, err := s.a.host.Netlink().QdiscList(eth0)
 	must(t, err)
 	for _, q := range qdiscs {
-		if stats := q.Attrs().Statistics; q.Type() == "tbf" {
-			return uint64(stats.Basic.Packets + stats.Queue.Qlen), uint64(stats.Basic.Packets), uint64(stats.Queue.Drops)
+		if count := q.Attrs().Statistics; q.Type() == "tbf" {
+			return uint64(count.Basic.Packets + count.Queue.Qlen), uint64(count.Basic.Packets), uint64(count.Queue.Drops)
 		}
 	}
 	t.Fatalf("eth0 has the queues %v", qdiscs)
@@ -118,11 +119,11 @@ func (s *stuck) exact(t *testing.T) {
 	}
 	// sendmmsg(2) does not tell why it stopped after some packets. So the first packet
 	// that found no room is tried twice, each time that there was room.
-	if got := tx.Drops["congested"]; got > refused || got+left+1 < refused {
+	if got := tx.Drops[stats.Congested]; got > refused || got+left+1 < refused {
 		t.Errorf("%d packets are counted as congested, and the queue refused %d, after %d had left", got, refused, left)
 	}
-	for reason := range tx.Drops {
-		if reason != "congested" && reason != "queue_full" {
+	for reason := range tx.Drops.All() {
+		if reason != stats.Congested && reason != stats.QueueFull {
 			t.Errorf("dropped %v", tx.Drops)
 		}
 	}

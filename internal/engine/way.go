@@ -121,7 +121,7 @@ func (w *way) LinkChanged(l underlay.Link, here bool) {
 // Sent returns how many packets have been sent.
 func (w *way) Sent() (n uint64) {
 	for _, tx := range w.transmits {
-		n += tx.count.packets.Load()
+		n += tx.count.Packets()
 	}
 	return n
 }
