@@ -18,7 +18,7 @@ RESULTS := bench/results
 # What make builds: one static file, which needs no C library where it runs.
 OUT ?= goipip
 
-.PHONY: all test interop readme needs check fuzz bench
+.PHONY: all test quick interop readme needs check fmt vet fuzz bench
 
 all: goipip
 
@@ -27,6 +27,10 @@ goipip: FORCE
 FORCE:
 
 test: needs check interop
+
+# What needs neither apt nor a guest, and ends soon: see labtest.Need and labtest.Long.
+quick: fmt vet
+	go test -short ./...
 
 # All tests, and then the rules of docs/rules.md, each with the result of its tests.
 # One package after the other: several measure how long something takes.
@@ -37,10 +41,14 @@ interop: needs
 readme:
 	$(MAKE) interop INTO='-into README.md'
 
-check:
-	@test -z "$$(gofmt -l .)" || { echo "not gofmt-clean:"; gofmt -l .; exit 1; }
-	go vet ./...
+check: fmt vet
 	go run $(STATICCHECK) ./...
+
+fmt:
+	@test -z "$$(gofmt -l .)" || { echo "not gofmt-clean:"; gofmt -l .; exit 1; }
+
+vet:
+	go vet ./...
 
 needs:
 	@missing=; for need in $(NEEDS); do \
