@@ -1,7 +1,9 @@
 # make test is what CI runs. It installs what the tests need where it can (root
 # and apt-get), and otherwise names what they will skip.
 
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+# The linters of .golangci.yml, staticcheck among them. To build it for the first time takes two
+# minutes.
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # Packages, and the program that shows that they are there.
 NEEDS := iproute2:ip iputils-ping:ping tcpdump:tcpdump socat:socat ethtool:ethtool \
@@ -18,7 +20,7 @@ RESULTS := bench/results
 # What make builds: one static file, which needs no C library where it runs.
 OUT ?= goipip
 
-.PHONY: all test quick interop readme needs check fmt vet fuzz bench
+.PHONY: all test quick interop readme needs check lint fmt vet fuzz bench
 
 all: goipip
 
@@ -41,8 +43,10 @@ interop: needs
 readme:
 	$(MAKE) interop INTO='-into README.md'
 
-check: fmt vet
-	go run $(STATICCHECK) ./...
+check: fmt vet lint
+
+lint:
+	go run $(GOLANGCI) run ./...
 
 fmt:
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt-clean:"; gofmt -l .; exit 1; }
