@@ -1,7 +1,9 @@
 # make test is what CI runs. It installs what the tests need where it can (root
 # and apt-get), and otherwise names what they will skip.
 
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+# The linters of .golangci.yml, staticcheck among them. To build it for the first time takes two
+# minutes.
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # Packages, and the program that shows that they are there.
 NEEDS := iproute2:ip iputils-ping:ping tcpdump:tcpdump socat:socat ethtool:ethtool \
@@ -18,7 +20,7 @@ RESULTS := bench/results
 # What make builds: one static file, which needs no C library where it runs.
 OUT ?= goipip
 
-.PHONY: all test interop readme needs check fuzz bench
+.PHONY: all test quick interop readme needs check lint fmt vet fuzz bench
 
 all: goipip
 
@@ -27,6 +29,10 @@ goipip: FORCE
 FORCE:
 
 test: needs check interop
+
+# What needs neither apt nor a guest, and ends soon: see labtest.Need and labtest.Long.
+quick: fmt vet
+	go test -short ./...
 
 # All tests, and then the rules of docs/rules.md, each with the result of its tests.
 # One package after the other: several measure how long something takes. Never a cached
@@ -38,10 +44,16 @@ interop: needs
 readme:
 	$(MAKE) interop INTO='-into README.md'
 
-check:
+check: fmt vet lint
+
+lint:
+	go run $(GOLANGCI) run ./...
+
+fmt:
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt-clean:"; gofmt -l .; exit 1; }
+
+vet:
 	go vet ./...
-	go run $(STATICCHECK) ./...
 
 needs:
 	@missing=; for need in $(NEEDS); do \

@@ -8,7 +8,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"goipip/encap"
-	"goipip/internal/packet"
 	"goipip/internal/stats"
 )
 
@@ -114,7 +113,7 @@ func TestT9_R5_ECNSurvivesTheTunnel(t *testing.T) {
 	for _, ecn := range []uint8{ect0, ect1, ce} {
 		inner := ipv4{tos: ecn}.bytes()
 		outer := append(mustEncap(t, e, inner), inner...)
-		packet.IPv4(outer).RewriteTOS(ce)
+		outer.RewriteTOS(ce)
 		if got := mustDecap(t, d, outer); got.TOS() != ce || headerSum(got) != 0xffff {
 			t.Errorf("ECN %02b, marked: %02b, header sums to %#04x", ecn, got.TOS()&3, headerSum(got))
 		}

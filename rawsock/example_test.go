@@ -9,8 +9,9 @@ import (
 	"goipip/rawsock"
 )
 
-// One end of a tunnel that sends each inner packet back to where it came from.
-// It needs root, and runs until the receiver is closed.
+// This end of a tunnel is a mirror: a packet comes back from the address that it was
+// for, so that a ping from the other end is answered. It needs root, and runs until the
+// receiver is closed.
 func Example() {
 	cfg := rawsock.Config{
 		Local:  netip.MustParseAddr("192.168.1.129"),
@@ -51,8 +52,15 @@ func Example() {
 			return
 		}
 		for i, outer := range packets {
-			// The kernel fills in the length and the checksum.
-			sender.Add(headers[i], outer.Payload())
+			inner := packet.IPv4(outer.Payload())
+			if !inner.Valid() {
+				continue
+			}
+			from, to := inner.Source(), inner.Destination()
+			inner.SetSource(to) // which leaves all checksums as they are
+			inner.SetDestination(from)
+			// The kernel fills in the length and the checksum of the outer header.
+			sender.Add(headers[i], inner)
 		}
 		if err := sender.Flush(); err != nil {
 			fmt.Println(err)

@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -23,7 +25,7 @@ const (
 // logHandler writes the log to standard error, as the options say.
 func (o *options) logHandler() slog.Handler {
 	var level slog.Level
-	level.UnmarshalText([]byte(o.logLevel)) // one of newEnum's words
+	_ = level.UnmarshalText([]byte(o.logLevel)) // one of newEnum's words
 	opts := &slog.HandlerOptions{Level: level}
 	if o.logFormat == "json" {
 		return slog.NewJSONHandler(os.Stderr, opts)

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command goipip is the Linux ipip tunnel (RFC 2003) in user space.
 //
 //	goipip -local 10.90.6.238 -remote 192.168.1.129

@@ -119,7 +119,7 @@ func (p Captured) decodeTCP(ip *layers.IPv4) []description {
 		brief += fmt.Sprintf(", ack %d", tcp.Ack)
 	}
 	brief += fmt.Sprintf(", win %d, length %d", tcp.Window, len(tcp.Payload))
-	tcp.SetNetworkLayerForChecksum(ip)
+	_ = tcp.SetNetworkLayerForChecksum(ip) // fails for other layers than IP only
 	return []description{{
 		brief: brief,
 		full: fmt.Sprintf("TCP %d > %d: %s, options %v, checksum %s",
@@ -134,7 +134,7 @@ func (p Captured) decodeUDP(ip *layers.IPv4) []description {
 	if err := udp.DecodeFromBytes(p.Data, gopacket.NilDecodeFeedback); err != nil {
 		return remark("malformed UDP: %v", err)
 	}
-	udp.SetNetworkLayerForChecksum(ip)
+	_ = udp.SetNetworkLayerForChecksum(ip)
 	checksum := "none"
 	if udp.Checksum != 0 {
 		checksum = p.verify(ip, &udp)

@@ -96,10 +96,12 @@ func (r *rig) configure(c tunnel) {
 // the routers: no IPv4 code has looked at them.
 func (r *rig) direct(f func()) {
 	r.t.Helper()
-	ref, err := r.devices[0], error(nil)
-	if r.goipip.direct, err = openPort(r.goipip.host, "tun01"); err != nil {
+	ref := r.devices[0]
+	port, err := openPort(r.goipip.host, "tun01")
+	if err != nil {
 		r.fatalf("%v", err)
 	}
+	r.goipip.direct = port
 	if _, err := ref.run("tc qdisc add dev $inner ingress && tc filter add dev $inner ingress protocol all matchall action mirred egress redirect dev tun01"); err != nil {
 		r.fatalf("%v", err)
 	}

@@ -2,6 +2,7 @@ package labtest_test
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -34,11 +35,16 @@ func (v *verdict) Fatalf(format string, args ...any) {
 }
 
 func need(needs ...string) *verdict {
+	return try(func(v *verdict) { labtest.Need(v, needs...) })
+}
+
+// try returns how a test ends that does f.
+func try(f func(*verdict)) *verdict {
 	v := &verdict{}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		labtest.Need(v, needs...)
+		f(v)
 	}()
 	<-ended
 	return v
@@ -62,6 +68,29 @@ func TestNeed(t *testing.T) {
 	}
 	if v := need(); v.failed+v.skipped != "" {
 		t.Errorf("no need: %+v, want to go on", v)
+	}
+}
+
+// With -short, what takes long is skipped, whatever is required, and only that.
+func TestShort(t *testing.T) {
+	long := func(v *verdict) { labtest.Long(v) }
+	short := flag.Lookup("test.short").Value
+	defer short.Set(short.String())
+	t.Setenv("GOIPIP_REQUIRE", "all")
+	t.Setenv("PATH", t.TempDir()) // no guest here, and no Go to install a module with
+
+	short.Set("true")
+	for what, v := range map[string]*verdict{"uml": need("uml"), "wireguard-go": need("wireguard-go"), "Long": try(long)} {
+		if v.skipped == "" || v.failed != "" {
+			t.Errorf("%s with -short: %+v, want a skip", what, v)
+		}
+	}
+	if v := need("root"); v.skipped != "" {
+		t.Errorf("root with -short: %+v, want to go on", v)
+	}
+	short.Set("false")
+	if v := try(long); v.skipped+v.failed != "" {
+		t.Errorf("Long without -short: %+v, want to go on", v)
 	}
 }
 

@@ -38,16 +38,23 @@ var checks = map[string]func() error{
 	"wireguard-go":    checkWireguard,
 }
 
+// long are the needs of tests that take long: they boot a kernel, or install a module.
+var long = []string{"uml", "wireguard-go"}
+
 // Need skips the test, with the reason, where the machine lacks one of needs, and fails it instead where the environment
-// variable GOIPIP_REQUIRE names that need or is "all". The needs are "root" (may make network namespaces), "tun"
-// (/dev/net/tun opens), "uml" (User Mode Linux and its modules), "bpf" (may load a program), "wireguard-go" (its Go module
-// installs), and the programs "socat", "tcpdump", "ping", "ip", "ethtool", "iptables-legacy", "nft" and "make".
+// variable GOIPIP_REQUIRE names that need or is "all". Under go test -short it skips a test that needs "uml" or
+// "wireguard-go" in any case. The needs are "root" (may make network namespaces), "tun" (/dev/net/tun opens), "uml" (User
+// Mode Linux and its modules), "bpf" (may load a program), "wireguard-go" (its Go module installs), and the programs "socat",
+// "tcpdump", "ping", "ip", "ethtool", "iptables-legacy", "nft" and "make".
 func Need(tb testing.TB, needs ...string) {
 	tb.Helper()
 	for _, need := range needs {
 		check, ok := checks[need]
 		if !ok {
 			tb.Fatalf("unknown need %q: the needs are %q", need, slices.Sorted(maps.Keys(checks)))
+		}
+		if testing.Short() && slices.Contains(long, need) {
+			tb.Skipf("needs %s, which go test -short leaves out", need)
 		}
 		err := check()
 		if err == nil {
@@ -73,6 +80,14 @@ func Missing(needs ...string) error {
 		}
 	}
 	return nil
+}
+
+// Long marks a test or subtest as one that takes long: go test -short skips it.
+func Long(tb testing.TB) {
+	tb.Helper()
+	if testing.Short() {
+		tb.Skipf("takes long, which go test -short leaves out")
+	}
 }
 
 func required(need string) bool {
