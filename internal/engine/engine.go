@@ -40,7 +40,8 @@ type Tunnel struct {
 	log         *slog.Logger // must not block: loops use it
 	claim       *claimed
 	host        *underlay.Watcher
-	boundDevice int // index of cfg.Device at Open
+	ownHost     bool // host is not shared with other tunnels
+	boundDevice int  // index of cfg.Device at Open
 	device      *tun.Device
 	mtu         atomic.Int64 // of the link, in bytes; a person may change it
 	decap       *encap.Decapsulator
@@ -61,7 +62,23 @@ type Tunnel struct {
 //
 // The caller either calls Run, which closes the tunnel, or Close.
 func Open(cfg Config, log *slog.Logger) (*Tunnel, error) {
-	t := &Tunnel{cfg: cfg, log: log}
+	host, err := underlay.Open(log)
+	if err != nil {
+		return nil, err
+	}
+	t, err := OpenOn(host, cfg, log)
+	if err != nil {
+		host.Close()
+		return nil, err
+	}
+	t.ownHost = true
+	return t, nil
+}
+
+// OpenOn is Open for one of several tunnels of a network namespace, which host watches.
+// The caller closes host after the tunnels.
+func OpenOn(host *underlay.Watcher, cfg Config, log *slog.Logger) (*Tunnel, error) {
+	t := &Tunnel{cfg: cfg, log: log, host: host}
 	if err := t.open(); err != nil {
 		t.Close()
 		return nil, err
@@ -76,9 +93,6 @@ func (t *Tunnel) open() (err error) {
 	if err := t.claim.missing; err != nil {
 		t.log.Warn("cannot lock this pair of addresses: a second goipip with the same ends would start too, and each would "+
 			"deliver every packet: make /run writable, or set XDG_RUNTIME_DIR to a directory of this user", "err", err)
-	}
-	if t.host, err = underlay.Open(t.log); err != nil {
-		return err
 	}
 	if err := t.findDevice(); err != nil {
 		return err
@@ -250,7 +264,10 @@ func (t *Tunnel) Run(ctx context.Context) error {
 // Close ends the loops and removes the link. It is for a tunnel that is not going to
 // Run.
 func (t *Tunnel) Close() {
-	if t.host != nil {
+	if t.way != nil && t.way.following != nil {
+		t.way.following.Close()
+	}
+	if t.ownHost {
 		t.host.Close()
 	}
 	for _, rx := range t.receives {

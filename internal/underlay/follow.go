@@ -78,7 +78,7 @@ type Following struct {
 	query    Query
 	follower Follower
 
-	looking    sync.Mutex // one look at a time
+	turn       sync.Mutex // held for a look, and for the Settle behind it
 	sentBefore uint64     // packets, when the neighbour was asked last
 
 	// Under the Watcher's mu.
@@ -100,16 +100,32 @@ func (w *Watcher) Follow(q Query, to Follower) *Following {
 		to.LinkChanged(l, true)
 	}
 	w.mu.Unlock()
+	f.turn.Lock()
+	defer f.turn.Unlock()
 	f.look()
 	return f
 }
 
-// Close ends the following. The Follower is not called afterwards, but for a Settle
-// that is under way.
+// Close ends the following. The Follower is not called afterwards.
 func (f *Following) Close() {
 	f.w.mu.Lock()
-	defer f.w.mu.Unlock()
 	delete(f.w.followings, f)
+	f.w.mu.Unlock()
+	f.turn.Lock() // waits for a Settle
+	defer f.turn.Unlock()
+}
+
+// takeTurn looks the path up and lets the Follower settle, unless it was closed.
+func (f *Following) takeTurn() {
+	f.turn.Lock()
+	defer f.turn.Unlock()
+	f.w.mu.Lock()
+	_, followed := f.w.followings[f]
+	f.w.mu.Unlock()
+	if followed {
+		f.look()
+		f.follower.Settle()
+	}
 }
 
 // Doubt has the path looked up again soon, because packets fared as they should not.
@@ -133,10 +149,8 @@ func (f *Following) Report(mtu int) {
 	f.Doubt()
 }
 
-// look looks the path up and publishes it.
+// look looks the path up and publishes it. It needs turn.
 func (f *Following) look() {
-	f.looking.Lock()
-	defer f.looking.Unlock()
 	w := f.w
 	w.mu.Lock()
 	f.lookedUp = true

@@ -178,8 +178,7 @@ func (w *Watcher) pass() {
 	}
 	w.mu.Unlock()
 	for _, f := range stale {
-		f.look()
-		f.follower.Settle()
+		f.takeTurn()
 	}
 }
 
