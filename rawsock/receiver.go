@@ -18,9 +18,10 @@ const slotSize = 1 << 16
 
 // Receiver receives a tunnel's packets. One goroutine at a time may Receive.
 type Receiver struct {
-	cfg   Config
-	share []bpf.Instruction // nil for the only receiver
-	fd    *descriptor.FD
+	cfg    Config
+	share  []bpf.Instruction // nil for the only receiver
+	fd     *descriptor.FD
+	credit *credit // nil where the socket's buffer is the limit
 
 	poller  descriptor.Poller
 	buf     []byte
@@ -52,6 +53,14 @@ func NewReceiver(cfg Config, share, shares int) (*Receiver, error) {
 	if err != nil {
 		return nil, err
 	}
+	_ = fd.Control(func(fd int) error {
+		var err error
+		r.credit, err = newCredit(fd, cfg, share, shares)
+		if err != nil && os.Getenv("DEBUGCREDIT") != "" {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		return nil
+	})
 	r.fd = fd
 	r.poller = descriptor.NewPoller(fd)
 	for i := range BatchSize {
@@ -84,6 +93,9 @@ func (r *Receiver) Connect() error {
 	return r.fd.Control(func(fd int) error {
 		if err := unix.Connect(fd, sockaddr(r.cfg.Remote)); err != nil {
 			return os.NewSyscallError("connect", err)
+		}
+		if r.credit != nil {
+			return nil // its filter knows the addresses
 		}
 		if r.share == nil {
 			return removeFilter(fd)
@@ -130,8 +142,14 @@ func (r *Receiver) take(fd int) syscall.Errno {
 	have := len(r.packets)
 	n, errno := r.batch.recvmmsg(fd, have)
 	if errno == 0 {
+		bytes := 0
 		for i := have; i < have+n; i++ {
-			r.packets = append(r.packets, r.slot(i)[:r.batch.len(i)])
+			p := r.slot(i)[:r.batch.len(i)]
+			r.packets = append(r.packets, p)
+			bytes += len(p)
+		}
+		if r.credit != nil {
+			r.credit.consume(n, bytes)
 		}
 		return 0
 	}
