@@ -7,6 +7,7 @@ import (
 
 	"goipip/encap"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 )
 
 // Ends of the tunnel that the packets of the benchmarks go through.
@@ -33,13 +34,13 @@ func BenchmarkEncap(b *testing.B) {
 			}
 			hdr := packet.IPv4(make([]byte, encap.HdrLen))
 			inner := tcpPacket(bm.size)
-			v := encap.NumVerdicts
+			v := stats.NumReasons
 			b.SetBytes(int64(bm.size))
 			b.ReportAllocs()
 			for b.Loop() {
 				v = e.Encap(hdr, inner)
 			}
-			if v != encap.Deliver || hdr.TotalLength() != encap.HdrLen+bm.size || packet.Sum(hdr, 0) != 0xffff {
+			if v != stats.Deliver || hdr.TotalLength() != encap.HdrLen+bm.size || packet.Sum(hdr, 0) != 0xffff {
 				b.Fatalf("Encap = %v, header % x", v, hdr)
 			}
 		})
@@ -57,14 +58,14 @@ func BenchmarkDecap(b *testing.B) {
 			outer := outerPacket(b, tcpPacket(size))
 			var (
 				inner packet.IPv4
-				v     encap.Verdict
+				v     stats.Reason
 			)
 			b.SetBytes(int64(size))
 			b.ReportAllocs()
 			for b.Loop() {
 				inner, v = d.Decap(outer)
 			}
-			if v != encap.Deliver || len(inner) != size {
+			if v != stats.Deliver || len(inner) != size {
 				b.Fatalf("Decap = %d bytes, %v", len(inner), v)
 			}
 		})
@@ -242,7 +243,7 @@ func outerPacket(tb testing.TB, inner packet.IPv4) packet.IPv4 {
 		tb.Fatal(err)
 	}
 	outer := make([]byte, encap.HdrLen, encap.HdrLen+len(inner))
-	if v := e.Encap(outer, inner); v != encap.Deliver {
+	if v := e.Encap(outer, inner); v != stats.Deliver {
 		tb.Fatalf("Encap = %v", v)
 	}
 	return append(outer, inner...)

@@ -6,6 +6,7 @@ import (
 
 	"goipip/encap"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 )
 
 // What runs for each packet allocates nothing. Each case says whether it did
@@ -42,19 +43,19 @@ func TestAllocs(t *testing.T) {
 	}{
 		{"Encap", func() bool {
 			clear(hdr)
-			return withDF.Encap(hdr, inner) == encap.Deliver && headerSum(hdr) == 0xffff &&
+			return withDF.Encap(hdr, inner) == stats.Deliver && headerSum(hdr) == 0xffff &&
 				hdr.TotalLength() == encap.HdrLen+len(inner) && hdr.Destination() == remote.As4()
 		}},
 		{"Encap, with an ID", func() bool {
 			before := lastID
 			v := withoutDF.Encap(hdr, inner)
 			lastID = hdr.ID()
-			return v == encap.Deliver && lastID != before && headerSum(hdr) == 0xffff
+			return v == stats.Deliver && lastID != before && headerSum(hdr) == 0xffff
 		}},
-		{"Encap, drop", func() bool { return withDF.Encap(hdr, dropped) == encap.TTLExpired }},
-		{"Encap, loop", func() bool { return withDF.Encap(hdr, loop) == encap.Loop }},
-		{"Encap, too deep", func() bool { return withDF.Encap(hdr, deep) == encap.TooDeep }},
-		{"Encap, nested", func() bool { return withDF.Encap(hdr, notDeep) == encap.Deliver }},
+		{"Encap, drop", func() bool { return withDF.Encap(hdr, dropped) == stats.TTLExpired }},
+		{"Encap, loop", func() bool { return withDF.Encap(hdr, loop) == stats.Loop }},
+		{"Encap, too deep", func() bool { return withDF.Encap(hdr, deep) == stats.TooDeep }},
+		{"Encap, nested", func() bool { return withDF.Encap(hdr, notDeep) == stats.Deliver }},
 		{"EncapHeader", func() bool {
 			clear(hdr)
 			withDF.EncapHeader(hdr, inner[:inner.HdrLen()], 1400)
@@ -85,24 +86,24 @@ func TestAllocs(t *testing.T) {
 		{"ICMPError, none", func() bool { return encap.ICMPError(message, multicast, 3, 4, 1400) == nil }},
 		{"Decap", func() bool {
 			got, v := d.Decap(plain)
-			return v == encap.Deliver && len(got) == len(inner) && got.TOS() == ect0
+			return v == stats.Deliver && len(got) == len(inner) && got.TOS() == ect0
 		}},
 		{"Decap, CE", func() bool {
 			copy(marked[packet.IPv4HdrLen:], inner)
 			got, v := d.Decap(marked)
-			return v == encap.Deliver && got.TOS() == ce && headerSum(got) == 0xffff
+			return v == stats.Deliver && got.TOS() == ce && headerSum(got) == 0xffff
 		}},
 		{"Decap, bad ECN", func() bool {
 			_, v := d.Decap(badECN)
-			return v == encap.BadECN
+			return v == stats.BadECN
 		}},
 		{"Decap, own address", func() bool {
 			_, v := d.Decap(own)
-			return v == encap.Martian
+			return v == stats.Martian
 		}},
 		{"Unfinished, superpacket", func() bool { return encap.Unfinished(super, tunMTU).GSOSize == tunMTU-52 }},
 		{"Unfinished, complete", func() bool { return encap.Unfinished(whole, tunMTU) == packet.VNetHdr{} }},
-		{"Verdict", func() bool { return encap.BadECN.String() != "" }},
+		{"Reason", func() bool { return stats.BadECN.String() != "" }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 )
 
 // Decapsulator strips and checks what a tunnel receives. It is safe for
@@ -25,33 +26,33 @@ func NewDecapsulator(local, remote netip.Addr) (*Decapsulator, error) {
 
 // Decap returns the inner packet of an outer one, cut to its own total length.
 // It is a part of outer's memory; its ECN bits may have been rewritten (R5). With
-// a verdict that drops the packet, nothing is returned.
-func (d *Decapsulator) Decap(outer packet.IPv4) (packet.IPv4, Verdict) {
+// a reason to drop the packet, nothing is returned.
+func (d *Decapsulator) Decap(outer packet.IPv4) (packet.IPv4, stats.Reason) {
 	if !outer.Valid() || outer.Protocol() != packet.ProtoIPIP || outer.IsFragment() {
-		return nil, Malformed // no raw socket returns that
+		return nil, stats.Malformed // no raw socket returns that
 	}
 	if outer.Source() != d.remote || outer.Destination() != d.local { // G1
-		return nil, WrongPeer
+		return nil, stats.WrongPeer
 	}
 	inner := packet.IPv4(outer.Payload())
 	if !inner.Valid() { // R4
-		return nil, Malformed
+		return nil, stats.Malformed
 	}
 	n := inner.TotalLength()
 	inner = inner[:n:n]
-	tos, v := decapECN(outer.TOS(), inner.TOS())
+	tos, why := decapECN(outer.TOS(), inner.TOS())
 	switch {
-	case v == BadECN:
-		return nil, BadECN
+	case why.Dropped():
+		return nil, why
 	case inner.TTL() == 0: // G3
-		return nil, TTLExpired
+		return nil, stats.TTLExpired
 	case d.martian(inner):
-		return nil, Martian
+		return nil, stats.Martian
 	}
 	if tos != inner.TOS() {
 		inner.RewriteTOS(tos)
 	}
-	return inner, v
+	return inner, why
 }
 
 // martian reports whether the inner addresses are impossible for a packet from

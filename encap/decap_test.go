@@ -6,8 +6,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"goipip/encap"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 )
 
 func TestR4_InnerHeader(t *testing.T) {
@@ -20,32 +20,32 @@ func TestR4_InnerHeader(t *testing.T) {
 	tests := []struct {
 		name  string
 		inner packet.IPv4
-		want  encap.Verdict
+		want  stats.Reason
 	}{
-		{"empty", packet.IPv4{}, encap.Malformed},
-		{"one byte", whole[:1], encap.Malformed},
-		{"19 bytes", whole[:19], encap.Malformed},
-		{"IPv6", append(packet.IPv4{0x60}, make([]byte, 47)...), encap.Malformed},
-		{"version 0", change(func(p packet.IPv4) { p[0] = 0x05 }), encap.Malformed},
-		{"version 5", change(func(p packet.IPv4) { p[0] = 0x55 }), encap.Malformed},
-		{"IHL 0", change(func(p packet.IPv4) { p[0] = 0x40 }), encap.Malformed},
-		{"IHL 4", change(func(p packet.IPv4) { p[0] = 0x44 }), encap.Malformed},
-		{"IHL 15, beyond the packet", change(func(p packet.IPv4) { p[0] = 0x4f }), encap.Malformed},
-		{"IHL 8, beyond the packet", change(func(p packet.IPv4) { p[0] = 0x48 }), encap.Malformed},
-		{"IHL 7, ends with the packet", change(func(p packet.IPv4) { p[0] = 0x47 }), encap.Deliver},
-		{"IHL 7, beyond the total length", change(func(p packet.IPv4) { p[0] = 0x47; p.SetTotalLength(24) }), encap.Malformed},
-		{"total length 0", change(func(p packet.IPv4) { p.SetTotalLength(0) }), encap.Malformed},
-		{"total length 19", change(func(p packet.IPv4) { p.SetTotalLength(19) }), encap.Malformed},
-		{"total length one beyond", change(func(p packet.IPv4) { p.SetTotalLength(29) }), encap.Malformed},
-		{"total length far beyond", change(func(p packet.IPv4) { p.SetTotalLength(65535) }), encap.Malformed},
-		{"payload cut off", whole[:27], encap.Malformed},
-		{"header only", ipv4{payload: []byte{}}.bytes(), encap.Deliver},
-		{"whole", whole, encap.Deliver},
+		{"empty", packet.IPv4{}, stats.Malformed},
+		{"one byte", whole[:1], stats.Malformed},
+		{"19 bytes", whole[:19], stats.Malformed},
+		{"IPv6", append(packet.IPv4{0x60}, make([]byte, 47)...), stats.Malformed},
+		{"version 0", change(func(p packet.IPv4) { p[0] = 0x05 }), stats.Malformed},
+		{"version 5", change(func(p packet.IPv4) { p[0] = 0x55 }), stats.Malformed},
+		{"IHL 0", change(func(p packet.IPv4) { p[0] = 0x40 }), stats.Malformed},
+		{"IHL 4", change(func(p packet.IPv4) { p[0] = 0x44 }), stats.Malformed},
+		{"IHL 15, beyond the packet", change(func(p packet.IPv4) { p[0] = 0x4f }), stats.Malformed},
+		{"IHL 8, beyond the packet", change(func(p packet.IPv4) { p[0] = 0x48 }), stats.Malformed},
+		{"IHL 7, ends with the packet", change(func(p packet.IPv4) { p[0] = 0x47 }), stats.Deliver},
+		{"IHL 7, beyond the total length", change(func(p packet.IPv4) { p[0] = 0x47; p.SetTotalLength(24) }), stats.Malformed},
+		{"total length 0", change(func(p packet.IPv4) { p.SetTotalLength(0) }), stats.Malformed},
+		{"total length 19", change(func(p packet.IPv4) { p.SetTotalLength(19) }), stats.Malformed},
+		{"total length one beyond", change(func(p packet.IPv4) { p.SetTotalLength(29) }), stats.Malformed},
+		{"total length far beyond", change(func(p packet.IPv4) { p.SetTotalLength(65535) }), stats.Malformed},
+		{"payload cut off", whole[:27], stats.Malformed},
+		{"header only", ipv4{payload: []byte{}}.bytes(), stats.Deliver},
+		{"whole", whole, stats.Deliver},
 	}
 	d := newDecapsulator(t)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if tt.want != encap.Deliver {
+			if tt.want != stats.Deliver {
 				checkDrop(t, d, wrap(tt.inner), tt.want)
 				return
 			}
@@ -79,7 +79,7 @@ func TestR4_InnerBeyondOuter(t *testing.T) {
 	outer := wrap(ipv4{}.bytes())
 	outer.SetTotalLength(len(outer) - 1)
 	outer.UpdateChecksum()
-	checkDrop(t, newDecapsulator(t), outer, encap.Malformed)
+	checkDrop(t, newDecapsulator(t), outer, stats.Malformed)
 }
 
 func TestR4_OuterOptionsAreSkipped(t *testing.T) {
@@ -99,7 +99,7 @@ func TestR4_OuterCut(t *testing.T) {
 	outer := wrap(ipv4{}.bytes())
 	d := newDecapsulator(t)
 	for n := range len(outer) {
-		if inner, v := d.Decap(outer[:n:n]); v == encap.Deliver {
+		if inner, v := d.Decap(outer[:n:n]); v == stats.Deliver {
 			t.Errorf("cut to %d of %d bytes: delivered % x", n, len(outer), inner)
 		}
 	}
@@ -122,7 +122,7 @@ func TestR1_NotAWholeIPIPPacket(t *testing.T) {
 		"IPv6 in IPv4":    as(ipv4{proto: 41}),
 		"UDP":             as(ipv4{proto: packet.ProtoUDP}),
 	} {
-		t.Run(name, func(t *testing.T) { checkDrop(t, d, outer, encap.Malformed) })
+		t.Run(name, func(t *testing.T) { checkDrop(t, d, outer, stats.Malformed) })
 	}
 }
 
@@ -158,14 +158,14 @@ func TestR_Order(t *testing.T) {
 	tests := []struct {
 		name  string
 		outer packet.IPv4
-		want  encap.Verdict
+		want  stats.Reason
 	}{
-		{"wrong peer, malformed", fromElsewhere(wrap([]byte{0x60})), encap.WrongPeer},
-		{"wrong peer, bad ECN", fromElsewhere(wrapTOS(ce, ipv4{}.bytes())), encap.WrongPeer},
-		{"wrong peer, martian", fromElsewhere(wrap(ipv4{src: "127.0.0.1"}.bytes())), encap.WrongPeer},
-		{"wrong peer, TTL 0", fromElsewhere(wrap(ipv4{ttl: -1}.bytes())), encap.WrongPeer},
-		{"malformed, bad ECN", wrapTOS(ce, ipv4{}.bytes()[:35]), encap.Malformed},
-		{"bad ECN, martian", wrapTOS(ce, ipv4{src: "127.0.0.1"}.bytes()), encap.BadECN},
+		{"wrong peer, malformed", fromElsewhere(wrap([]byte{0x60})), stats.WrongPeer},
+		{"wrong peer, bad ECN", fromElsewhere(wrapTOS(ce, ipv4{}.bytes())), stats.WrongPeer},
+		{"wrong peer, martian", fromElsewhere(wrap(ipv4{src: "127.0.0.1"}.bytes())), stats.WrongPeer},
+		{"wrong peer, TTL 0", fromElsewhere(wrap(ipv4{ttl: -1}.bytes())), stats.WrongPeer},
+		{"malformed, bad ECN", wrapTOS(ce, ipv4{}.bytes()[:35]), stats.Malformed},
+		{"bad ECN, martian", wrapTOS(ce, ipv4{src: "127.0.0.1"}.bytes()), stats.BadECN},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { checkDrop(t, newDecapsulator(t), tt.outer, tt.want) })
@@ -174,7 +174,7 @@ func TestR_Order(t *testing.T) {
 
 func TestG3_TTLZeroIsDiscarded(t *testing.T) {
 	d := newDecapsulator(t)
-	checkDrop(t, d, wrap(ipv4{ttl: -1}.bytes()), encap.TTLExpired)
+	checkDrop(t, d, wrap(ipv4{ttl: -1}.bytes()), stats.TTLExpired)
 	// The last hop to live is lived here: only forwarding takes one off (O9).
 	if got := mustDecap(t, d, wrap(ipv4{ttl: 1}.bytes())).TTL(); got != 1 {
 		t.Errorf("inner TTL %d, want 1", got)

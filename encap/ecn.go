@@ -1,5 +1,7 @@
 package encap
 
+import "goipip/internal/stats"
+
 // ECN is the low two bits of the TOS field (RFC 3168 §5).
 const (
 	ecnMask = 0x03
@@ -20,21 +22,21 @@ func encapECN(tos, inner uint8) uint8 {
 	return tos&^ecnMask | ecn
 }
 
-// decapECN returns the inner TOS after decapsulation, and the verdict: of a packet
-// whose sender would not see the mark, one outer marking must be dropped, and the
-// others are strange (R5; RFC 6040 §4.2, INET_ECN_decapsulate).
-func decapECN(outer, inner uint8) (tos uint8, v Verdict) {
+// decapECN returns the inner TOS after decapsulation, and how the packet ends: a
+// sender that is not ECN-capable would not see the mark CE, so the packet is dropped,
+// and other marks outside are logged (R5; RFC 6040 §4.2, INET_ECN_decapsulate).
+func decapECN(outer, inner uint8) (tos uint8, why stats.Reason) {
 	switch out, in := outer&ecnMask, inner&ecnMask; {
 	case in == ecnNot && out == ecnCE:
-		return inner, BadECN
+		return inner, stats.BadECN
 	case in == ecnNot && out != ecnNot:
-		return inner, DeliverNonECT
+		return inner, stats.DeliverNonECT
 	case in == ecnNot:
-		return inner, Deliver
+		return inner, stats.Deliver
 	case out == ecnCE:
-		return inner | ecnCE, Deliver
+		return inner | ecnCE, stats.Deliver
 	case out == ecnECT1 && in == ecnECT0:
-		return inner&^ecnMask | ecnECT1, Deliver
+		return inner&^ecnMask | ecnECT1, stats.Deliver
 	}
-	return inner, Deliver
+	return inner, stats.Deliver
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"goipip/encap"
+	"goipip/internal/stats"
 )
 
 // The codepoints of RFC 3168 §5.
@@ -38,7 +39,7 @@ func TestR5_ECN(t *testing.T) {
 				inner := ipv4{tos: innerDSCP | tt.inner, options: options}
 				outer := wrapTOS(outerDSCP|tt.outer, inner.bytes())
 				if tt.want == ecnDrop {
-					checkDrop(t, d, outer, encap.BadECN)
+					checkDrop(t, d, outer, stats.BadECN)
 					return
 				}
 				// The table's ECN, the inner DSCP, a checksum computed anew,

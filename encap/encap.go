@@ -1,6 +1,6 @@
 // Package encap turns inner IPv4 packets into ipip packets and back (RFC 2003,
 // IP protocol 4): bytes in, bytes out. It holds no descriptor, clock, goroutine
-// or log; what it decides about a packet it returns as a [Verdict].
+// or log; how a packet ends it returns as a [stats.Reason].
 //
 // Rule ids in comments (T1, R4, G2 …) are those of docs/rules.md: T transmit,
 // R receive, O device and options, G where goipip is stricter than Linux.
@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 )
 
 // HdrLen is what encapsulation adds to a packet: an IPv4 header without options,
@@ -61,34 +62,34 @@ func NewEncapsulator(o Outer) (*Encapsulator, error) {
 
 // Encap writes the outer header for the packet inner to hdr, which has at least
 // HdrLen bytes and does not overlap inner. On the wire, inner follows it
-// unchanged. With a verdict other than Deliver, hdr is not written.
-func (e *Encapsulator) Encap(hdr []byte, inner packet.IPv4) Verdict {
-	if v := e.Check(inner); v != Deliver {
-		return v
+// unchanged. With a result other than stats.Deliver, hdr is not written.
+func (e *Encapsulator) Encap(hdr []byte, inner packet.IPv4) stats.Reason {
+	if why := e.Check(inner); why != stats.Deliver {
+		return why
 	}
 	if len(inner) > packet.IPv4MaxLen-HdrLen { // T1
-		return Malformed
+		return stats.Malformed
 	}
 	e.EncapHeader(hdr, inner, len(inner))
-	return Deliver
+	return stats.Deliver
 }
 
-// Check returns the verdict on an inner packet, or on a superpacket, which may be
-// longer than what fits an outer packet.
-func (e *Encapsulator) Check(inner packet.IPv4) Verdict {
+// Check returns stats.Deliver for an inner packet that may be encapsulated, or the
+// reason to drop it. A superpacket may be longer than what fits an outer packet.
+func (e *Encapsulator) Check(inner packet.IPv4) stats.Reason {
 	switch {
 	case len(inner) == 0 || inner.Version() != 4: // T1, G6
-		return NotIPv4
+		return stats.NotIPv4
 	case len(inner) < packet.IPv4HdrLen: // T1
-		return Malformed
+		return stats.Malformed
 	case inner.TTL() == 0: // G3
-		return TTLExpired
+		return stats.TTLExpired
 	case e.loops(inner):
-		return Loop
+		return stats.Loop
 	case e.tooDeep(inner):
-		return TooDeep
+		return stats.TooDeep
 	}
-	return Deliver
+	return stats.Deliver
 }
 
 // EncapHeader does the same for a packet that needs no check, because it was made

@@ -11,6 +11,7 @@ import (
 
 	"goipip/encap"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 )
 
 func TestNewEncapsulator_Addresses(t *testing.T) {
@@ -64,14 +65,14 @@ func TestT1_NotAnIPv4Packet(t *testing.T) {
 	tests := []struct {
 		name  string
 		inner packet.IPv4
-		want  encap.Verdict
+		want  stats.Reason
 	}{
-		{"IPv6", append(packet.IPv4{0x60}, make([]byte, 47)...), encap.NotIPv4},
-		{"IPv6, cut to one byte", packet.IPv4{0x60}, encap.NotIPv4},
-		{"version 0", change(func(p packet.IPv4) { p[0] = 0x05 }), encap.NotIPv4},
-		{"version 5", change(func(p packet.IPv4) { p[0] = 0x55 }), encap.NotIPv4},
-		{"one byte", whole[:1], encap.Malformed},
-		{"19 bytes", whole[:19], encap.Malformed},
+		{"IPv6", append(packet.IPv4{0x60}, make([]byte, 47)...), stats.NotIPv4},
+		{"IPv6, cut to one byte", packet.IPv4{0x60}, stats.NotIPv4},
+		{"version 0", change(func(p packet.IPv4) { p[0] = 0x05 }), stats.NotIPv4},
+		{"version 5", change(func(p packet.IPv4) { p[0] = 0x55 }), stats.NotIPv4},
+		{"one byte", whole[:1], stats.Malformed},
+		{"19 bytes", whole[:19], stats.Malformed},
 	}
 	e := newEncapsulator(t, encap.Outer{})
 	for _, tt := range tests {
@@ -79,8 +80,8 @@ func TestT1_NotAnIPv4Packet(t *testing.T) {
 	}
 	t.Run("empty", func(t *testing.T) {
 		// Either name is true of nothing.
-		if v := e.Encap(make([]byte, encap.HdrLen), nil); v != encap.NotIPv4 && v != encap.Malformed {
-			t.Errorf("Encap = %v, want %v or %v", v, encap.NotIPv4, encap.Malformed)
+		if v := e.Encap(make([]byte, encap.HdrLen), nil); v != stats.NotIPv4 && v != stats.Malformed {
+			t.Errorf("Encap = %v, want %v or %v", v, stats.NotIPv4, stats.Malformed)
 		}
 	})
 	t.Run("shortest", func(t *testing.T) {
@@ -185,7 +186,7 @@ func TestT11_OuterHeader(t *testing.T) {
 			// Old contents: every byte of the header is written, none beyond it.
 			hdr := bytes.Repeat([]byte{0xee}, encap.HdrLen+4)
 			e := newEncapsulator(t, encap.Outer{})
-			if v := e.Encap(hdr, inner); v != encap.Deliver {
+			if v := e.Encap(hdr, inner); v != stats.Deliver {
 				t.Fatalf("Encap = %v", v)
 			}
 			type header struct {
@@ -221,7 +222,7 @@ func TestT11_TooLong(t *testing.T) {
 	for n := packet.IPv4MaxLen - packet.IPv4HdrLen + 1; n <= packet.IPv4MaxLen; n += 19 {
 		inner := ipv4{payload: make([]byte, n-packet.IPv4HdrLen)}.bytes()
 		hdr := make([]byte, encap.HdrLen)
-		if v := e.Encap(hdr, inner); v == encap.Deliver {
+		if v := e.Encap(hdr, inner); v == stats.Deliver {
 			t.Errorf("inner packet of %d bytes: %v, outer total length %d", n, v, packet.IPv4(hdr).TotalLength())
 		} else if !bytes.Equal(hdr, make([]byte, encap.HdrLen)) {
 			t.Errorf("inner packet of %d bytes: hdr was written with the verdict %v", n, v)
@@ -232,7 +233,7 @@ func TestT11_TooLong(t *testing.T) {
 func TestG3_TTLZeroIsNotEncapsulated(t *testing.T) {
 	for _, ttl := range []uint8{0, 64} {
 		e := newEncapsulator(t, encap.Outer{TTL: ttl})
-		checkNotEncapsulated(t, e, ipv4{ttl: -1}.bytes(), encap.TTLExpired)
+		checkNotEncapsulated(t, e, ipv4{ttl: -1}.bytes(), stats.TTLExpired)
 	}
 }
 
@@ -243,5 +244,5 @@ func TestG6_RouterSolicitation(t *testing.T) {
 		0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1,
 		0xff, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2,
 	}, 133, 0, 0x7b, 0xb8, 0, 0, 0, 0)
-	checkNotEncapsulated(t, newEncapsulator(t, encap.Outer{}), solicitation, encap.NotIPv4)
+	checkNotEncapsulated(t, newEncapsulator(t, encap.Outer{}), solicitation, stats.NotIPv4)
 }

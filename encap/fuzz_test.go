@@ -7,6 +7,7 @@ import (
 
 	"goipip/encap"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 )
 
 func FuzzEncap(f *testing.F) {
@@ -30,7 +31,7 @@ func FuzzEncap(f *testing.F) {
 		if !bytes.Equal(b, before) {
 			t.Fatal("the inner packet changed")
 		}
-		if v != encap.Deliver {
+		if v != stats.Deliver {
 			if !bytes.Equal(hdr, untouched) {
 				t.Errorf("hdr was written with the verdict %v: % x", v, hdr)
 			}
@@ -56,10 +57,10 @@ func FuzzEncap(f *testing.F) {
 			t.Errorf("ID %#04x with DF %v", outer.ID(), outer.DF())
 		}
 		got, v := d.Decap(outer)
-		if v == encap.Deliver && !bytes.Equal(got, before[:inner.TotalLength()]) {
+		if v == stats.Deliver && !bytes.Equal(got, before[:inner.TotalLength()]) {
 			t.Errorf("after the round trip % x, before % x", got, before)
 		}
-		if v == encap.WrongPeer || v == encap.BadECN || v == encap.Malformed && inner.Valid() {
+		if v == stats.WrongPeer || v == stats.BadECN || v == stats.Malformed && inner.Valid() {
 			t.Errorf("the other end says %v", v)
 		}
 	})
@@ -84,7 +85,7 @@ func FuzzDecap(f *testing.F) {
 		before := packet.IPv4(bytes.Clone(b))
 
 		inner, v := d.Decap(outer)
-		if v >= encap.NumVerdicts {
+		if v >= stats.NumReasons {
 			t.Fatalf("verdict %d", v)
 		}
 		if v.Dropped() {

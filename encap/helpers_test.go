@@ -10,6 +10,7 @@ import (
 
 	"goipip/encap"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 )
 
 // The tunnel of all tests, seen from the sending end; the receiving end has
@@ -118,8 +119,8 @@ func newDecapsulator(t testing.TB) *encap.Decapsulator {
 func mustEncap(t testing.TB, e *encap.Encapsulator, inner packet.IPv4) packet.IPv4 {
 	t.Helper()
 	hdr := make([]byte, encap.HdrLen)
-	if v := e.Encap(hdr, inner); v != encap.Deliver {
-		t.Fatalf("Encap = %v, want %v", v, encap.Deliver)
+	if v := e.Encap(hdr, inner); v != stats.Deliver {
+		t.Fatalf("Encap = %v, want %v", v, stats.Deliver)
 	}
 	return packet.IPv4(hdr)
 }
@@ -136,16 +137,16 @@ func mustDecap(t testing.TB, d *encap.Decapsulator, outer packet.IPv4) packet.IP
 
 // verdictOf is that of a delivered packet: outer ECT is worth a line in a log where
 // the inner packet is not ECN-capable (R5).
-func verdictOf(inner, outer packet.IPv4) encap.Verdict {
+func verdictOf(inner, outer packet.IPv4) stats.Reason {
 	if len(inner) > 0 && inner.TOS()&3 == 0 && outer.TOS()&3 != 0 {
-		return encap.DeliverNonECT
+		return stats.DeliverNonECT
 	}
-	return encap.Deliver
+	return stats.Deliver
 }
 
 // checkDrop fails unless d drops outer for the reason want, and returns no
 // packet with it.
-func checkDrop(t *testing.T, d *encap.Decapsulator, outer packet.IPv4, want encap.Verdict) {
+func checkDrop(t *testing.T, d *encap.Decapsulator, outer packet.IPv4, want stats.Reason) {
 	t.Helper()
 	inner, v := d.Decap(outer)
 	if v != want {
@@ -158,7 +159,7 @@ func checkDrop(t *testing.T, d *encap.Decapsulator, outer packet.IPv4, want enca
 
 // checkNotEncapsulated fails unless e drops inner for the reason want, and
 // leaves hdr as it is.
-func checkNotEncapsulated(t *testing.T, e *encap.Encapsulator, inner packet.IPv4, want encap.Verdict) {
+func checkNotEncapsulated(t *testing.T, e *encap.Encapsulator, inner packet.IPv4, want stats.Reason) {
 	t.Helper()
 	untouched := bytes.Repeat([]byte{0xee}, encap.HdrLen)
 	hdr := bytes.Clone(untouched)

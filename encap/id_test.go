@@ -6,6 +6,7 @@ import (
 
 	"goipip/encap"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 )
 
 // RFC 6864 §4: IDs of packets that may be fragmented differ within a packet's
@@ -61,7 +62,7 @@ func TestT11_IDConcurrent(t *testing.T) {
 		wg.Go(func() {
 			inner, hdr := ipv4{}.bytes(), packet.IPv4(make([]byte, encap.HdrLen))
 			for range distinctIDs / queues {
-				if v := e.Encap(hdr, inner); v != encap.Deliver {
+				if v := e.Encap(hdr, inner); v != stats.Deliver {
 					t.Errorf("Encap = %v", v)
 					return
 				}

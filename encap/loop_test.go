@@ -7,6 +7,7 @@ import (
 
 	"goipip/encap"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 )
 
 // G4, RFC 2003 §3.2: what comes out of this tunnel does not go in again.
@@ -15,26 +16,26 @@ func TestG4_Loop(t *testing.T) {
 	tests := []struct {
 		name  string
 		inner ipv4
-		want  encap.Verdict
+		want  stats.Reason
 	}{
-		{"from somewhere else", ipv4{}, encap.Deliver},
-		{"from the remote address", ipv4{src: there}, encap.Loop},
-		{"from the remote address to the local one", ipv4{src: there, dst: here}, encap.Loop},
-		{"from the remote address, the other end's tunnel", ipv4{src: there, dst: here, proto: packet.ProtoIPIP}, encap.Loop},
-		{"our own outer packet", ipv4{src: here, dst: there, proto: packet.ProtoIPIP}, encap.Loop},
-		{"a part of our own outer packet", ipv4{src: here, dst: there, proto: packet.ProtoIPIP, offset: 1480}, encap.Loop},
+		{"from somewhere else", ipv4{}, stats.Deliver},
+		{"from the remote address", ipv4{src: there}, stats.Loop},
+		{"from the remote address to the local one", ipv4{src: there, dst: here}, stats.Loop},
+		{"from the remote address, the other end's tunnel", ipv4{src: there, dst: here, proto: packet.ProtoIPIP}, stats.Loop},
+		{"our own outer packet", ipv4{src: here, dst: there, proto: packet.ProtoIPIP}, stats.Loop},
+		{"a part of our own outer packet", ipv4{src: here, dst: there, proto: packet.ProtoIPIP, offset: 1480}, stats.Loop},
 		// A route to the remote address into the tunnel gets these lost once (T4);
 		// what they are in is a loop then.
-		{"from the local address to the remote one", ipv4{src: here, dst: there}, encap.Deliver},
-		{"another tunnel of this host", ipv4{src: here, dst: "10.0.0.2", proto: packet.ProtoIPIP}, encap.Deliver},
-		{"another tunnel to the remote host", ipv4{dst: there, proto: packet.ProtoIPIP}, encap.Deliver},
-		{"to the local address", ipv4{dst: here}, encap.Deliver},
-		{"TTL 0 comes first", ipv4{src: there, ttl: -1}, encap.TTLExpired},
+		{"from the local address to the remote one", ipv4{src: here, dst: there}, stats.Deliver},
+		{"another tunnel of this host", ipv4{src: here, dst: "10.0.0.2", proto: packet.ProtoIPIP}, stats.Deliver},
+		{"another tunnel to the remote host", ipv4{dst: there, proto: packet.ProtoIPIP}, stats.Deliver},
+		{"to the local address", ipv4{dst: here}, stats.Deliver},
+		{"TTL 0 comes first", ipv4{src: there, ttl: -1}, stats.TTLExpired},
 	}
 	e := newEncapsulator(t, encap.Outer{})
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if tt.want == encap.Deliver {
+			if tt.want == stats.Deliver {
 				mustEncap(t, e, tt.inner.bytes())
 			} else {
 				checkNotEncapsulated(t, e, tt.inner.bytes(), tt.want)
@@ -49,7 +50,7 @@ func TestG4_OwnOutput(t *testing.T) {
 		e := newEncapsulator(t, o)
 		inner := ipv4{}.bytes()
 		outer := append(mustEncap(t, e, inner), inner...)
-		checkNotEncapsulated(t, e, outer, encap.Loop)
+		checkNotEncapsulated(t, e, outer, stats.Loop)
 	}
 }
 

@@ -6,23 +6,24 @@ import (
 	"testing"
 
 	"goipip/encap"
+	"goipip/internal/stats"
 )
 
 func TestG1_WrongPeer(t *testing.T) {
 	tests := []struct {
 		name     string
 		src, dst string
-		want     encap.Verdict
+		want     stats.Reason
 	}{
-		{"our peer", local.String(), remote.String(), encap.Deliver},
-		{"another source", "10.90.6.239", remote.String(), encap.WrongPeer},
-		{"another destination", local.String(), "192.168.1.128", encap.WrongPeer},
-		{"both other", "203.0.113.1", "203.0.113.2", encap.WrongPeer},
-		{"our own packet come back", remote.String(), local.String(), encap.WrongPeer},
-		{"multicast destination", local.String(), "224.0.0.1", encap.WrongPeer},
-		{"broadcast destination", local.String(), "255.255.255.255", encap.WrongPeer},
-		{"no source", "0.0.0.0", remote.String(), encap.WrongPeer},
-		{"differs in the first byte only", "11.90.6.238", remote.String(), encap.WrongPeer},
+		{"our peer", local.String(), remote.String(), stats.Deliver},
+		{"another source", "10.90.6.239", remote.String(), stats.WrongPeer},
+		{"another destination", local.String(), "192.168.1.128", stats.WrongPeer},
+		{"both other", "203.0.113.1", "203.0.113.2", stats.WrongPeer},
+		{"our own packet come back", remote.String(), local.String(), stats.WrongPeer},
+		{"multicast destination", local.String(), "224.0.0.1", stats.WrongPeer},
+		{"broadcast destination", local.String(), "255.255.255.255", stats.WrongPeer},
+		{"no source", "0.0.0.0", remote.String(), stats.WrongPeer},
+		{"differs in the first byte only", "11.90.6.238", remote.String(), stats.WrongPeer},
 	}
 	d := newDecapsulator(t)
 	for _, tt := range tests {
@@ -31,7 +32,7 @@ func TestG1_WrongPeer(t *testing.T) {
 			outer.SetSource(addr(tt.src, ""))
 			outer.SetDestination(addr(tt.dst, ""))
 			outer.UpdateChecksum()
-			if tt.want == encap.Deliver {
+			if tt.want == stats.Deliver {
 				mustDecap(t, d, outer)
 				return
 			}
@@ -46,40 +47,40 @@ func TestG1_WildcardRemoteNeedsAnOption(t *testing.T) {
 	if err != nil {
 		return // refused: as good
 	}
-	checkDrop(t, d, wrap(ipv4{}.bytes()), encap.WrongPeer)
+	checkDrop(t, d, wrap(ipv4{}.bytes()), stats.WrongPeer)
 }
 
 func TestG2_MartianSource(t *testing.T) {
 	tests := []struct {
 		src  string
-		want encap.Verdict
+		want stats.Reason
 	}{
-		{"0.0.0.0", encap.Martian},
-		{"0.0.0.1", encap.Martian},
-		{"0.255.255.255", encap.Martian},
-		{"1.0.0.0", encap.Deliver},
-		{"10.0.0.1", encap.Deliver},
-		{"126.255.255.255", encap.Deliver},
-		{"127.0.0.0", encap.Martian},
-		{"127.0.0.1", encap.Martian},
-		{"127.255.255.255", encap.Martian},
-		{"128.0.0.0", encap.Deliver},
-		{"169.254.1.1", encap.Deliver},
-		{"192.168.0.255", encap.Deliver},
-		{"223.255.255.255", encap.Deliver},
-		{"224.0.0.0", encap.Martian},
-		{"224.0.0.5", encap.Martian},
-		{"239.255.255.255", encap.Martian},
-		{"240.0.0.0", encap.Martian},
-		{"250.1.2.3", encap.Martian},
-		{"255.255.255.254", encap.Martian},
-		{"255.255.255.255", encap.Martian},
+		{"0.0.0.0", stats.Martian},
+		{"0.0.0.1", stats.Martian},
+		{"0.255.255.255", stats.Martian},
+		{"1.0.0.0", stats.Deliver},
+		{"10.0.0.1", stats.Deliver},
+		{"126.255.255.255", stats.Deliver},
+		{"127.0.0.0", stats.Martian},
+		{"127.0.0.1", stats.Martian},
+		{"127.255.255.255", stats.Martian},
+		{"128.0.0.0", stats.Deliver},
+		{"169.254.1.1", stats.Deliver},
+		{"192.168.0.255", stats.Deliver},
+		{"223.255.255.255", stats.Deliver},
+		{"224.0.0.0", stats.Martian},
+		{"224.0.0.5", stats.Martian},
+		{"239.255.255.255", stats.Martian},
+		{"240.0.0.0", stats.Martian},
+		{"250.1.2.3", stats.Martian},
+		{"255.255.255.254", stats.Martian},
+		{"255.255.255.255", stats.Martian},
 	}
 	d := newDecapsulator(t)
 	for _, tt := range tests {
 		t.Run(tt.src, func(t *testing.T) {
 			outer := wrap(ipv4{src: tt.src}.bytes())
-			if tt.want == encap.Deliver {
+			if tt.want == stats.Deliver {
 				mustDecap(t, d, outer)
 				return
 			}
@@ -91,27 +92,27 @@ func TestG2_MartianSource(t *testing.T) {
 func TestG2_MartianDestination(t *testing.T) {
 	tests := []struct {
 		dst  string
-		want encap.Verdict
+		want stats.Reason
 	}{
-		{"0.0.0.0", encap.Martian},
-		{"0.255.255.255", encap.Martian},
-		{"1.0.0.0", encap.Deliver},
-		{"126.255.255.255", encap.Deliver},
-		{"127.0.0.0", encap.Martian},
-		{"127.0.0.1", encap.Martian},
-		{"127.255.255.255", encap.Martian},
-		{"128.0.0.0", encap.Deliver},
-		{"223.255.255.255", encap.Deliver},
-		{"224.0.0.0", encap.Deliver},
-		{"224.0.0.5", encap.Deliver}, // OSPF
-		{"239.255.255.255", encap.Deliver},
-		{"255.255.255.255", encap.Deliver}, // G2 names no such destination
+		{"0.0.0.0", stats.Martian},
+		{"0.255.255.255", stats.Martian},
+		{"1.0.0.0", stats.Deliver},
+		{"126.255.255.255", stats.Deliver},
+		{"127.0.0.0", stats.Martian},
+		{"127.0.0.1", stats.Martian},
+		{"127.255.255.255", stats.Martian},
+		{"128.0.0.0", stats.Deliver},
+		{"223.255.255.255", stats.Deliver},
+		{"224.0.0.0", stats.Deliver},
+		{"224.0.0.5", stats.Deliver}, // OSPF
+		{"239.255.255.255", stats.Deliver},
+		{"255.255.255.255", stats.Deliver}, // G2 names no such destination
 	}
 	d := newDecapsulator(t)
 	for _, tt := range tests {
 		t.Run(tt.dst, func(t *testing.T) {
 			outer := wrap(ipv4{dst: tt.dst}.bytes())
-			if tt.want == encap.Deliver {
+			if tt.want == stats.Deliver {
 				mustDecap(t, d, outer)
 				return
 			}
@@ -129,7 +130,7 @@ func TestG2_OwnAddress(t *testing.T) {
 
 	d.SetOwn(own)
 	for _, a := range own {
-		checkDrop(t, d, from(a.String()), encap.Martian)
+		checkDrop(t, d, from(a.String()), stats.Martian)
 	}
 	mustDecap(t, d, from("10.1.0.2"))
 	mustDecap(t, d, from("10.2.0.0"))
@@ -137,16 +138,16 @@ func TestG2_OwnAddress(t *testing.T) {
 
 	// The set is what it was when it was told.
 	own[0] = netip.MustParseAddr("10.9.0.1")
-	checkDrop(t, d, from("10.1.0.1"), encap.Martian)
+	checkDrop(t, d, from("10.1.0.1"), stats.Martian)
 	mustDecap(t, d, from("10.9.0.1"))
 
 	d.SetOwn([]netip.Addr{netip.MustParseAddr("10.3.0.1")}) // replaces, does not add
 	mustDecap(t, d, from("10.1.0.1"))
-	checkDrop(t, d, from("10.3.0.1"), encap.Martian)
+	checkDrop(t, d, from("10.3.0.1"), stats.Martian)
 
 	d.SetOwn(nil)
 	mustDecap(t, d, from("10.3.0.1"))
-	checkDrop(t, d, from("127.0.0.1"), encap.Martian)
+	checkDrop(t, d, from("127.0.0.1"), stats.Martian)
 }
 
 // The addresses of a host, as net/netip reads them from anywhere, include IPv6
@@ -157,7 +158,7 @@ func TestG2_OwnAddressOfAnotherFamily(t *testing.T) {
 		netip.MustParseAddr("::1"), netip.MustParseAddr("fe80::1%lo"), {}, netip.MustParseAddr("10.1.0.1"),
 	})
 	mustDecap(t, d, wrap(ipv4{}.bytes()))
-	checkDrop(t, d, wrap(ipv4{src: "10.1.0.1"}.bytes()), encap.Martian)
+	checkDrop(t, d, wrap(ipv4{src: "10.1.0.1"}.bytes()), stats.Martian)
 }
 
 // An address comes or goes while packets arrive: each sees one set, whole.
@@ -170,10 +171,10 @@ func TestG2_SetOwnWhileReceiving(t *testing.T) {
 		wg.Go(func() {
 			always, never := wrap(ipv4{src: "10.1.0.1"}.bytes()), wrap(ipv4{src: "10.4.0.1"}.bytes())
 			for range 5000 {
-				if _, v := d.Decap(always); v != encap.Martian {
+				if _, v := d.Decap(always); v != stats.Martian {
 					t.Errorf("own address: %v", v)
 				}
-				if _, v := d.Decap(never); v != encap.Deliver {
+				if _, v := d.Decap(never); v != stats.Deliver {
 					t.Errorf("address of somebody else: %v", v)
 				}
 			}

@@ -7,6 +7,7 @@ import (
 
 	"goipip/encap"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 )
 
 // nest returns a packet within n outer headers from src.
@@ -34,31 +35,31 @@ func TestT14_TooDeep(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		inner packet.IPv4
-		want  encap.Verdict
+		want  stats.Reason
 	}{
-		{"no tunnel", nest(0, here), encap.Deliver},
-		{"1", nest(1, here), encap.Deliver},
-		{"3", nest(3, here), encap.Deliver},
-		{"4", nest(4, here), encap.TooDeep},
-		{"5", nest(5, here), encap.TooDeep},
-		{"40", nest(40, here), encap.TooDeep},
-		{"10 of others", nest(10, elsewhere), encap.Deliver},
-		{"3 around those of others", within(ipv4{}, within(ipv4{}, within(ipv4{}, nest(5, elsewhere)))), encap.Deliver},
-		{"another's around 4", ipv4{src: elsewhere, proto: packet.ProtoIPIP, payload: nest(4, here)}.bytes(), encap.Deliver},
-		{"options", within(ipv4{options: make([]byte, 40)}, nest(3, here)), encap.TooDeep},
-		{"a first fragment", within(ipv4{mf: true}, nest(3, here)), encap.TooDeep},
-		{"a later fragment, whose payload looks like headers", within(ipv4{mf: true, offset: 800}, nest(3, here)), encap.Deliver},
-		{"a later fragment at the fourth level", within(ipv4{}, within(ipv4{}, within(ipv4{}, within(ipv4{offset: 8}, nil)))), encap.TooDeep},
-		{"cut in the third header", short[:2*packet.IPv4HdrLen+19], encap.Deliver},
-		{"a header length of 16", badIHL, encap.Deliver},
-		{"not IPv4 in the third", version6, encap.Deliver},
-		{"TTL 0 comes first", within(ipv4{ttl: -1}, nest(4, here)), encap.TTLExpired},
+		{"no tunnel", nest(0, here), stats.Deliver},
+		{"1", nest(1, here), stats.Deliver},
+		{"3", nest(3, here), stats.Deliver},
+		{"4", nest(4, here), stats.TooDeep},
+		{"5", nest(5, here), stats.TooDeep},
+		{"40", nest(40, here), stats.TooDeep},
+		{"10 of others", nest(10, elsewhere), stats.Deliver},
+		{"3 around those of others", within(ipv4{}, within(ipv4{}, within(ipv4{}, nest(5, elsewhere)))), stats.Deliver},
+		{"another's around 4", ipv4{src: elsewhere, proto: packet.ProtoIPIP, payload: nest(4, here)}.bytes(), stats.Deliver},
+		{"options", within(ipv4{options: make([]byte, 40)}, nest(3, here)), stats.TooDeep},
+		{"a first fragment", within(ipv4{mf: true}, nest(3, here)), stats.TooDeep},
+		{"a later fragment, whose payload looks like headers", within(ipv4{mf: true, offset: 800}, nest(3, here)), stats.Deliver},
+		{"a later fragment at the fourth level", within(ipv4{}, within(ipv4{}, within(ipv4{}, within(ipv4{offset: 8}, nil)))), stats.TooDeep},
+		{"cut in the third header", short[:2*packet.IPv4HdrLen+19], stats.Deliver},
+		{"a header length of 16", badIHL, stats.Deliver},
+		{"not IPv4 in the third", version6, stats.Deliver},
+		{"TTL 0 comes first", within(ipv4{ttl: -1}, nest(4, here)), stats.TTLExpired},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := newEncapsulator(t, encap.Outer{})
 			mustEncap(t, e, slices.Clone(nest(4, here))) // it is nobody's address yet
 			e.SetOwn([]netip.Addr{netip.MustParseAddr("::1"), netip.MustParseAddr(here)})
-			if tt.want == encap.Deliver {
+			if tt.want == stats.Deliver {
 				mustEncap(t, e, tt.inner)
 			} else {
 				checkNotEncapsulated(t, e, tt.inner, tt.want)

@@ -10,6 +10,7 @@ import (
 
 	"goipip/encap"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 )
 
 // unicast returns any address that no rule calls a martian.
@@ -55,7 +56,7 @@ func TestRoundTrip(t *testing.T) {
 		}
 		outer = append(outer, randomBytes(r, r.IntN(8))...) // padding
 		got, v := d.Decap(outer)
-		if v != encap.Deliver {
+		if v != stats.Deliver {
 			t.Fatalf("packet %d, %+v, inner header % x: %v", i, o, inner[:inner.HdrLen()], v)
 		}
 		if !bytes.Equal(got, inner) {

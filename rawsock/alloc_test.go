@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 	"goipip/rawsock"
 )
 
@@ -26,7 +27,7 @@ func checkAllocs(t *testing.T, path path, hop *rawsock.Hop) {
 	refused := 0
 	var s *rawsock.Sender
 	must(t, path.from.Do(func() (err error) {
-		s, err = rawsock.NewSender(path.cfg, func(int, rawsock.Refusal) { refused++ })
+		s, err = rawsock.NewSender(path.cfg, func(int, stats.Reason) { refused++ })
 		return errors.Join(err, s.EnableHops())
 	}))
 	defer s.Close()

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 	"goipip/rawsock"
 )
 
@@ -25,7 +26,7 @@ func Example() {
 	if err := receiver.Connect(); err != nil {
 		fmt.Println("packets of other tunnels cost this one too:", err)
 	}
-	sender, err := rawsock.NewSender(cfg, func(i int, why rawsock.Refusal) {
+	sender, err := rawsock.NewSender(cfg, func(i int, why stats.Reason) {
 		fmt.Printf("packet %d of the batch was not sent: %v\n", i, why)
 	})
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 
 // For tests of what has no other way out than through the kernel.
 var (
-	RefusalOf   = refusalOf
+	ReasonOf    = reasonOf
 	ShareFilter = shareFilter
 )
 

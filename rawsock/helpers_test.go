@@ -14,6 +14,7 @@ import (
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 	"goipip/rawsock"
 )
 
@@ -123,7 +124,7 @@ func needBuffers(t *testing.T, h *netlab.Host) {
 // refusal is what a sender was told about a packet.
 type refusal struct {
 	Index int
-	Why   rawsock.Refusal
+	Why   stats.Reason
 }
 
 // sender is a Sender with a list of all refusals.
@@ -137,7 +138,7 @@ func newSender(t testing.TB, h *netlab.Host, cfg rawsock.Config) *sender {
 	t.Helper()
 	s := &sender{cfg: cfg}
 	must(t, h.Do(func() (err error) {
-		s.Sender, err = rawsock.NewSender(cfg, func(i int, why rawsock.Refusal) {
+		s.Sender, err = rawsock.NewSender(cfg, func(i int, why stats.Reason) {
 			s.refusals = append(s.refusals, refusal{i, why})
 		})
 		return err

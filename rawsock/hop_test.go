@@ -12,6 +12,7 @@ import (
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 	"goipip/rawsock"
 )
 
@@ -88,15 +89,15 @@ func TestHop_Refused(t *testing.T) {
 	for name, c := range map[string]struct {
 		prepare func(t *testing.T, left *netlab.Host)
 		length  int // of the packets
-		want    rawsock.Refusal
+		want    stats.Reason
 	}{
-		"one byte too long":    {length: 1501, want: rawsock.TooBig},
-		"as with a VLAN's tag": {length: 1504, want: rawsock.TooBig}, // packet_extra_vlan_len_allowed
-		"and one byte more":    {length: 1505, want: rawsock.TooBig},
-		"as long as can be":    {length: packet.IPv4MaxLen, want: rawsock.TooBig},
-		"shorter device":       {func(t *testing.T, left *netlab.Host) { must(t, left.SetMTU("eth0", 576)) }, 577, rawsock.TooBig},
-		"device down":          {setDown, 100, rawsock.NoRoute},
-		"device deleted":       {deleteLink, 100, rawsock.NoRoute},
+		"one byte too long":    {length: 1501, want: stats.TooBig},
+		"as with a VLAN's tag": {length: 1504, want: stats.TooBig}, // packet_extra_vlan_len_allowed
+		"and one byte more":    {length: 1505, want: stats.TooBig},
+		"as long as can be":    {length: packet.IPv4MaxLen, want: stats.TooBig},
+		"shorter device":       {func(t *testing.T, left *netlab.Host) { must(t, left.SetMTU("eth0", 576)) }, 577, stats.TooBig},
+		"device down":          {setDown, 100, stats.NoRoute},
+		"device deleted":       {deleteLink, 100, stats.NoRoute},
 	} {
 		t.Run(name, func(t *testing.T) {
 			left, right := newPair(t)

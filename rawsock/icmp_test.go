@@ -19,6 +19,7 @@ import (
 
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
+	"goipip/internal/stats"
 	"goipip/rawsock"
 )
 
@@ -194,7 +195,7 @@ func TestE_FragNeeded(t *testing.T) {
 
 	icmpError{typ: ipv4.ICMPTypeDestinationUnreachable, code: 4, mtu: 1000}.send(t, left, right)
 	s.send(t, fits, large, fits, large)
-	want := []refusal{{1, rawsock.TooBig}, {3, rawsock.TooBig}}
+	want := []refusal{{1, stats.TooBig}, {3, stats.TooBig}}
 	if diff := cmp.Diff(want, s.refusals); diff != "" {
 		t.Errorf("refusals (-want +got):\n%s", diff)
 	}

@@ -11,45 +11,34 @@ import (
 	"golang.org/x/sys/unix"
 
 	"goipip/internal/netlab"
+	"goipip/internal/stats"
 	"goipip/rawsock"
 )
 
-func TestRefusalOf(t *testing.T) {
+func TestReasonOf(t *testing.T) {
 	tests := []struct {
 		errno syscall.Errno
-		want  rawsock.Refusal
+		want  stats.Reason
 	}{
-		{unix.ENETUNREACH, rawsock.NoRoute},
-		{unix.EHOSTUNREACH, rawsock.NoRoute},
-		{unix.ENETDOWN, rawsock.NoRoute},
-		{unix.ENODEV, rawsock.NoRoute},
-		{unix.ENXIO, rawsock.NoRoute},
-		{unix.EINVAL, rawsock.NoRoute},
-		{unix.EMSGSIZE, rawsock.TooBig},
-		{unix.ENOBUFS, rawsock.Congested},
-		{unix.ENOMEM, rawsock.Congested},
-		{unix.EPERM, rawsock.Filtered},
-		{unix.EACCES, rawsock.Filtered},
-		{unix.EFAULT, rawsock.SendError},
-		{unix.ECONNREFUSED, rawsock.SendError},
-		{unix.EIO, rawsock.SendError},
+		{unix.ENETUNREACH, stats.NoRoute},
+		{unix.EHOSTUNREACH, stats.NoRoute},
+		{unix.ENETDOWN, stats.NoRoute},
+		{unix.ENODEV, stats.NoRoute},
+		{unix.ENXIO, stats.NoRoute},
+		{unix.EINVAL, stats.NoRoute},
+		{unix.EMSGSIZE, stats.TooBig},
+		{unix.ENOBUFS, stats.Congested},
+		{unix.ENOMEM, stats.Congested},
+		{unix.EPERM, stats.Filtered},
+		{unix.EACCES, stats.Filtered},
+		{unix.EFAULT, stats.SendError},
+		{unix.ECONNREFUSED, stats.SendError},
+		{unix.EIO, stats.SendError},
 	}
 	for _, tt := range tests {
-		if got := rawsock.RefusalOf(tt.errno); got != tt.want {
+		if got := rawsock.ReasonOf(tt.errno); got != tt.want {
 			t.Errorf("%v is %v, want %v", unix.ErrnoName(tt.errno), got, tt.want)
 		}
-	}
-}
-
-// Counters are told apart by name.
-func TestRefusal_String(t *testing.T) {
-	seen := map[string]bool{}
-	for why := range rawsock.NumRefusals {
-		name := why.String()
-		if name == "" || seen[name] || name != strings.ToLower(name) || strings.ContainsAny(name, " -") {
-			t.Errorf("refusal %d has the name %q", why, name)
-		}
-		seen[name] = true
 	}
 }
 
@@ -63,16 +52,16 @@ func TestT3_Refused(t *testing.T) {
 		cfg     rawsock.Config
 		device  string // that packets leave by
 		prepare func(t *testing.T, left *netlab.Host)
-		want    rawsock.Refusal
+		want    stats.Reason
 	}{
-		{"no route", toFar, "", nil, rawsock.NoRoute},
-		{"blackhole", toFar, "", addRoute(unix.RTN_BLACKHOLE), rawsock.NoRoute},
-		{"unreachable", toFar, "", addRoute(unix.RTN_UNREACHABLE), rawsock.NoRoute},
-		{"throw", toFar, "", addRoute(unix.RTN_THROW), rawsock.NoRoute},
-		{"prohibit", toFar, "", addRoute(unix.RTN_PROHIBIT), rawsock.Filtered},
-		{"device down", leftEnd, "", setDown, rawsock.NoRoute},
-		{"bound device down", leftEnd, "eth0", setDown, rawsock.NoRoute},
-		{"bound device deleted", leftEnd, "eth0", deleteLink, rawsock.NoRoute},
+		{"no route", toFar, "", nil, stats.NoRoute},
+		{"blackhole", toFar, "", addRoute(unix.RTN_BLACKHOLE), stats.NoRoute},
+		{"unreachable", toFar, "", addRoute(unix.RTN_UNREACHABLE), stats.NoRoute},
+		{"throw", toFar, "", addRoute(unix.RTN_THROW), stats.NoRoute},
+		{"prohibit", toFar, "", addRoute(unix.RTN_PROHIBIT), stats.Filtered},
+		{"device down", leftEnd, "", setDown, stats.NoRoute},
+		{"bound device down", leftEnd, "eth0", setDown, stats.NoRoute},
+		{"bound device deleted", leftEnd, "eth0", deleteLink, stats.NoRoute},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -141,7 +130,7 @@ func TestT3_RouteLater(t *testing.T) {
 	s := newSender(t, left, cfg)
 	for range 3 {
 		s.send(t, "lost")
-		if diff := cmp.Diff([]refusal{{0, rawsock.NoRoute}}, s.refusals); diff != "" {
+		if diff := cmp.Diff([]refusal{{0, stats.NoRoute}}, s.refusals); diff != "" {
 			t.Fatalf("refusals (-want +got):\n%s", diff)
 		}
 		s.refusals = nil
@@ -188,7 +177,7 @@ func refusedAmongOthers(t *testing.T, take road) {
 			var want []refusal
 			for _, i := range tt.tooBig {
 				payloads[i] = tooBig
-				want = append(want, refusal{i, rawsock.TooBig})
+				want = append(want, refusal{i, stats.TooBig})
 			}
 			for _, p := range payloads {
 				if p != tooBig {
@@ -226,7 +215,7 @@ func TestT12_TooBigWithoutDF(t *testing.T) {
 	p.SetID(1)
 	s.Add(p, payload)
 	must(t, s.Flush())
-	if diff := cmp.Diff([]refusal{{0, rawsock.TooBig}}, s.refusals); diff != "" {
+	if diff := cmp.Diff([]refusal{{0, stats.TooBig}}, s.refusals); diff != "" {
 		t.Errorf("refusals (-want +got):\n%s", diff)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"goipip/internal/descriptor"
+	"goipip/internal/stats"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,7 +29,7 @@ type Sender struct {
 	out     *descriptor.FD // where the batch goes
 	to      *Hop           // that the batch is addressed to; nil for the remote host
 	n       int            // messages added
-	refused func(i int, why Refusal)
+	refused func(i int, why stats.Reason)
 }
 
 // Hop is the next hop on the way to the remote host: a neighbour on an Ethernet.
@@ -43,7 +44,7 @@ const maxWait = 10 * time.Millisecond
 // NewSender opens a sender in the network namespace of the calling thread.
 // Flush calls refused for each message that the kernel does not take, by its
 // place in the order of Add.
-func NewSender(cfg Config, refused func(i int, why Refusal)) (*Sender, error) {
+func NewSender(cfg Config, refused func(i int, why stats.Reason)) (*Sender, error) {
 	raw, err := newRawOutlet(cfg)
 	if err != nil {
 		return nil, err
@@ -70,7 +71,7 @@ func (s *Sender) EnableHops() (err error) {
 }
 
 // SetDevice changes Config.Device for what a raw socket sends from now on. Without a
-// device of that index, packets are refused with NoRoute. Any goroutine may call it at
+// device of that index, packets are refused with stats.NoRoute. Any goroutine may call it at
 // any time; to change a device that is set takes CAP_NET_RAW.
 func (s *Sender) SetDevice(index int) error {
 	return s.raw.Control(func(fd int) error { return bindToDevice(fd, index) })
@@ -104,7 +105,7 @@ func (s *Sender) Len() int { return s.n }
 // NewSender, and the others are sent. The only error is os.ErrClosed, after Close.
 //
 // While the socket's buffer is full, Flush waits for maxWait at most; what then still
-// has no room is refused as Congested. What SetHop was given meanwhile holds for the
+// has no room is refused as stats.Congested. What SetHop was given meanwhile holds for the
 // rest of the batch.
 func (s *Sender) Flush() error {
 	end := s.n
@@ -147,14 +148,14 @@ func (s *Sender) send(next, end int, deadline *time.Time) (int, error) {
 				return next, s.waitForRoom(fd, deadline.Sub(now))
 			}
 			for ; next < end; next++ {
-				s.refused(next, Congested)
+				s.refused(next, stats.Congested)
 			}
 		default: // about the first message; those before it were sent
 			if repeats < maxRepeats && mayBeICMP(errno) {
 				repeats++
 				continue
 			}
-			s.refused(next, refusalOf(errno))
+			s.refused(next, reasonOf(errno))
 			next++
 			repeats = 0
 		}

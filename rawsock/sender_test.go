@@ -17,6 +17,7 @@ import (
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 	"goipip/rawsock"
 )
 
@@ -84,7 +85,7 @@ func TestHazard7_SetDevice(t *testing.T) {
 
 	must(t, s.SetDevice(noSuchDevice))
 	s.send(t, "lost")
-	if diff := gocmp.Diff([]refusal{{0, rawsock.NoRoute}}, s.refusals); diff != "" {
+	if diff := gocmp.Diff([]refusal{{0, stats.NoRoute}}, s.refusals); diff != "" {
 		t.Errorf("without the device: refusals (-want +got):\n%s", diff)
 	}
 	s.refusals = nil
@@ -135,7 +136,7 @@ func TestHazard22_Mark(t *testing.T) {
 	with := without
 	with.Mark = mark
 	s := newSender(t, l.left, without)
-	if s.send(t, "no way"); len(s.refusals) != 1 || s.refusals[0].Why != rawsock.NoRoute {
+	if s.send(t, "no way"); len(s.refusals) != 1 || s.refusals[0].Why != stats.NoRoute {
 		t.Errorf("without a mark: %+v, want no route", s.refusals)
 	}
 	if newReceiver(t, l.left, without).Connect() == nil {
@@ -256,7 +257,7 @@ func flushWaits(t *testing.T, take road) {
 	g := startReceiving(newConnected(t, right, rightEnd))
 	// This leaves an error on the socket's error queue, which nobody takes away.
 	s.send(t, strings.Repeat("x", largeMTU))
-	if diff := gocmp.Diff([]refusal{{0, rawsock.TooBig}}, s.refusals); diff != "" {
+	if diff := gocmp.Diff([]refusal{{0, stats.TooBig}}, s.refusals); diff != "" {
 		t.Fatalf("refusals (-want +got):\n%s", diff)
 	}
 	s.refusals = nil
@@ -358,8 +359,8 @@ func slowLink(t *testing.T, way string, limit uint32, buffer int) {
 		}
 		refused := map[int]bool{}
 		for _, r := range s.refusals {
-			if r.Why != rawsock.Congested || refused[r.Index] {
-				t.Fatalf("batch %d: refusals %+v, want %v, and each once", batch, s.refusals, rawsock.Congested)
+			if r.Why != stats.Congested || refused[r.Index] {
+				t.Fatalf("batch %d: refusals %+v, want %v, and each once", batch, s.refusals, stats.Congested)
 			}
 			refused[r.Index] = true
 		}
@@ -466,8 +467,8 @@ func congested(t *testing.T, take road) {
 		s.send(t, payloads...)
 		refused := map[int]bool{}
 		for _, r := range s.refusals {
-			if r.Why != rawsock.Congested || refused[r.Index] {
-				t.Fatalf("batch %d: refusals %+v, want %v, and each once", batch, s.refusals, rawsock.Congested)
+			if r.Why != stats.Congested || refused[r.Index] {
+				t.Fatalf("batch %d: refusals %+v, want %v, and each once", batch, s.refusals, stats.Congested)
 			}
 			refused[r.Index] = true
 		}

@@ -9,6 +9,7 @@ import (
 
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 	"goipip/rawsock"
 )
 
@@ -35,7 +36,7 @@ func TestT3_TOS(t *testing.T) {
 	g := startReceiving(newReceiver(t, right, reverse(without)))
 
 	s := newSender(t, left, without)
-	if s.send(t, "no way"); len(s.refusals) != 1 || s.refusals[0].Why != rawsock.NoRoute {
+	if s.send(t, "no way"); len(s.refusals) != 1 || s.refusals[0].Why != stats.NoRoute {
 		t.Errorf("without TOS: %+v, want no route", s.refusals)
 	}
 	if newReceiver(t, left, without).Connect() == nil {

@@ -6,14 +6,13 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
 	"os"
 	"os/signal"
-	"slices"
 	"syscall"
 
 	"goipip/internal/engine"
 	"goipip/internal/logqueue"
+	"goipip/internal/stats"
 )
 
 // runTunnel is goipip in the foreground.
@@ -62,7 +61,7 @@ func runTunnel(ctx context.Context, cfg engine.Config, log *slog.Logger, up func
 func answer(signals <-chan os.Signal, t *engine.Tunnel, log *slog.Logger) {
 	for sig := range signals {
 		if sig == syscall.SIGHUP {
-			log.Info("SIGHUP: nothing to read again")
+			log.Info("SIGHUP ignored: there is no configuration file")
 			continue
 		}
 		s := t.Stats()
@@ -70,20 +69,20 @@ func answer(signals <-chan os.Signal, t *engine.Tunnel, log *slog.Logger) {
 	}
 }
 
-// counters shows one direction, drops in the order of their names.
-type counters engine.Direction
+// counters shows one direction, drops in the order of stats.Reason.
+type counters stats.Direction
 
 func (c counters) LogValue() slog.Value {
 	attrs := []slog.Attr{slog.Uint64("packets", c.Packets), slog.Uint64("bytes", c.Bytes)}
-	for _, reason := range slices.Sorted(maps.Keys(c.Drops)) {
-		attrs = append(attrs, slog.Uint64("dropped_"+reason, c.Drops[reason]))
+	for reason, n := range c.Drops.All() {
+		attrs = append(attrs, slog.Uint64("dropped_"+reason.String(), n))
 	}
 	return slog.GroupValue(attrs...)
 }
 
 // linkErrors shows what the kernel's tunnel would count as errors on the link, under
 // the names of ip -s -s link show.
-type linkErrors engine.LinkStats
+type linkErrors stats.LinkStats
 
 func (l linkErrors) LogValue() slog.Value {
 	return slog.GroupValue(

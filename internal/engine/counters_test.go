@@ -1,7 +1,6 @@
 package engine_test
 
 import (
-	"maps"
 	"net/netip"
 	"testing"
 
@@ -12,6 +11,7 @@ import (
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 )
 
 // Of all packets that came in, each is counted once: passed on, or under the reason
@@ -59,8 +59,8 @@ func TestG5_EachPacketOnce(t *testing.T) {
 			if diff := cmp.Diff(drops.rx, n.b.tunnel.Stats().RX.Drops); diff != "" {
 				t.Errorf("dropped of what was received (-want +got):\n%s", diff)
 			}
-			tx := maps.Clone(n.a.tunnel.Stats().TX.Drops)
-			delete(tx, "too_big") // some
+			tx := n.a.tunnel.Stats().TX.Drops
+			tx[stats.TooBig] = 0 // some
 			if diff := cmp.Diff(drops.tx, tx); diff != "" {
 				t.Errorf("dropped of what was to be sent (-want +got):\n%s", diff)
 			}
@@ -71,7 +71,7 @@ func TestG5_EachPacketOnce(t *testing.T) {
 				inject(t, n.a.host, "", outerOf(n.a, n.b, echoReply(n.a.inner, n.b.inner, 100)))
 			}
 			labtest.WaitFor(t, "what comes for a link that is down to be counted", func() bool {
-				return n.b.tunnel.Stats().RX.Drops["link_down"] == down
+				return n.b.tunnel.Stats().RX.Drops[stats.LinkDown] == down
 			})
 			labtest.WaitFor(t, "all that arrived to be counted", counted)
 		})
@@ -79,7 +79,7 @@ func TestG5_EachPacketOnce(t *testing.T) {
 }
 
 // dropped counts what each end of a network has to drop, by reason.
-type dropped struct{ tx, rx map[string]uint64 }
+type dropped struct{ tx, rx stats.Drops }
 
 // badPackets gives a's link and b's receiver packets that each has to drop, and
 // returns how many for what.
@@ -91,16 +91,16 @@ func (n *network) badPackets(t testing.TB) dropped {
 		return p
 	}
 	noTTL := change(func(p packet.IPv4) { p.SetTTL(0) })
-	d := dropped{map[string]uint64{}, map[string]uint64{}}
+	var d dropped
 
 	deep := change(func(p packet.IPv4) {})
 	for range 4 {
 		deep = outerOf(n.a, newSite(nil, "10.99.0.9", "10.99.0.9"), deep)
 	}
-	for reason, p := range map[string]packet.IPv4{
-		"ttl_expired": noTTL,
-		"loop":        change(func(p packet.IPv4) { p.SetSource(n.b.outer.As4()) }),
-		"too_deep":    deep,
+	for reason, p := range map[stats.Reason]packet.IPv4{
+		stats.TTLExpired: noTTL,
+		stats.Loop:       change(func(p packet.IPv4) { p.SetSource(n.b.outer.As4()) }),
+		stats.TooDeep:    deep,
 	} {
 		for range 3 {
 			inject(t, n.a.host, "tun01", p)
@@ -108,17 +108,17 @@ func (n *network) badPackets(t testing.TB) dropped {
 		}
 	}
 	for _, c := range []struct {
-		reason string
+		reason stats.Reason
 		inner  packet.IPv4
 	}{
-		{"malformed", change(func(p packet.IPv4) { p.SetTotalLength(101) })},
-		{"malformed", change(func(p packet.IPv4) { p[0] = 4<<4 | 4 })},
-		{"malformed", change(func(p packet.IPv4) { p[0] = 6<<4 | 5 })},
-		{"malformed", change(func(packet.IPv4) {})[:19]},
-		{"ttl_expired", noTTL},
-		{"martian", change(func(p packet.IPv4) { p.SetSource([4]byte{127, 0, 0, 1}) })},
-		{"martian", change(func(p packet.IPv4) { p.SetSource(n.b.inner.As4()) })},
-		{"martian", change(func(p packet.IPv4) { p.SetDestination([4]byte{0, 0, 0, 1}) })},
+		{stats.Malformed, change(func(p packet.IPv4) { p.SetTotalLength(101) })},
+		{stats.Malformed, change(func(p packet.IPv4) { p[0] = 4<<4 | 4 })},
+		{stats.Malformed, change(func(p packet.IPv4) { p[0] = 6<<4 | 5 })},
+		{stats.Malformed, change(func(packet.IPv4) {})[:19]},
+		{stats.TTLExpired, noTTL},
+		{stats.Martian, change(func(p packet.IPv4) { p.SetSource([4]byte{127, 0, 0, 1}) })},
+		{stats.Martian, change(func(p packet.IPv4) { p.SetSource(n.b.inner.As4()) })},
+		{stats.Martian, change(func(p packet.IPv4) { p.SetDestination([4]byte{0, 0, 0, 1}) })},
 	} {
 		inject(t, n.a.host, "", outerOf(n.a, n.b, c.inner))
 		d.rx[c.reason]++
@@ -126,7 +126,7 @@ func (n *network) badPackets(t testing.TB) dropped {
 	marked := outerOf(n.a, n.b, change(func(packet.IPv4) {}))
 	marked.SetTOS(3) // CE outside, and no ECN inside
 	inject(t, n.a.host, "", marked)
-	d.rx["bad_ecn"]++
+	d.rx[stats.BadECN]++
 	return d
 }
 

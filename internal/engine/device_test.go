@@ -10,6 +10,7 @@ import (
 
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
+	"goipip/internal/stats"
 )
 
 // In Linux an ICMP error lowers the MTU of the path over the tunnel's device
@@ -52,7 +53,7 @@ func TestO6_T7_PathOfTheDevice(t *testing.T) {
 		t.Errorf("on eth0 are %d packets", len(got))
 	}
 	n.balance(t)
-	n.a.drops(t, "too_big")
+	n.a.drops(t, stats.TooBig)
 }
 
 // A router that tells of more than was known is not believed (__ip_rt_update_pmtu

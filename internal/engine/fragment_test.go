@@ -17,6 +17,7 @@ import (
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 )
 
 // outerPackets returns the ipip packets from s that a router's capture has seen
@@ -228,7 +229,7 @@ func TestT12_NoRoomForFragments(t *testing.T) {
 			inject(t, n.a.host, "tun01", p)
 			const storm = 100
 			labtest.WaitFor(t, "the packet to be counted, or a storm", func() bool {
-				return n.a.tunnel.Stats().TX.Drops["too_big"] > 0 || len(n.a.outerPackets(wire)) > storm
+				return n.a.tunnel.Stats().TX.Drops[stats.TooBig] > 0 || len(n.a.outerPackets(wire)) > storm
 			})
 			if got := len(n.a.outerPackets(wire)); got > 1 {
 				t.Fatalf("more than %d packets are on the wire for one in the link", storm)
@@ -269,7 +270,7 @@ func TestT12_RefusedFragments(t *testing.T) {
 	labtest.WaitFor(t, "the packets to be counted", func() bool { return total(n.a.tunnel.Stats().TX) >= total(before)+2*packets })
 	n.a.balance(t)
 	after := n.a.tunnel.Stats().TX
-	if got := after.Drops["congested"]; got != 2*packets || after.Packets != before.Packets || after.Bytes != before.Bytes {
+	if got := after.Drops[stats.Congested]; got != 2*packets || after.Packets != before.Packets || after.Bytes != before.Bytes {
 		t.Errorf("counted %+v for %d packets more, none of which can have passed; before %+v", after, 2*packets, before)
 	}
 }
@@ -294,7 +295,7 @@ func TestT12_HeapStaysFlat(t *testing.T) {
 					must(t, err)
 				}
 			}
-			const packets = 10_000
+			const packets = 3000 // with two busy loops beside it, one takes 6 ms
 			exchange(100)
 			defer a.tunnel.PauseUnderlay()()
 			defer b.tunnel.PauseUnderlay()()

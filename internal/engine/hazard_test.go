@@ -14,6 +14,7 @@ import (
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 )
 
 // What hostile probing found, each by its number. A tunnel that learns of something by
@@ -59,7 +60,7 @@ func TestHazard4_RuleByProtocol(t *testing.T) {
 		n.types(t, "ip rule add pref 100 ipproto 4 prohibit")
 		n.obeys(t, false)
 		n.balance(t)
-		n.a.drops(t, "filtered")
+		n.a.drops(t, stats.Filtered)
 		n.types(t, "ip rule del pref 100")
 		n.obeys(t, true)
 		if road == engine.RoadAuto {
@@ -90,7 +91,7 @@ func TestHazard4_RuleByProtocolAndMTU(t *testing.T) {
 				p.learns(t, 1480, 1280)
 				p.arrives(t, 1280)
 				n.balance(t)
-				n.a.drops(t, "too_big")
+				n.a.drops(t, stats.TooBig)
 			})
 		}
 	}
@@ -123,7 +124,7 @@ func TestHazard4_EveryRefusalIsAnswered(t *testing.T) {
 		}
 		must(t, n.a.host.SetMTU("eth0", 1500))
 		n.balance(t)
-		n.a.drops(t, "too_big")
+		n.a.drops(t, stats.TooBig)
 	}
 }
 
@@ -169,7 +170,7 @@ func TestHazard6_LegacyIptables(t *testing.T) {
 	n.types(t, "iptables-legacy -A OUTPUT -p 4 -j DROP")
 	n.obeys(t, false)
 	n.balance(t)
-	n.a.drops(t, "filtered")
+	n.a.drops(t, stats.Filtered)
 }
 
 // A device that comes again is the tunnel's again, and one with another name still is
@@ -203,10 +204,10 @@ func TestHazard7_Device(t *testing.T) {
 
 			// Gone, and back as another link.
 			n.types(t, "ip link del wan")
-			before := n.a.tunnel.Stats().TX.Drops["no_route"]
+			before := n.a.tunnel.Stats().TX.Drops[stats.NoRoute]
 			labtest.WaitFor(t, "packets without a route", func() bool {
 				ping(t, n.a, n.b, netlab.PingOptions{Timeout: unanswered})
-				return n.a.tunnel.Stats().TX.Drops["no_route"] > before
+				return n.a.tunnel.Stats().TX.Drops[stats.NoRoute] > before
 			})
 			must(t,
 				n.lab.Veth(n.a.host, "eth1", n.r1, "a1"),

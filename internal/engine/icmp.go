@@ -34,7 +34,7 @@ func (t *Tunnel) hearICMP(ctx context.Context) error {
 		if err := t.guard.ReadErrors(t.icmpReceived); err != nil {
 			return err
 		}
-		if err := limit.WaitN(ctx, t.icmp.heard); err != nil {
+		if err := limit.WaitN(ctx, min(t.icmp.heard, limit.Burst())); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 )
 
 // A route to the remote address through the tunnel itself is told once, costs a
@@ -43,7 +44,7 @@ func TestT4_RouteIntoTheTunnel(t *testing.T) {
 				labtest.WaitFor(t, "the packets to leave the link", func() bool { return n.a.took(t) >= took+packets })
 				n.a.balance(t)
 				after := n.a.tunnel.Stats().TX
-				if got := after.Drops["loop"] - before.Drops["loop"]; got != packets || after.Packets != before.Packets {
+				if got := after.Drops[stats.Loop] - before.Drops[stats.Loop]; got != packets || after.Packets != before.Packets {
 					t.Errorf("%d packets are dropped as loops of %d, before %+v, after %+v", got, packets, before, after)
 				}
 				if got := n.a.took(t) - took; got != packets {
@@ -69,7 +70,7 @@ func TestT4_RouteIntoTheTunnel(t *testing.T) {
 				t.Errorf("%d warnings of two loops:\n%s", got, log)
 			}
 			n.balance(t)
-			n.a.drops(t, "loop")
+			n.a.drops(t, stats.Loop)
 		})
 	}
 }
@@ -87,13 +88,13 @@ func TestT4_FirstPackets(t *testing.T) {
 		inject(t, n.a.host, "tun01", echoReply(stranger, n.b.inner, 100))
 	}
 	labtest.WaitFor(t, "each packet to be dropped", func() bool {
-		return n.a.tunnel.Stats().TX.Drops["loop"]-before.Drops["loop"] >= packets
+		return n.a.tunnel.Stats().TX.Drops[stats.Loop]-before.Drops[stats.Loop] >= packets
 	})
 	n.a.balance(t)
 	if got := n.a.took(t) - took; got > 2*packets {
 		t.Errorf("the link gave %d packets to the tunnel for %d", got, packets)
 	}
-	n.a.drops(t, "loop")
+	n.a.drops(t, stats.Loop)
 }
 
 // deleteRoute deletes a route of a.
@@ -118,11 +119,11 @@ func TestG4_Loops(t *testing.T) {
 		"from the remote address": echoReply(n.b.outer, n.b.inner, 100),
 		"this very tunnel":        own,
 	} {
-		before := n.a.tunnel.Stats().TX.Drops["loop"]
+		before := n.a.tunnel.Stats().TX.Drops[stats.Loop]
 		inject(t, n.a.host, "tun01", p)
 		n.settle(t, wire)
 		n.balance(t)
-		if got := n.a.tunnel.Stats().TX.Drops["loop"]; got != before+1 {
+		if got := n.a.tunnel.Stats().TX.Drops[stats.Loop]; got != before+1 {
 			t.Errorf("%s: %d packets are dropped as loops, want %d", name, got, before+1)
 		}
 	}
@@ -131,5 +132,5 @@ func TestG4_Loops(t *testing.T) {
 			t.Errorf("on the wire is % x", outer)
 		}
 	}
-	n.a.drops(t, "loop")
+	n.a.drops(t, stats.Loop)
 }

@@ -10,6 +10,7 @@ import (
 	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
+	"goipip/internal/stats"
 )
 
 // longestStall is how long a TCP connection may rest while the kernel finds out
@@ -214,9 +215,9 @@ func TestRoad_Routes(t *testing.T) {
 		func() { must(t, n.a.host.SetDown("eth1")) },
 		func() { n.deleteRoute(t, "192.168.8.0/24") },
 	} {
-		before := n.a.tunnel.Stats().TX.Drops["no_route"]
+		before := n.a.tunnel.Stats().TX.Drops[stats.NoRoute]
 		end()
-		labtest.WaitFor(t, "packets without a route", func() bool { return n.a.tunnel.Stats().TX.Drops["no_route"] > before })
+		labtest.WaitFor(t, "packets without a route", func() bool { return n.a.tunnel.Stats().TX.Drops[stats.NoRoute] > before })
 		must(t, n.a.host.AddRoute("192.168.8.0/24", "192.168.6.1"))
 		by("a0")
 		n.takes(t, engine.RoadPacket)
@@ -227,5 +228,5 @@ func TestRoad_Routes(t *testing.T) {
 	s.finish(t, longestStall)
 	n.takes(t, engine.RoadPacket)
 	n.balance(t)
-	n.a.drops(t, "no_route")
+	n.a.drops(t, stats.NoRoute)
 }

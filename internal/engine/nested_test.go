@@ -9,6 +9,7 @@ import (
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 )
 
 // Tunnels of one host within each other: four are enough.
@@ -48,10 +49,10 @@ func TestT14_NestedTunnels(t *testing.T) {
 			continue
 		}
 		last := sites[first+4].tunnel // the fifth
-		labtest.WaitFor(t, "the packet to be dropped", func() bool { return last.Stats().TX.Drops["too_deep"] > 0 })
-		stats := last.Stats()
-		if got := stats.TX.Drops["too_deep"]; got != 1 || stats.Link().TXErrors != 1 {
-			t.Errorf("%d tunnels: tun%d has counted %+v, want one too deep", depth, first+4, stats.TX)
+		labtest.WaitFor(t, "the packet to be dropped", func() bool { return last.Stats().TX.Drops[stats.TooDeep] > 0 })
+		now := last.Stats()
+		if got := now.TX.Drops[stats.TooDeep]; got != 1 || now.Link().TXErrors != 1 {
+			t.Errorf("%d tunnels: tun%d has counted %+v, want one too deep", depth, first+4, now.TX)
 		}
 	}
 	for i, s := range sites[1:] {
@@ -60,7 +61,7 @@ func TestT14_NestedTunnels(t *testing.T) {
 			passed, dropped = 4, 1
 		}
 		labtest.WaitFor(t, "all packets to be counted", func() bool { return total(s.tunnel.Stats().TX) == uint64(passed+dropped) })
-		if got := s.tunnel.Stats().TX; got.Packets != uint64(passed) || got.Drops["too_deep"] != uint64(dropped) {
+		if got := s.tunnel.Stats().TX; got.Packets != uint64(passed) || got.Drops[stats.TooDeep] != uint64(dropped) {
 			t.Errorf("tun%d has counted %+v, want %d passed and %d too deep", i+1, got, passed, dropped)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
+	"goipip/internal/stats"
 )
 
 // How long a ping waits: for an answer that must come, and where there may be none.
@@ -121,7 +121,7 @@ func (s *site) balance(t testing.TB) {
 func balance(t testing.TB, host *netlab.Host, tunnel *engine.Tunnel) {
 	t.Helper()
 	var given, taken, counted uint64
-	var stats engine.Stats
+	var now stats.Snapshot
 	balanced := func() bool {
 		link, err := host.Netlink().LinkByName(tunnel.Name())
 		if err != nil {
@@ -129,21 +129,21 @@ func balance(t testing.TB, host *netlab.Host, tunnel *engine.Tunnel) {
 		}
 		kernel := link.Attrs().Statistics
 		given, taken = kernel.TxPackets+kernel.TxDropped, kernel.RxPackets // with goipip's own errors
-		stats = tunnel.Stats()
-		counted = total(stats.TX)
+		now = tunnel.Stats()
+		counted = total(now.TX)
 		return given == counted
 	}
 	defer func() {
 		if t.Failed() {
-			t.Logf("%s: %s gave %d packets, %d are counted; it took %d; %+v", host.Name, tunnel.Name(), given, counted, taken, stats)
+			t.Logf("%s: %s gave %d packets, %d are counted; it took %d; %+v", host.Name, tunnel.Name(), given, counted, taken, now)
 		}
 	}()
 	labtest.WaitFor(t, "all packets of "+tunnel.Name()+" to be counted", balanced)
 }
 
 // total is the number of packets that were counted.
-func total(d engine.Direction) (n uint64) {
-	for drops := range maps.Values(d.Drops) {
+func total(d stats.Direction) (n uint64) {
+	for _, drops := range d.Drops.All() {
 		n += drops
 	}
 	return n + d.Packets
@@ -151,11 +151,15 @@ func total(d engine.Direction) (n uint64) {
 
 // drops fails the test unless s has dropped packets on transmit for just these
 // reasons.
-func (s *site) drops(t testing.TB, reasons ...string) {
+func (s *site) drops(t testing.TB, reasons ...stats.Reason) {
 	t.Helper()
 	slices.Sort(reasons)
 	drops := s.tunnel.Stats().TX.Drops
-	if got := slices.Sorted(maps.Keys(drops)); !slices.Equal(got, reasons) {
+	var got []stats.Reason
+	for r := range drops.All() {
+		got = append(got, r)
+	}
+	if !slices.Equal(got, reasons) {
 		t.Errorf("%s has dropped %v, want %v", s.host.Name, drops, reasons)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
+	"goipip/internal/stats"
 )
 
 // prober sends datagrams with DF, and knows what its kernel knows of the path.
@@ -168,8 +169,8 @@ func TestT7_LocalSender(t *testing.T) {
 			before = mtu - 20
 		}
 		n.balance(t)
-		n.a.drops(t, "too_big")
-		n.b.drops(t, "too_big")
+		n.a.drops(t, stats.TooBig)
+		n.b.drops(t, stats.TooBig)
 	}
 }
 
@@ -207,7 +208,7 @@ func TestT7_ForwardedSender(t *testing.T) {
 		before = mtu - 20
 	}
 	n.balance(t)
-	n.a.drops(t, "too_big")
+	n.a.drops(t, stats.TooBig)
 }
 
 // What is known of the path is forgotten after a time, by the kernel and then by the

@@ -10,6 +10,7 @@ import (
 	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
+	"goipip/internal/stats"
 )
 
 // byTOS adds a way from a to b by eth1 for outer packets of a TOS, and returns its
@@ -79,7 +80,7 @@ func TestT3_O4_PolicyRouting(t *testing.T) {
 				t.Errorf("%d packets go the other way", len(got))
 			}
 			n.balance(t)
-			n.a.drops(t, "too_big")
+			n.a.drops(t, stats.TooBig)
 			if strings.Contains(log.String(), "WARN") {
 				t.Errorf("the tunnel says:\n%s", log)
 			}

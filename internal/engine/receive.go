@@ -10,6 +10,7 @@ import (
 
 	"goipip/encap"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 	"goipip/rawsock"
 	"goipip/tun"
 
@@ -22,7 +23,7 @@ type receive struct {
 	decap    *encap.Decapsulator
 	queue    *tun.Queue
 	mtu      *atomic.Int64 // of the link, in bytes
-	count    received
+	count    stats.Counters
 
 	coalescer *encap.Coalescer
 	unmerged  *sync.Once // of the tunnel: the kernel refuses merged packets
@@ -51,11 +52,11 @@ func (r *receive) run() error {
 func (r *receive) deliverAll(packets []packet.IPv4) error {
 	mtu := int(r.mtu.Load())
 	for _, outer := range packets {
-		inner, v := r.decap.Decap(outer)
-		if v != encap.Deliver {
-			r.unusual(v, outer)
+		inner, why := r.decap.Decap(outer)
+		if why != stats.Deliver {
+			r.unusual(why, outer)
 		}
-		if v.Dropped() {
+		if why.Dropped() {
 			continue
 		}
 		r.coalescer.Add(inner, mtu)
@@ -79,14 +80,13 @@ func (r *receive) deliver(s *encap.Super) error {
 	}
 	switch {
 	case err == nil:
-		r.count.packets.Add(uint64(s.Count))
-		r.count.bytes.Add(uint64(s.Len))
+		r.count.Pass(s.Count, s.Len)
 	case errors.Is(err, tun.ErrDown):
-		r.count.linkDown.Add(uint64(s.Count))
+		r.count.Drop(stats.LinkDown, s.Count)
 	case errors.Is(err, tun.ErrRefused) && s.Count > 1:
 		return r.deliverSplit(s)
 	case errors.Is(err, tun.ErrRefused), errors.Is(err, tun.ErrNoMemory):
-		r.count.refused.Add(uint64(s.Count))
+		r.count.Drop(stats.LinkRefused, s.Count)
 	default:
 		return err
 	}
@@ -135,12 +135,12 @@ func (r *receive) deliverSplit(s *encap.Super) error {
 
 // unusual counts a drop, and logs what Linux logs (ip_tunnel_rcv in
 // net/ipv4/ip_tunnel.c), no more often than Linux does (net_ratelimit).
-func (r *receive) unusual(v encap.Verdict, outer packet.IPv4) {
-	if v.Dropped() {
-		r.count.verdicts[v].Add(1)
+func (r *receive) unusual(why stats.Reason, outer packet.IPv4) {
+	if why.Dropped() {
+		r.count.Drop(why, 1)
 	}
-	if (v == encap.DeliverNonECT || v == encap.BadECN) && r.logLimit.Allow() {
+	if (why == stats.DeliverNonECT || why == stats.BadECN) && r.logLimit.Allow() {
 		r.log.Info("non-ECT inner packet in an outer one with ECT", "from", netip.AddrFrom4(outer.Source()),
-			"tos", fmt.Sprintf("%#02x", outer.TOS()), "verdict", v.String())
+			"tos", fmt.Sprintf("%#02x", outer.TOS()), "verdict", why.String())
 	}
 }

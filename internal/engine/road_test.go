@@ -12,6 +12,7 @@ import (
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 )
 
 // takes returns when a's packets take a road, by what the kernel says: its IP layer
@@ -167,10 +168,10 @@ func TestRoad_Firewall(t *testing.T) {
 		name, rules string
 		road        engine.Road
 		passes      bool
-		drops       []string
+		drops       []stats.Reason
 	}{
-		{"auto", chain("ip", "filter", "output") + "\n" + drop, engine.RoadAuto, false, []string{"filtered"}},
-		{"raw", chain("ip", "filter", "output") + "\n" + drop, engine.RoadRaw, false, []string{"filtered"}},
+		{"auto", chain("ip", "filter", "output") + "\n" + drop, engine.RoadAuto, false, []stats.Reason{stats.Filtered}},
+		{"raw", chain("ip", "filter", "output") + "\n" + drop, engine.RoadRaw, false, []stats.Reason{stats.Filtered}},
 		{"packet", chain("ip", "filter", "output") + "\n" + drop, engine.RoadPacket, true, nil},
 		{"auto, stateful", chain("ip", "filter", "input") + "\n" + stateful, engine.RoadAuto, true, nil},
 		{"raw, stateful", chain("ip", "filter", "input") + "\n" + stateful, engine.RoadRaw, true, nil},
@@ -274,7 +275,7 @@ func TestT7_PacketRoad(t *testing.T) {
 		p.exchange(t, 1400)
 		n.takes(t, engine.RoadPacket)
 		n.balance(t)
-		n.a.drops(t, "too_big")
+		n.a.drops(t, stats.TooBig)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"goipip/internal/engine"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 )
 
 // stranger is the inner address of a sender that a knows nothing of, so that its
@@ -31,7 +32,7 @@ func (n *network) shorten(t testing.TB) {
 	n.shrink(t, 1400)
 	labtest.WaitFor(t, "a packet to be too big", func() bool {
 		inject(t, n.a.host, "tun01", n.tooBig())
-		return n.a.tunnel.Stats().TX.Drops["too_big"] > 0
+		return n.a.tunnel.Stats().TX.Drops[stats.TooBig] > 0
 	})
 	tun01 := capture(t, n.a.host, "tun01")
 	defer tun01.Close()
@@ -56,7 +57,7 @@ func TestG7_RateLimit(t *testing.T) {
 			n := across(t)
 			n.start(t, func(cfg *engine.Config) { cfg.Queues = c.queues })
 			n.shorten(t)
-			before := n.a.tunnel.Stats().TX.Drops["too_big"]
+			before := n.a.tunnel.Stats().TX.Drops[stats.TooBig]
 			took := n.a.took(t)
 			tun01 := capture(t, n.a.host, "tun01")
 			packets := make([][]byte, 10_000)
@@ -75,7 +76,7 @@ func TestG7_RateLimit(t *testing.T) {
 			elapsed := time.Since(start)
 			tun01.Close()
 
-			dropped := n.a.tunnel.Stats().TX.Drops["too_big"] - before
+			dropped := n.a.tunnel.Stats().TX.Drops[stats.TooBig] - before
 			if dropped < uint64(len(packets))/4 {
 				t.Fatalf("only %d packets came as far as the path's MTU", dropped)
 			}
@@ -154,7 +155,7 @@ func TestG7_NoError(t *testing.T) {
 				}
 			}
 			after := n.a.tunnel.Stats().TX
-			if after.Drops["too_big"] != before.Drops["too_big"]+1 {
+			if after.Drops[stats.TooBig] != before.Drops[stats.TooBig]+1 {
 				t.Errorf("counted %+v, before %+v", after, before)
 			}
 
@@ -229,7 +230,7 @@ func TestG7_FloodAndOtherSenders(t *testing.T) {
 		packets = append(packets, p)
 	}
 	took := n.a.took(t)
-	before := n.a.tunnel.Stats().TX.Drops["too_big"]
+	before := n.a.tunnel.Stats().TX.Drops[stats.TooBig]
 	tun01 := capture(t, n.a.host, "tun01")
 	for batch := range slices.Chunk(packets, 1000) {
 		inject(t, n.a.host, "tun01", batch...)
@@ -237,7 +238,7 @@ func TestG7_FloodAndOtherSenders(t *testing.T) {
 		labtest.WaitFor(t, "the packets to leave the link", func() bool { return n.a.took(t) >= took })
 	}
 	n.settle(t, tun01)
-	if dropped := n.a.tunnel.Stats().TX.Drops["too_big"] - before; int(dropped) < len(packets)*9/10 {
+	if dropped := n.a.tunnel.Stats().TX.Drops[stats.TooBig] - before; int(dropped) < len(packets)*9/10 {
 		t.Fatalf("of %d packets only %d came as far as the path's MTU", len(packets), dropped)
 	}
 	heard := 0

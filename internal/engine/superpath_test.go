@@ -12,6 +12,7 @@ import (
 	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
+	"goipip/internal/stats"
 )
 
 // segmented has the prober leave the cutting of what it writes to the tunnel, into
@@ -106,7 +107,7 @@ func TestT7_Superpacket(t *testing.T) {
 		t.Errorf("the sender hears %v too", e)
 	}
 	n.balance(t)
-	n.a.drops(t, "too_big")
+	n.a.drops(t, stats.TooBig)
 }
 
 // Without DF, each segment is cut.
@@ -153,7 +154,7 @@ func TestT12_Superpacket(t *testing.T) {
 			}
 			t.Logf("4 MiB of TCP in %v", r.Duration)
 			n.balance(t)
-			n.a.drops(t, "too_big") // what shorten sent
+			n.a.drops(t, stats.TooBig) // what shorten sent
 		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"goipip/encap"
 	"goipip/internal/packet"
+	"goipip/internal/stats"
 	"goipip/rawsock"
 	"goipip/tun"
 )
@@ -15,7 +16,7 @@ type transmit struct {
 	*shared
 	queue  *tun.Queue
 	sender *rawsock.Sender
-	count  transmitted
+	count  stats.Counters
 
 	headers [rawsock.BatchSize][encap.MaxHdrLen]byte // before the payloads in the batch
 	source  [rawsock.BatchSize]source                // of the messages in the batch
@@ -95,25 +96,23 @@ func (t *transmit) add(p *tun.Packet, path *path) error {
 	inner := packet.IPv4(p.Bytes)
 	outer := packet.IPv4(t.headers[t.sender.Len()][:encap.HdrLen])
 	super := p.VNet.GSOType != packet.VNetGSONone
-	var v encap.Verdict
+	var why stats.Reason
 	if super {
-		v = t.encap.Check(inner)
+		why = t.encap.Check(inner)
 	} else {
-		v = t.encap.Encap(outer, inner)
+		why = t.encap.Encap(outer, inner)
 	}
 	switch {
-	case v != encap.Deliver:
+	case why != stats.Deliver:
 	case path.loop: // T4
-		v = encap.Loop
+		why = stats.Loop
 	case !super && p.VNet.NeedsCsum() && !packet.FinishChecksum(inner, p.VNet):
-		v = encap.Malformed
+		why = stats.Malformed
+	case path.localMissing: // T3
+		why = stats.NoRoute
 	}
-	if v != encap.Deliver {
-		t.count.verdicts[v].Add(1)
-		return nil
-	}
-	if path.localMissing { // T3
-		t.count.refusals[rawsock.NoRoute].Add(1)
+	if why != stats.Deliver {
+		t.count.Drop(why, 1)
 		return nil
 	}
 	if super {
@@ -140,7 +139,7 @@ func (t *transmit) add(p *tun.Packet, path *path) error {
 // fragments, or not (T7, T8). With true the packet is to be sent, and counted so.
 func (t *transmit) admit(inner packet.IPv4, fits, fragmentable bool, path *path) (ok bool, err error) {
 	if !fits && (inner.DF() || !fragmentable) {
-		t.count.refusals[rawsock.TooBig].Add(1)
+		t.count.Drop(stats.TooBig, 1)
 		if inner.DF() {
 			err = t.reply(inner, packet.ICMPUnreachable, packet.ICMPCodeFragNeeded, path.mtu-encap.HdrLen)
 		}
@@ -161,7 +160,7 @@ func (t *transmit) admit(inner packet.IPv4, fits, fragmentable bool, path *path)
 func (t *transmit) addSuper(p *tun.Packet, path *path) error {
 	segments, ok := encap.Segment(p.Bytes, p.VNet)
 	if !ok {
-		t.count.verdicts[encap.Malformed].Add(1)
+		t.count.Drop(stats.Malformed, 1)
 		return nil
 	}
 	inner := packet.IPv4(p.Bytes)
@@ -207,8 +206,7 @@ func (t *transmit) push(header, payload []byte) error {
 // flush sends the batch, and counts what of it was sent (T13).
 func (t *transmit) flush() error {
 	err := t.sender.Flush()
-	t.count.packets.Add(uint64(t.passed.packets))
-	t.count.bytes.Add(uint64(t.passed.bytes))
+	t.count.Pass(t.passed.packets, t.passed.bytes)
 	t.passed.packets, t.passed.bytes = 0, 0
 	if err == nil {
 		err = t.failed
@@ -217,16 +215,16 @@ func (t *transmit) flush() error {
 }
 
 // refused counts the packet of message i as dropped, once for all its fragments.
-func (t *transmit) refused(i int, why rawsock.Refusal) {
+func (t *transmit) refused(i int, why stats.Reason) {
 	s := t.source[i]
 	again := s.number == t.refusal
 	if !again {
 		t.refusal = s.number
-		t.count.refusals[why].Add(1)
+		t.count.Drop(why, 1)
 		t.passed.packets--
 		t.passed.bytes -= s.length
 	}
-	if why == rawsock.TooBig && !again && t.failed == nil {
+	if why == stats.TooBig && !again && t.failed == nil {
 		t.doubt()
 		t.failed = t.answerTooBig(i)
 	}

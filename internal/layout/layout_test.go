@@ -18,15 +18,16 @@ const root = "../.."
 // rooms says for each package which of the project's others its code may import.
 // Tests may import more.
 var rooms = map[string][]string{
-	"cmd/goipip":              {"internal/engine", "internal/logqueue", "internal/netlab"},
-	"internal/engine":         {"encap", "tun", "rawsock", "internal/packet", "internal/underlay"},
+	"cmd/goipip":              {"internal/engine", "internal/logqueue", "internal/netlab", "internal/stats"},
+	"internal/engine":         {"encap", "tun", "rawsock", "internal/packet", "internal/stats", "internal/underlay"},
 	"internal/underlay":       {"internal/packet"},
-	"encap":                   {"internal/packet"},
+	"encap":                   {"internal/packet", "internal/stats"},
 	"tun":                     {"internal/descriptor", "internal/packet"},
-	"rawsock":                 {"internal/descriptor", "internal/packet"},
+	"rawsock":                 {"internal/descriptor", "internal/packet", "internal/stats"},
 	"internal/descriptor":     {},
 	"internal/logqueue":       {},
 	"internal/packet":         {},
+	"internal/stats":          {},
 	"internal/netlab":         {"internal/packet"},
 	"internal/netlab/labtest": {"internal/netlab"},
 	"internal/oracle":         {},

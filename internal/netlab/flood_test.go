@@ -147,19 +147,27 @@ func (l *floodLab) suffers(t testing.TB, f flooding) (p passage) {
 	packets := received(t, l.ns01, "veth01")
 	f.resume(t)
 	start := time.Now()
-	last, n := first, uint64(0)
-	for latest, until := start, start.Add(floodTime); latest.Before(until); n++ {
-		last = max(last, l.next(t))
-		now := time.Now()
+	last, seen := first, map[uint64]bool{}
+	take := func() time.Time {
+		number := l.next(t)
+		if seen[number] {
+			t.Errorf("packet %d arrives twice", number)
+		}
+		if number > first { // not one of another flow that was overtaken
+			seen[number], last = true, max(last, number)
+		}
+		return time.Now()
+	}
+	for latest, until := start, start.Add(floodTime); latest.Before(until); {
+		now := take()
 		p.gap, latest = max(p.gap, now.Sub(latest)), now
 	}
 	packets = received(t, l.ns01, "veth01") - packets
 	p.flood = float64(packets)/time.Since(start).Seconds() - steadyRate
 	f.pause(t)
-	for until := time.Now().Add(settleTime); time.Now().Before(until); n++ {
-		last = max(last, l.next(t))
+	for until := time.Now().Add(settleTime); take().Before(until); {
 	}
-	p.loss = 100 * (1 - float64(n)/float64(last-first))
+	p.loss = 100 * (1 - float64(len(seen))/float64(last-first))
 	return p
 }
 

@@ -76,8 +76,11 @@ func (g generator) run() error {
 			}
 			batch[i].Buffers[0] = p
 		}
-		if n, err = ipv4.NewPacketConn(conn).WriteBatch(batch[:n], 0); err != nil {
+		if n, err = ipv4.NewPacketConn(conn).WriteBatch(batch[:n], 0); err != nil && g.Count > 0 {
 			return err
+		} else if err != nil {
+			time.Sleep(time.Millisecond) // There may be a route later.
+			continue
 		}
 		sent += uint64(n)
 		if g.Rate > 0 {

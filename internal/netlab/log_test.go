@@ -431,7 +431,7 @@ func TestHazard23_SIGHUP(t *testing.T) {
 	if err := tun01.Signal(unix.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	tun01.out.waitFor(t, "level=INFO msg=\"SIGHUP: nothing to read again\" tunnel=tun01")
+	tun01.out.waitFor(t, "level=INFO msg=\"SIGHUP ignored: there is no configuration file\" tunnel=tun01")
 	l.pingBothWays(t)
 	tun01.exits(t, l.end01, func() error { return tun01.Signal(unix.SIGTERM) })
 }

@@ -141,6 +141,26 @@ func total(counters map[string]uint64, direction string) (n uint64) {
 	return n
 }
 
+// settledCounters returns the counters when a direction has counted all that came, and fails the test unless it is so many.
+func (b *background) settledCounters(t *testing.T, direction string, came uint64) map[string]uint64 {
+	t.Helper()
+	var books map[string]uint64
+	defer func() {
+		if t.Failed() {
+			t.Logf("%d packets came, the last counters are %v", came, books)
+		}
+	}()
+	labtest.WaitFor(t, "all packets to be counted", func() bool {
+		books = b.counters(t)
+		return total(books, direction) >= came
+	})
+	books = b.counters(t)
+	if got := total(books, direction); got != came {
+		t.Errorf("%d packets came, %d are counted: %v", came, got, books)
+	}
+	return books
+}
+
 // counted is a chain of netfilter that counts packets.
 type counted struct {
 	host *netlab.Host
@@ -276,15 +296,7 @@ func TestHazard12_ReceiveBooks(t *testing.T) {
 				}
 				g.finishes(t)
 			}
-			var books map[string]uint64
-			labtest.WaitFor(t, "the receive buffer to be empty", func() bool {
-				before := total(books, "rx")
-				books = tun02.counters(t)
-				return total(books, "rx") == before
-			})
-			if got, want := total(books, "rx"), arrived.packets(t); got != want {
-				t.Errorf("%d packets came, %d are counted: %v", want, got, books)
-			}
+			books := tun02.settledCounters(t, "rx", arrived.packets(t))
 			t.Logf("of %d sent: %v", 2*n, books)
 			for name := range books {
 				if strings.HasPrefix(name, "rx.dropped_") && name != "rx.dropped_rcvbuf_full" {
@@ -332,15 +344,8 @@ func TestHazard12_TransmitBooks(t *testing.T) {
 				generator{Packets: l.end01.innerDatagrams(16, 10), Number: innerNumber, Count: n}.start(t, l.ns01).finishes(t)
 				given += n
 			}
-			var books map[string]uint64
-			labtest.WaitFor(t, "all packets to be counted", func() bool {
-				books = tun01.counters(t)
-				return total(books, "tx") >= given
-			})
+			books := tun01.settledCounters(t, "tx", given)
 			t.Logf("%v", books)
-			if got := total(books, "tx"); got != given {
-				t.Errorf("the link was given %d packets, %d are counted: %v", given, got, books)
-			}
 			if books["tx.dropped_queue_full"] == 0 || books["tx.packets"] == 0 {
 				t.Errorf("no overload, or nothing passed: %v", books)
 			}

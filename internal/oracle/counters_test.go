@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	"goipip/internal/engine"
+	"goipip/internal/stats"
 )
 
 // tally counts things by name. The names of the reference's are those of
@@ -62,7 +62,7 @@ func parseNetDev(line string) (tally, error) {
 }
 
 // ofLink returns goipip's counters as /proc/net/dev would show them.
-func ofLink(l engine.LinkStats) tally {
+func ofLink(l stats.LinkStats) tally {
 	t := tally{}
 	for name, v := range map[string]uint64{
 		"rx_packets": l.RXPackets, "rx_bytes": l.RXBytes, "rx_errors": l.RXErrors,

@@ -207,11 +207,13 @@ func (w *Watcher) lookAround() {
 	if stale.filters {
 		found := w.kernel.filters()
 		w.mu.Lock()
-		if w.filterEvent == event {
+		if w.filterEvent == event || found != "" {
 			w.setFiltered(found)
-		} else {
-			w.stale.filters = true // found may be older than the event
-			w.request()
+		} else { // found may be older than the event
+			w.stale.filters = true
+			if w.filtered == "" { // otherwise the poll is soon enough
+				w.request()
+			}
 		}
 		w.mu.Unlock()
 	}
