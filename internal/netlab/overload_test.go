@@ -234,6 +234,7 @@ func TestHazard11_OverloadIsSilent(t *testing.T) {
 
 // From the moment that the link is up, nothing answers packets that were already coming before.
 func TestHazard11_StartIsSilent(t *testing.T) {
+	labtest.Long(t)
 	for _, options := range []string{"", "--queues 4"} {
 		t.Run("options "+options, func(t *testing.T) {
 			l := newTunnelLab(t)
