@@ -87,3 +87,9 @@ func (s *Sender) HearICMP(cfg Config) error {
 	s.raw, s.out = raw, raw
 	return err
 }
+
+// WithoutCredit makes receivers whose limit is the socket's buffer, until restore.
+func WithoutCredit() (restore func()) {
+	noCredit = errors.New("not in this test")
+	return func() { noCredit = nil }
+}

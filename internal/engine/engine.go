@@ -184,7 +184,7 @@ func (t *Tunnel) addQueue(i int, queue *tun.Queue) error {
 func (t *Tunnel) setup() error {
 	t.way = newWay(t)
 	t.tx.byDevice = t.cfg.Device != ""
-	t.tx.kernelMTU = t.guard.PathMTU
+	t.tx.kernelMTU = t.receives[0].receiver.PathMTU
 	t.icmp.replies = t.device.Queues()[0].NewWriter()
 	if err := t.bringUp(); err != nil {
 		return err
