@@ -50,6 +50,7 @@ type Tunnel struct {
 	transmits []*transmit
 	receives  []*receive
 	guard     *rawsock.Guard
+	errors    *rawsock.ErrorSocket
 	icmp      icmpErrors
 	unmerged  sync.Once // the kernel refuses merged packets, as warned of
 }
@@ -96,6 +97,9 @@ func (t *Tunnel) open() (err error) {
 	t.log = t.log.With("tunnel", t.Name())
 	t.claim.setName(t.Name())
 	if t.guard, err = rawsock.NewGuard(t.sockets()); err != nil {
+		return err
+	}
+	if t.errors, err = rawsock.NewErrorSocket(t.sockets()); err != nil {
 		return err
 	}
 	for i, queue := range t.device.Queues() {
@@ -261,6 +265,9 @@ func (t *Tunnel) Close() {
 	}
 	if t.guard != nil {
 		t.guard.Close()
+	}
+	if t.errors != nil {
+		t.errors.Close()
 	}
 	if t.device != nil {
 		t.device.Close()
