@@ -1,7 +1,6 @@
 package rawsock
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -192,7 +191,7 @@ func setICMPFilter(fd int) error {
 // so that errors about other tunnels neither fill the buffer nor wake the reader.
 // A message too short for that is dropped, as is all that a load beyond its end meets.
 func quoteFilter(cfg Config) []bpf.Instruction {
-	number := func(a netip.Addr) uint32 { b := a.As4(); return binary.BigEndian.Uint32(b[:]) }
+	number := func(a netip.Addr) uint32 { return bigEndian(a.As4()) }
 	const quote = packet.ICMPHdrLen
 	return []bpf.Instruction{
 		bpf.LoadMemShift{Off: 0}, // X = where the ICMP message begins

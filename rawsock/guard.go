@@ -13,7 +13,8 @@ import (
 )
 
 // Guard is the socket of a tunnel that keeps the kernel from answering packets that the
-// receivers have no room for, and that looks up the path MTU. It keeps no packet.
+// receivers have no room for, where those cannot do so themselves: see
+// Receiver.NeedsGuard. It keeps no packet.
 //
 // The kernel answers a packet with ICMP 3/2 (protocol unreachable) when no socket took
 // it, and passes over a socket whose buffer is full before it counts as a taker
@@ -44,33 +45,16 @@ func NewGuard(cfg Config) (*Guard, error) {
 	return &Guard{remote: cfg.Remote, fd: fd}, nil
 }
 
-// Connect looks up the route to the remote host, with the device, TOS and mark of the
-// socket and protocol 4, and limits the guard to packets from that host. It fails while
-// there is no route, or no such local address; a guard that was connected before remains
-// so. It may be called again, by any goroutine.
-func (g *Guard) Connect() error { return g.fd.Control(g.connect) }
-
-func (g *Guard) connect(fd int) error {
-	return os.NewSyscallError("connect", unix.Connect(fd, sockaddr(g.remote)))
-}
-
-// PathMTU connects again and returns the MTU of the route in bytes, which is at most
-// what the device and the routers on the path are known to take (IP_MTU in ip(7)). This
-// is the lookup for a packet of the tunnel: RTM_GETROUTE of rtnetlink(7) cannot ask
-// about protocol 4, by which a rule may choose (ip rule add ipproto).
-func (g *Guard) PathMTU() (mtu int, err error) {
-	err = g.fd.Control(func(fd int) error {
-		if err := g.connect(fd); err != nil {
-			return err
-		}
-		mtu, err = unix.GetsockoptInt(fd, unix.SOL_IP, unix.IP_MTU)
-		return os.NewSyscallError("getsockopt IP_MTU", err)
+// Connect limits the guard to packets from the remote host. It fails while there is no
+// route to that, or no such local address.
+func (g *Guard) Connect() error {
+	return g.fd.Control(func(fd int) error {
+		return os.NewSyscallError("connect", unix.Connect(fd, sockaddr(g.remote)))
 	})
-	return mtu, err
 }
 
-// SetDevice changes Config.Device for the following calls of Connect and PathMTU. Any
-// goroutine may call it.
+// SetDevice changes Config.Device for the following calls of Connect. Any goroutine may
+// call it.
 func (g *Guard) SetDevice(index int) error {
 	return g.fd.Control(func(fd int) error { return setLookupDevice(fd, index) })
 }

@@ -49,7 +49,7 @@ type Tunnel struct {
 
 	transmits []*transmit
 	receives  []*receive
-	guard     *rawsock.Guard
+	guard     *rawsock.Guard // nil where receivers need none
 	errors    *rawsock.ErrorSocket
 	icmp      icmpErrors
 	unmerged  sync.Once // the kernel refuses merged packets, as warned of
@@ -96,9 +96,6 @@ func (t *Tunnel) open() (err error) {
 	}
 	t.log = t.log.With("tunnel", t.Name())
 	t.claim.setName(t.Name())
-	if t.guard, err = rawsock.NewGuard(t.sockets()); err != nil {
-		return err
-	}
 	if t.errors, err = rawsock.NewErrorSocket(t.sockets()); err != nil {
 		return err
 	}
@@ -106,6 +103,9 @@ func (t *Tunnel) open() (err error) {
 		if err := t.addQueue(i, queue); err != nil {
 			return err
 		}
+	}
+	if err := t.openGuard(); err != nil {
+		return err
 	}
 	if err := t.openPackets(); err != nil {
 		return err
@@ -181,6 +181,18 @@ func (t *Tunnel) addQueue(i int, queue *tun.Queue) error {
 		return err
 	}
 	t.transmits = append(t.transmits, tx)
+	return nil
+}
+
+// openGuard opens one where a receiver needs it.
+func (t *Tunnel) openGuard() (err error) {
+	for _, rx := range t.receives {
+		if why := rx.receiver.NeedsGuard(); why != nil {
+			t.log.Debug("receiving with a guard, which costs some speed", "why", why)
+			t.guard, err = rawsock.NewGuard(t.sockets())
+			return err
+		}
+	}
 	return nil
 }
 
