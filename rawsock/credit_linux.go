@@ -39,12 +39,20 @@ type credit struct {
 	memory []byte // that counts lies in, shared with the kernel
 }
 
-// creditCounts are shared with the program.
+// creditCounts are shared with the program, at the offsets below. What the kernel writes
+// and what this process writes lie in cache lines of their own.
 type creditCounts struct {
-	arrived  uint64 // weight of the packets that the filter let pass; the kernel adds
-	consumed uint64 // weight of those that were received; this process adds
-	dropped  uint64 // packets for which there was no room; the kernel adds
+	arrived  uint64 // weight of the packets that the filter let pass
+	dropped  uint64 // packets for which there was no room
+	_        [6]uint64
+	consumed uint64 // weight of the packets that were received
 }
+
+const (
+	arrivedOffset  = int16(unsafe.Offsetof(creditCounts{}.arrived))
+	droppedOffset  = int16(unsafe.Offsetof(creditCounts{}.dropped))
+	consumedOffset = int16(unsafe.Offsetof(creditCounts{}.consumed))
+)
 
 // noCredit is for tests: it makes newCredit fail, as where the kernel refuses.
 var noCredit error
@@ -115,19 +123,18 @@ func creditProgram(counts int, cfg Config, share, shares int) asm.Instructions {
 	if shares > 1 {
 		program = append(program, shareProgram(share, shares)...)
 	}
-	const arrived, consumed, dropped = 0, 8, 16 // in creditCounts
 	return append(program,
 		asm.LoadMapValue(asm.R9, counts, 0).WithSymbol("mine"),
-		asm.LoadMem(asm.R1, asm.R9, arrived, asm.DWord),
-		asm.LoadMem(asm.R2, asm.R9, consumed, asm.DWord),
+		asm.LoadMem(asm.R1, asm.R9, arrivedOffset, asm.DWord),
+		asm.LoadMem(asm.R2, asm.R9, consumedOffset, asm.DWord),
 		asm.Sub.Reg(asm.R1, asm.R2),
 		asm.JSGT.Imm(asm.R1, creditLimit, "full"),
 		asm.Add.Imm(asm.R7, packetWeight),
-		asm.AddAtomic.Mem(asm.R9, asm.R7, asm.DWord, arrived),
+		asm.AddAtomic.Mem(asm.R9, asm.R7, asm.DWord, arrivedOffset),
 		asm.Mov.Imm(asm.R0, keep),
 		asm.Return(),
 		asm.Mov.Imm(asm.R1, 1).WithSymbol("full"),
-		asm.AddAtomic.Mem(asm.R9, asm.R1, asm.DWord, dropped),
+		asm.AddAtomic.Mem(asm.R9, asm.R1, asm.DWord, droppedOffset),
 		asm.Mov.Imm(asm.R0, drop).WithSymbol("other"),
 		asm.Return(),
 	)
