@@ -299,12 +299,12 @@ func TestHazard12_ReceiveBooks(t *testing.T) {
 			discards(t, l.ns02, "0.0.0.0")
 			delivered := count(t, l.ns02, "prerouting", "iifname \"tun02\" udp dport 9")
 			tun02 := l.end02.startOverloaded(t, options)
-			const n = 100_000
+			const n = 400_000
 			for range 2 {
 				g := generator{Packets: l.end01.outerDatagrams(16, 10), Number: outerNumber, Count: n}.start(t, l.ns01)
 				for range 3 { // overload while packets are read, and while none is
 					tun02.pause(t)
-					more := received(t, l.ns02, "veth02") + n/8
+					more := received(t, l.ns02, "veth02") + n/4
 					labtest.WaitFor(t, "packets", func() bool { return received(t, l.ns02, "veth02") > more || ended(g) })
 					tun02.resume(t)
 					tun02.counters(t)
