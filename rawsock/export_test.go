@@ -14,6 +14,7 @@ import (
 var (
 	ReasonOf    = reasonOf
 	ShareFilter = shareFilter
+	ParseICMP   = parseICMP
 )
 
 // Queued reports whether the socket holds a packet. It takes a pending error away.
@@ -39,6 +40,9 @@ func DropTotal(counts ...uint32) (total uint64) {
 // Poll returns what poll(2) says of the socket, but for room to write.
 func (g *Guard) Poll() int16 { return pollNow(g.fd) }
 
+// Poll returns what poll(2) says of the socket, but for room to write.
+func (s *ErrorSocket) Poll() int16 { return pollNow(s.fd) }
+
 // Poll returns what poll(2) says of both sockets, but for room to write.
 func (s *Sender) Poll() (events int16) {
 	if s.packet != nil {
@@ -57,9 +61,10 @@ func pollNow(f *descriptor.FD) (events int16) {
 	return events
 }
 
-// SetReceiveBuffer makes room for ICMP errors, in bytes, or for none with 0.
-func (g *Guard) SetReceiveBuffer(size int) error {
-	return g.fd.Control(func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, size) })
+// SetReceiveBuffer sets the size of the socket's buffer, in bytes: with 0, room for a
+// message or a few.
+func (s *ErrorSocket) SetReceiveBuffer(size int) error {
+	return s.fd.Control(func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, size) })
 }
 
 // SetSendBuffer sets the size of the sockets' buffers, in bytes.
@@ -86,4 +91,10 @@ func (s *Sender) HearICMP(cfg Config) error {
 	s.raw.Close()
 	s.raw, s.out = raw, raw
 	return err
+}
+
+// WithoutCredit makes receivers whose limit is the socket's buffer, until restore.
+func WithoutCredit() (restore func()) {
+	noCredit = errors.New("not in this test")
+	return func() { noCredit = nil }
 }

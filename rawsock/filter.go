@@ -34,10 +34,7 @@ const (
 
 // peerFilter keeps what came from cfg.Remote to cfg.Local, of which rest decides.
 func peerFilter(cfg Config, rest []bpf.Instruction) []bpf.Instruction {
-	number := func(a netip.Addr) uint32 {
-		b := a.As4()
-		return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
-	}
+	number := func(a netip.Addr) uint32 { return bigEndian(a.As4()) }
 	return append([]bpf.Instruction{
 		bpf.LoadAbsolute{Off: offSource, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: number(cfg.Remote), SkipTrue: 2},
@@ -45,6 +42,11 @@ func peerFilter(cfg Config, rest []bpf.Instruction) []bpf.Instruction {
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: number(cfg.Local), SkipTrue: 1},
 		bpf.RetConstant{Val: drop},
 	}, rest...)
+}
+
+// bigEndian returns an address as a filter loads it.
+func bigEndian(a [4]byte) uint32 {
+	return uint32(a[0])<<24 | uint32(a[1])<<16 | uint32(a[2])<<8 | uint32(a[3])
 }
 
 // keepAll keeps every packet.

@@ -23,20 +23,30 @@ func BenchmarkGuard(b *testing.B) {
 func benchmarkGuard(b *testing.B, size int) {
 	left, right := newPair(b)
 	must(b, right.AddAddr("eth0", secondAddr.String()+"/24"))
+	thirdAddr := secondAddr.Next()
+	must(b, right.AddAddr("eth0", thirdAddr.String()+"/24"))
 	bare := newBatchPath(b, leftEnd, size)
 	guarded := newBatchPath(b, rawsock.Config{Local: leftAddr, Remote: secondAddr}, size)
-	for _, p := range []*batchPath{bare, guarded} {
+	credited := newBatchPath(b, rawsock.Config{Local: leftAddr, Remote: thirdAddr}, size)
+	open := func(p *batchPath) {
 		p.sender = newSender(b, left, p.cfg).Sender
 		must(b, left.Do(p.sender.EnableHops))
 		p.sender.SetHop(hopTo(b, left, right, "eth0"))
 		p.receiver = newConnected(b, right, reverse(p.cfg))
 	}
+	restore := rawsock.WithoutCredit()
+	open(bare)
+	open(guarded)
+	restore()
+	open(credited)
 	newConnectedGuard(b, right, reverse(guarded.cfg))
 	for b.Loop() {
 		bare.transfer(b)
 		guarded.transfer(b)
+		credited.transfer(b)
 	}
 	b.ReportMetric(bare.median(), "bare-ns/packet")
+	b.ReportMetric(credited.median(), "credit-ns/packet")
 	b.ReportMetric(guarded.median(), "guarded-ns/packet")
 	b.ReportMetric(0, "ns/op") // of both together
 }

@@ -3,9 +3,10 @@
 //
 // A [Receiver] is bound to the tunnel's local address and connected to the
 // remote one, so that the kernel sorts the packets of several tunnels. A
-// [Sender] has a socket of its own, of protocol 255, which receives nothing (raw(7)). A [Guard], one to a tunnel, hears
-// the ICMP errors, and keeps the kernel from answering packets that the receivers have
-// no room for.
+// [Sender] has a socket of its own, of protocol 255, which receives nothing (raw(7)).
+// Each tunnel has one [ErrorSocket], which receives the ICMP errors about its packets, and
+// one [Guard], which keeps the kernel from answering packets that the receivers have no room
+// for.
 package rawsock
 
 import (

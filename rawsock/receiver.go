@@ -1,8 +1,10 @@
 package rawsock
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"syscall"
 
 	"goipip/internal/descriptor"
@@ -18,9 +20,12 @@ const slotSize = 1 << 16
 
 // Receiver receives a tunnel's packets. One goroutine at a time may Receive.
 type Receiver struct {
-	cfg   Config
-	share []bpf.Instruction // nil for the only receiver
-	fd    *descriptor.FD
+	cfg    Config
+	share  []bpf.Instruction // nil for the only receiver
+	fd     *descriptor.FD
+	credit *credit // nil where the socket's buffer is the limit
+
+	noCredit error // why there is none
 
 	poller  descriptor.Poller
 	buf     []byte
@@ -28,6 +33,7 @@ type Receiver struct {
 	packets []packet.IPv4
 
 	drops dropCount
+	unmap sync.Once
 }
 
 // NewReceiver opens a receiver in the network namespace of the calling thread, for the
@@ -52,6 +58,10 @@ func NewReceiver(cfg Config, share, shares int) (*Receiver, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.noCredit = fd.Control(func(fd int) (err error) {
+		r.credit, err = newCredit(fd, cfg, share, shares)
+		return err
+	})
 	r.fd = fd
 	r.poller = descriptor.NewPoller(fd)
 	for i := range BatchSize {
@@ -85,11 +95,36 @@ func (r *Receiver) Connect() error {
 		if err := unix.Connect(fd, sockaddr(r.cfg.Remote)); err != nil {
 			return os.NewSyscallError("connect", err)
 		}
+		if r.credit != nil {
+			return nil // its filter knows the addresses
+		}
 		if r.share == nil {
 			return removeFilter(fd)
 		}
 		return setFilter(fd, r.share)
 	})
+}
+
+// NeedsGuard returns nil if the socket takes each packet, or drops it by its filter, so
+// that the kernel never answers one with ICMP 3/2, or else why a [Guard] must take what
+// it has no room for: a filter that counts needs CAP_BPF and CAP_NET_ADMIN in the initial
+// user namespace, and Linux 5.5.
+func (r *Receiver) NeedsGuard() error { return r.noCredit }
+
+// PathMTU connects again and returns the MTU of the route in bytes, which is at most
+// what the device and the routers on the path are known to take (IP_MTU in ip(7)). This
+// is the lookup for a packet of the tunnel: RTM_GETROUTE of rtnetlink(7) cannot ask
+// about protocol 4, by which a rule may choose (ip rule add ipproto). Any goroutine may
+// call it.
+func (r *Receiver) PathMTU() (mtu int, err error) {
+	err = r.fd.Control(func(fd int) error {
+		if err := unix.Connect(fd, sockaddr(r.cfg.Remote)); err != nil {
+			return os.NewSyscallError("connect", err)
+		}
+		mtu, err = unix.GetsockoptInt(fd, unix.SOL_IP, unix.IP_MTU)
+		return os.NewSyscallError("getsockopt IP_MTU", err)
+	})
+	return mtu, err
 }
 
 // SetDevice changes Config.Device for the following calls of Connect. Any goroutine may
@@ -130,8 +165,14 @@ func (r *Receiver) take(fd int) syscall.Errno {
 	have := len(r.packets)
 	n, errno := r.batch.recvmmsg(fd, have)
 	if errno == 0 {
+		bytes := 0
 		for i := have; i < have+n; i++ {
-			r.packets = append(r.packets, r.slot(i)[:r.batch.len(i)])
+			p := r.slot(i)[:r.batch.len(i)]
+			r.packets = append(r.packets, p)
+			bytes += len(p)
+		}
+		if r.credit != nil {
+			r.credit.consume(n, bytes)
 		}
 		return 0
 	}
@@ -154,7 +195,11 @@ func fatal(errno syscall.Errno) bool {
 // Close closes the socket and ends a Receive that waits.
 func (r *Receiver) Close() error {
 	r.Drops() // for the last time
-	if err := r.fd.Close(); err != nil {
+	err := r.fd.Close()
+	if r.credit != nil {
+		r.unmap.Do(func() { err = errors.Join(err, r.credit.close()) }) // nobody uses it any more
+	}
+	if err != nil {
 		return fmt.Errorf("close receiving socket: %w", err)
 	}
 	return nil

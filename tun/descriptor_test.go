@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"goipip/internal/netlab"
+	"goipip/internal/netlab/labtest"
 	"goipip/tun"
 )
 
@@ -118,6 +119,7 @@ func checkFlags(t *testing.T, fd int, vnet bool) {
 
 // Devices come and go, and devices fail to come, without a descriptor left.
 func TestOpen_NoDescriptorLeaks(t *testing.T) {
+	labtest.Long(t)
 	h := newHost(t)
 	open(t, h, tun.Config{Name: "taken", Queues: 1})
 	tests := []struct {

@@ -199,6 +199,7 @@ func TestHazard23_StatusAndLog(t *testing.T) {
 // a name that somebody holds: as long as somebody does.
 func TestHazard23_NamespaceHeld(t *testing.T) {
 	t.Parallel()
+	labtest.Long(t)
 	n := newNamed(t)
 	sleep := exec.CommandContext(labtest.Context(t), "ip", "netns", "exec", n.name, "sleep", "1000")
 	if err := sleep.Start(); err != nil {

@@ -50,7 +50,8 @@ type Tunnel struct {
 
 	transmits []*transmit
 	receives  []*receive
-	guard     *rawsock.Guard
+	guard     *rawsock.Guard // nil where receivers need none
+	errors    *rawsock.ErrorSocket
 	icmp      icmpErrors
 	unmerged  sync.Once // the kernel refuses merged packets, as warned of
 }
@@ -109,13 +110,16 @@ func (t *Tunnel) open() (err error) {
 	}
 	t.log = t.log.With("tunnel", t.Name())
 	t.claim.setName(t.Name())
-	if t.guard, err = rawsock.NewGuard(t.sockets()); err != nil {
+	if t.errors, err = rawsock.NewErrorSocket(t.sockets()); err != nil {
 		return err
 	}
 	for i, queue := range t.device.Queues() {
 		if err := t.addQueue(i, queue); err != nil {
 			return err
 		}
+	}
+	if err := t.openGuard(); err != nil {
+		return err
 	}
 	if err := t.openPackets(); err != nil {
 		return err
@@ -194,11 +198,23 @@ func (t *Tunnel) addQueue(i int, queue *tun.Queue) error {
 	return nil
 }
 
+// openGuard opens one where a receiver needs it.
+func (t *Tunnel) openGuard() (err error) {
+	for _, rx := range t.receives {
+		if why := rx.receiver.NeedsGuard(); why != nil {
+			t.log.Debug("receiving with a guard, which costs some speed", "why", why)
+			t.guard, err = rawsock.NewGuard(t.sockets())
+			return err
+		}
+	}
+	return nil
+}
+
 // setup brings the link up, now that everything behind it is there.
 func (t *Tunnel) setup() error {
 	t.way = newWay(t)
 	t.tx.byDevice = t.cfg.Device != ""
-	t.tx.kernelMTU = t.guard.PathMTU
+	t.tx.kernelMTU = t.receives[0].receiver.PathMTU
 	t.icmp.replies = t.device.Queues()[0].NewWriter()
 	if err := t.bringUp(); err != nil {
 		return err
@@ -278,6 +294,9 @@ func (t *Tunnel) Close() {
 	}
 	if t.guard != nil {
 		t.guard.Close()
+	}
+	if t.errors != nil {
+		t.errors.Close()
 	}
 	if t.device != nil {
 		t.device.Close()

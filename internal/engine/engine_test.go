@@ -195,6 +195,7 @@ func TestRunReturnsErrDeleted(t *testing.T) {
 
 // TestNothingIsLeft starts and stops one tunnel many times.
 func TestNothingIsLeft(t *testing.T) {
+	labtest.Long(t)
 	a, b := hosts(t)
 	cycle := func() {
 		a.start(t, config(a, b))

@@ -131,6 +131,7 @@ func TestHazard4_EveryRefusalIsAnswered(t *testing.T) {
 // A new chain or IPsec policy ends the packet road as it comes, not a second later.
 func TestHazard5_FiltersAtOnce(t *testing.T) {
 	t.Parallel()
+	labtest.Long(t)
 	labtest.Need(t, "nft", "ip")
 	for name, c := range map[string]struct{ begin, end string }{
 		"nftables": {chain("ip", "filter", "output"), "nft flush ruleset"},

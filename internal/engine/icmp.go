@@ -26,13 +26,16 @@ type icmpErrors struct {
 	replies *tun.Writer   // for errors relayed to inner senders
 }
 
-// hearICMP handles the ICMP errors about the tunnel's packets until the guard is closed.
+// hearICMP handles the ICMP errors about the tunnel's packets until the ErrorSocket is closed.
 func (t *Tunnel) hearICMP(ctx context.Context) error {
 	limit := rate.NewLimiter(errorsPerSecond, 2*rawsock.ErrorBatch)
 	for {
 		t.icmp.heard = 0
-		if err := t.guard.ReadErrors(t.icmpReceived); err != nil {
+		if err := t.errors.ReadErrors(t.icmpReceived); err != nil {
 			return err
+		}
+		if t.icmp.heard == 0 { // a flood of malformed messages
+			t.icmp.heard = rawsock.ErrorBatch
 		}
 		if err := limit.WaitN(ctx, min(t.icmp.heard, limit.Burst())); err != nil {
 			return err

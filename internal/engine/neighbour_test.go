@@ -102,6 +102,7 @@ func TestRoad_LinkLayerAddress(t *testing.T) {
 // no packet socket brings about, and not otherwise.
 func TestRoad_NeighbourIsAsked(t *testing.T) {
 	t.Parallel()
+	labtest.Long(t)
 	n := across(t)
 	n.hurry(t)
 	log := n.a.listen()

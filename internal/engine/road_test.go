@@ -73,6 +73,7 @@ func (n *network) types(t testing.TB, lines string) {
 // those of a raw socket only.
 func TestRoad_Auto(t *testing.T) {
 	t.Parallel()
+	labtest.Long(t)
 	labtest.Need(t, "nft", "ip")
 	for name, c := range map[string]struct{ begin, end string }{
 		"output":               {chain("ip", "filter", "output"), "nft flush ruleset"},

@@ -52,7 +52,10 @@ type socket interface {
 
 // connecting returns the sockets that receive, in the order in which they connect.
 func (w *way) connecting() []socket {
-	sockets := []socket{w.guard}
+	var sockets []socket
+	if w.guard != nil {
+		sockets = append(sockets, w.guard)
+	}
 	for _, rx := range w.receives {
 		sockets = append(sockets, rx.receiver)
 	}

@@ -64,7 +64,7 @@ func (w *way) query() underlay.Query {
 		Mark:    w.cfg.Mark,
 		Link:    w.device.Index(),
 		NextHop: w.cfg.Road != RoadRaw,
-		PathMTU: w.guard.PathMTU,
+		PathMTU: w.receives[0].receiver.PathMTU,
 	}
 }
 

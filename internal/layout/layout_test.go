@@ -51,7 +51,7 @@ var homes = map[string][]string{
 	"github.com/spf13/cobra":         {"cmd/goipip"},
 	"github.com/spf13/pflag":         {"cmd/goipip"},
 	"github.com/gopacket/gopacket":   {"internal/netlab"},
-	"github.com/cilium/ebpf":         {"internal/netlab", "internal/netlab/labtest"},
+	"github.com/cilium/ebpf":         {"rawsock", "internal/netlab", "internal/netlab/labtest"},
 	"golang.org/x/perf/benchfmt":     {"bench/report"},
 	"testing":                        {"internal/netlab/labtest"},
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"goipip/internal/netlab"
+	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
 )
 
@@ -245,6 +246,7 @@ var floods = []struct {
 // ICMP errors, from wherever they come and however many, cost no more packets than as many datagrams would that are none
 // of the tunnel's business.
 func TestHazard2_ErrorFlood(t *testing.T) {
+	labtest.Long(t)
 	const points, late = 5, 200 * time.Millisecond
 	for _, f := range floods {
 		t.Run(fmt.Sprintf("code %d, options %s", f.code, f.options), func(t *testing.T) {

@@ -236,6 +236,7 @@ func fails(t *testing.T, host *netlab.Host, args ...string) string {
 // TestCycles starts and ends many tunnels, of which nothing may stay, here or in the process at the other end.
 func TestCycles(t *testing.T) {
 	t.Parallel()
+	labtest.Long(t)
 	const cycles, traffic, words = 200, 20, 7 // each 20th carries traffic, each 7th is in the background
 	l := newTunnelLab(t)
 	_, tun02 := l.start(t)

@@ -64,6 +64,7 @@ func combinations(r *rand.Rand, n int) []combination {
 //	client ── ns01 ── router ── ns02 ── server
 func TestMatrix(t *testing.T) {
 	t.Parallel()
+	labtest.Long(t)
 	labtest.Need(t, "ethtool", "ip")
 	t.Logf("-netlab.seed %d", *matrixSeed)
 	r := rand.New(rand.NewPCG(*matrixSeed, 0))

@@ -63,6 +63,7 @@ func TestProcess(t *testing.T) {
 }
 
 func TestStopKillsAtLast(t *testing.T) {
+	labtest.Long(t)
 	t.Parallel() // It waits for seconds.
 	host := newHost(t, labtest.New(t), "h")
 	cmd := exec.Command("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done")

@@ -23,6 +23,7 @@ func (e end) startRefusing(t *testing.T, r netlab.RefusedCall, options ...string
 // are delivered one by one, those that it refused too.
 func TestUnmerged(t *testing.T) {
 	t.Parallel()
+	labtest.Long(t)
 	// The parts of two packets, and a header before them, still pass.
 	merged := netlab.RefusedCall{Number: unix.SYS_WRITEV, Arg: 2, Unless: bpf.JumpLessOrEqual, Value: 3, Errno: unix.EINVAL}
 	for _, options := range []string{"", "--queues 4", "--tx raw"} {

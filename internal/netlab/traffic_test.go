@@ -27,6 +27,7 @@ const (
 // TestTraffic carries every kind of traffic over Lab 2's tunnel, in each way of running goipip.
 func TestTraffic(t *testing.T) {
 	t.Parallel()
+	labtest.Long(t)
 	for name, options := range map[string][]string{
 		"default":                {},
 		"offload off":            {"--offload", "off"},

@@ -66,6 +66,7 @@ func TestTransferErrors(t *testing.T) {
 }
 
 func TestDatagrams(t *testing.T) {
+	labtest.Long(t)
 	ns01, ns02, router := newLab2(t)
 	for _, size := range []int{4, 100, 1472, 1473, 65507} {
 		if n, err := netlab.Datagrams(labtest.Context(t), ns01, ns02, anyPort, 200, size); err != nil || n != 200 {

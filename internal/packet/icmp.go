@@ -22,17 +22,31 @@ const (
 	ICMPCodeSrcRoute   = 5 // source route failed
 )
 
-// ICMPCodeTTL is the code of ICMPTimeExceeded for a TTL that ran out in transit.
-const ICMPCodeTTL = 0
+// Codes of ICMPTimeExceeded (RFC 792).
+const (
+	ICMPCodeTTL        = 0 // ran out in transit
+	ICMPCodeReassembly = 1 // fragments are missing
+)
 
 // ICMP is a message seen from its ICMP header on (RFC 792).
 type ICMP []byte
+
+// Valid reports whether the message holds a whole header, and sums up with its checksum.
+func (m ICMP) Valid() bool { return len(m) >= ICMPHdrLen && Sum(m, 0) == 0xffff }
 
 // Type returns the type of the message.
 func (m ICMP) Type() uint8 { return m[0] }
 
 // Code returns what the type leaves open.
 func (m ICMP) Code() uint8 { return m[1] }
+
+// MTU returns that of the next hop, in bytes, of a valid error with ICMPCodeFragNeeded
+// (RFC 1191 §4). It is 0 from routers before that RFC.
+func (m ICMP) MTU() int { return int(be.Uint16(m[6:])) }
+
+// Quote returns the start of the packet that a valid error is about, as much as the
+// message has, which may be nothing.
+func (m ICMP) Quote() IPv4 { return IPv4(m[ICMPHdrLen:]) }
 
 // IsICMPError reports whether messages of this type are about another packet, so
 // that none may be sent about them (RFC 1122 §3.2.2). Types that nobody has

@@ -50,3 +50,63 @@ func TestICMP_InitError(t *testing.T) {
 		})
 	}
 }
+
+func TestICMP_Valid(t *testing.T) {
+	whole := packet.ICMP{3, 4, 0xf7, 0x97, 0, 0, 0x05, 0x64}
+	changed := bytes.Clone(whole)
+	changed[7]++
+	quoting := packet.ICMP{11, 0, 0xaf, 0xfe, 0, 0, 0, 0, 0x45, 0, 0, 1}
+	tests := []struct {
+		name string
+		m    packet.ICMP
+		want bool
+	}{
+		{"header", whole, true},
+		{"quote", quoting, true},
+		{"changed", changed, false},
+		{"zeros", make(packet.ICMP, 8), false},
+		{"quote cut", quoting[:10], false},
+		{"half a header", packet.ICMP{3, 1, 0xfc, 0xfe}, false}, // its sum is right
+		{"nothing", nil, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := tt.m.Valid(); got != tt.want {
+				t.Errorf("Valid = %v, want %v", got, tt.want)
+			}
+		})
+	}
+	if got := whole.MTU(); got != 1380 {
+		t.Errorf("MTU = %d, want 1380", got)
+	}
+	if got := whole.Quote(); len(got) != 0 {
+		t.Errorf("quote % x of a header alone", []byte(got))
+	}
+	if diff := cmp.Diff([]byte{0x45, 0, 0, 1}, []byte(quoting.Quote())); diff != "" {
+		t.Errorf("quote (-want +got):\n%s", diff)
+	}
+}
+
+func TestIPv4_HasHeader(t *testing.T) {
+	header := func(first byte, n int) packet.IPv4 {
+		p := make(packet.IPv4, n) // with a total length of 0
+		if n > 0 {
+			p[0] = first
+		}
+		return p
+	}
+	tests := []struct {
+		first byte
+		n     int
+		want  bool
+	}{
+		{0x45, 20, true}, {0x45, 28, true}, {0x46, 24, true}, {0x4f, 60, true},
+		{0, 0, false}, {0x45, 19, false}, {0x46, 23, false}, {0x4f, 59, false},
+		{0x44, 20, false}, {0x40, 20, false}, {0x65, 20, false}, {0x55, 40, false},
+	}
+	for _, tt := range tests {
+		if got := header(tt.first, tt.n).HasHeader(); got != tt.want {
+			t.Errorf("HasHeader of %d bytes from %#02x on = %v, want %v", tt.n, tt.first, got, tt.want)
+		}
+	}
+}

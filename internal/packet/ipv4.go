@@ -35,6 +35,12 @@ func (p IPv4) Valid() bool {
 	return hdrLen >= IPv4HdrLen && hdrLen <= total && total <= len(p)
 }
 
+// HasHeader reports whether the packet holds a whole version 4 header, options included,
+// whatever its total length is, as in the quote of an ICMP error.
+func (p IPv4) HasHeader() bool {
+	return len(p) >= IPv4HdrLen && p.Version() == 4 && p.HdrLen() >= IPv4HdrLen && p.HdrLen() <= len(p)
+}
+
 // Version returns the IP version, 4 in a valid header.
 func (p IPv4) Version() int { return int(p[0] >> 4) }
 

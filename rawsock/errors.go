@@ -1,0 +1,207 @@
+package rawsock
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+
+	"goipip/internal/descriptor"
+	"goipip/internal/packet"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/sys/unix"
+)
+
+// ErrorBatch is the most ICMP messages that one ReadErrors reads.
+const ErrorBatch = 32
+
+// Sizes in bytes.
+const (
+	// errorBuffer is the size of the receive buffer before the kernel doubles it: room
+	// for a hundred ICMP errors or more. A lower net.core.rmem_max makes it smaller.
+	errorBuffer = 128 << 10
+	// maxMessage is the longest packet with an ICMP error. RFC 1812 §4.3.2.3 allows 576
+	// bytes, and some routers quote up to the MTU of a link.
+	maxMessage = 2048
+	// minQuote is how much of the payload of the packet in question a message must quote
+	// (RFC 792; icmp_socket_deliver in net/ipv4/icmp.c).
+	minQuote = 8
+	// maxQuote is the most of an inner packet that ICMPError.Inner holds.
+	maxQuote = 576
+)
+
+// maxUnreachCode is the last code of "destination unreachable" that the kernel knows
+// (NR_ICMP_UNREACH in linux/icmp.h). It ignores the others.
+const maxUnreachCode = 15
+
+// ICMPError is an ICMP error about a packet that the tunnel sent.
+type ICMPError struct {
+	// Type is packet.ICMPUnreachable or packet.ICMPTimeExceeded (RFC 792).
+	Type, Code uint8
+	// MTU is that of the next hop, in bytes, from a router that could not forward a packet
+	// for its length. It is 0 if the router did not say (before RFC 1191), and for all
+	// other errors.
+	MTU      int
+	Offender netip.Addr // the sender of the error
+	// Inner is what the message quotes of the inner packet, from its IP header on: 8 to
+	// 576 bytes.
+	Inner packet.IPv4
+}
+
+// ErrorSocket receives the ICMP errors about a tunnel's packets: destination unreachable
+// and time exceeded. It is a raw socket of protocol ICMP, for which the kernel copies no
+// data packet, and needs neither a route nor a local address.
+//
+// What does not fit its buffer is lost.
+type ErrorSocket struct {
+	local, remote [4]byte
+	fd            *descriptor.FD
+	buf           [maxMessage]byte
+}
+
+// NewErrorSocket opens an ErrorSocket in the network namespace of the calling thread.
+func NewErrorSocket(cfg Config) (*ErrorSocket, error) {
+	fd, err := open(packet.ProtoICMP, cfg, func(fd int) error {
+		if err := setICMPFilter(fd); err != nil {
+			return err
+		}
+		if err := setFilter(fd, quoteFilter(cfg)); err != nil {
+			return err
+		}
+		discard(fd)
+		return setOption(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, "SO_RCVBUF", errorBuffer)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &ErrorSocket{local: cfg.Local.As4(), remote: cfg.Remote.As4(), fd: fd}, nil
+}
+
+// ReadErrors waits until there is an ICMP error, calls handle for each one that is there,
+// and returns nil. An ICMPError's Inner is valid during the call. After Close it returns
+// os.ErrClosed. One goroutine at a time may call it.
+//
+// It reads at most ErrorBatch messages. If all of those were malformed, it returns nil
+// without having called handle, so that the caller can limit the cost of a flood.
+func (s *ErrorSocket) ReadErrors(handle func(ICMPError)) error {
+	fd, ok := s.fd.Acquire()
+	if !ok {
+		return os.ErrClosed
+	}
+	defer s.fd.Release()
+	handled := false
+	for n := 0; n < ErrorBatch; {
+		e, ok, errno := s.read(fd)
+		switch {
+		case ok:
+			handle(e)
+			handled = true
+			n++
+		case fatal(errno):
+			return os.NewSyscallError("read", errno)
+		case errno != unix.EAGAIN:
+			n++ // malformed, or not read
+		case handled:
+			return nil
+		case !s.fd.Wait(descriptor.In):
+			return os.ErrClosed
+		}
+	}
+	return nil
+}
+
+// read takes one message off the socket. If ok is false, it was not about this tunnel, or
+// malformed. With EAGAIN there is none. Inner is valid until the next read.
+func (s *ErrorSocket) read(fd int) (e ICMPError, ok bool, errno syscall.Errno) {
+	n, err := unix.Read(fd, s.buf[:])
+	if err != nil {
+		errno, _ = err.(syscall.Errno)
+		return e, false, errno
+	}
+	e, ok = parseICMP(s.buf[:n], s.local, s.remote)
+	return e, ok, 0
+}
+
+// Close closes the socket and ends a ReadErrors that waits.
+func (s *ErrorSocket) Close() error {
+	if err := s.fd.Close(); err != nil {
+		return fmt.Errorf("close ICMP socket: %w", err)
+	}
+	return nil
+}
+
+// parseICMP returns the ICMP error in p, a packet of protocol ICMP, if it is about an ipip
+// packet from local to remote. Inner is a part of p.
+//
+// A raw socket receives messages before the kernel has checked them, so this accepts what
+// icmp_rcv, icmp_unreach and icmp_socket_deliver in net/ipv4/icmp.c do. A message that was
+// cut, since it was longer than the buffer, is not valid.
+func parseICMP(p packet.IPv4, local, remote [4]byte) (e ICMPError, ok bool) {
+	if !p.Valid() {
+		return e, false
+	}
+	m := packet.ICMP(p.Payload())
+	if !m.Valid() || !reported(m.Type(), m.Code()) {
+		return e, false
+	}
+	quote := m.Quote()
+	if !quote.HasHeader() || len(quote) < quote.HdrLen()+minQuote {
+		return e, false
+	}
+	if quote.Protocol() != packet.ProtoIPIP || quote.Source() != local || quote.Destination() != remote {
+		return e, false
+	}
+	e = ICMPError{Type: m.Type(), Code: m.Code(), Offender: netip.AddrFrom4(p.Source())}
+	if e.Type == packet.ICMPUnreachable && e.Code == packet.ICMPCodeFragNeeded {
+		e.MTU = m.MTU()
+	}
+	inner := quote[quote.HdrLen():]
+	n := min(len(inner), maxQuote)
+	e.Inner = inner[:n:n]
+	return e, true
+}
+
+// reported reports whether the kernel tells sockets of errors of this type and code
+// (icmp_unreach in net/ipv4/icmp.c); parameter problems, which it does tell of, are of no
+// use to a tunnel. Code 1 of "time exceeded" is about reassembly at the remote host.
+func reported(icmpType, code uint8) bool {
+	switch icmpType {
+	case packet.ICMPUnreachable:
+		return code <= maxUnreachCode
+	case packet.ICMPTimeExceeded:
+		return code != packet.ICMPCodeReassembly
+	}
+	return false
+}
+
+// setICMPFilter lets a socket receive only two of the types below 32, before the kernel
+// copies a message for it (icmp_filter in net/ipv4/raw.c). Types from 32 on pass.
+func setICMPFilter(fd int) error {
+	var f ipv4.ICMPFilter
+	f.SetAll(true) // block
+	f.Accept(ipv4.ICMPTypeDestinationUnreachable)
+	f.Accept(ipv4.ICMPTypeTimeExceeded)
+	return lend(fd, func(conn *net.IPConn) error { return ipv4.NewPacketConn(conn).SetICMPFilter(&f) })
+}
+
+// quoteFilter keeps ICMP messages that quote an ipip packet from cfg.Local to cfg.Remote,
+// so that errors about other tunnels neither fill the buffer nor wake the reader.
+// A message too short for that is dropped, as is all that a load beyond its end meets.
+func quoteFilter(cfg Config) []bpf.Instruction {
+	number := func(a netip.Addr) uint32 { return bigEndian(a.As4()) }
+	const quote = packet.ICMPHdrLen
+	return []bpf.Instruction{
+		bpf.LoadMemShift{Off: 0}, // X = where the ICMP message begins
+		bpf.LoadIndirect{Off: quote + offProtocol, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: packet.ProtoIPIP, SkipTrue: 5},
+		bpf.LoadIndirect{Off: quote + offSource, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: number(cfg.Local), SkipTrue: 3},
+		bpf.LoadIndirect{Off: quote + offDestination, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: number(cfg.Remote), SkipTrue: 1},
+		bpf.RetConstant{Val: keep},
+		bpf.RetConstant{Val: drop},
+	}
+}
