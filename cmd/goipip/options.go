@@ -54,8 +54,12 @@ func (o *options) config() (engine.Config, error) {
 	c.RelayICMP = o.icmp == "rfc2003"
 	c.NoOffload = o.offload == "off"
 	c.Road = map[string]engine.Road{"auto": engine.RoadAuto, "raw": engine.RoadRaw, "packet": engine.RoadPacket}[o.tx]
-	if err := c.Validate(); err != nil {
-		return c, usageError{err}
+	var errs []error
+	for _, e := range c.FieldErrors() {
+		errs = append(errs, errors.New(e.Text(func(field string) string { return "--" + field })))
+	}
+	if len(errs) > 0 {
+		return c, usageError{errors.Join(errs...)}
 	}
 	return c, nil
 }
