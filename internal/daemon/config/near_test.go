@@ -4,7 +4,7 @@ import "testing"
 
 func TestNear(t *testing.T) {
 	for name, want := range map[string]string{
-		"lokal": "local", "loacl": "local", "locals": "local", "remot": "remote", "addres": "address", "addresse": "address", "route": "routes",
+		"lokal": "local", "loacl": "local", "locals": "local", "remot": "remote", "addresse": "address", "route": "routes",
 		"FWMark": "fwmark", "fw_mark": "fwmark", "nopmtu-disc": "nopmtudisc", "t": "", "xt": "tx", "tto": "ttl", "": "", "device": "", "colour": "",
 		"a-key-that-is-longer-than-any-other-is": "",
 	} {

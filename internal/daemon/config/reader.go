@@ -77,11 +77,13 @@ func (r *reader) readTunnel(d *document, n *node) {
 	if n.name == "" {
 		d.fail(n.keyAt, n.path(), "a tunnel needs the name of its link: write [tunnel.NAME]")
 	}
-	if n.cut || n.twice {
-		return // what is missing stands elsewhere
+	if n.twice {
+		return // what is missing may stand in the first one
 	}
-	for _, e := range t.Config.FieldErrors() {
-		d.fieldError(n, good, e)
+	if !n.cut {
+		for _, e := range t.Config.FieldErrors() {
+			d.fieldError(n, good, e)
+		}
 	}
 	r.pair(d, n, &t)
 	r.file.Tunnels = append(r.file.Tunnels, t)
