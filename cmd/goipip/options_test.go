@@ -3,10 +3,13 @@
 package main
 
 import (
+	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
+	"goipip/internal/daemon/config"
 	"goipip/internal/engine"
 
 	"github.com/spf13/pflag"
@@ -123,5 +126,44 @@ func TestAddresses(t *testing.T) {
 	}
 	if c := parsed(t, "-address", "10.0.0.1/24"); c.Address != netip.MustParsePrefix("10.0.0.1/24") {
 		t.Errorf("-address A/24: %v", c.Address)
+	}
+}
+
+// TestEveryFlagIsAKey holds the two surfaces together: what a flag can say, a file can.
+func TestEveryFlagIsAKey(t *testing.T) {
+	var flags, process []string
+	f := pflag.NewFlagSet("", pflag.ContinueOnError)
+	new(options).register(f)
+	f.VisitAll(func(f *pflag.Flag) {
+		switch {
+		case strings.HasPrefix(f.Name, "log-"):
+			process = append(process, f.Name)
+		case f.Name != "name": // stands in the table's header
+			flags = append(flags, f.Name)
+		}
+	})
+	keys := slices.DeleteFunc(config.Keys(), func(key string) bool { return key == "addresses" || key == "routes" })
+	if !slices.Equal(flags, keys) {
+		t.Errorf("flags %q, keys of a tunnel %q", flags, keys)
+	}
+	if !slices.Equal(process, config.ProcessKeys()) {
+		t.Errorf("flags %q, keys of the process %q", process, config.ProcessKeys())
+	}
+}
+
+// TestErrorsNameFlags has what Validate says with the dashes of the command line.
+func TestErrorsNameFlags(t *testing.T) {
+	for _, c := range []struct{ args, want string }{
+		{"-remote=192.0.2.1 -mtu=67", "--local and --remote are both 192.0.2.1: a tunnel needs two different ends\n--mtu 67: must be 68 to 65515"},
+		{"-local=::1", "--local ::1: ipip runs over IPv4 only, and this is an IPv6 address"},
+		{"-peer=10.0.0.2", "--peer 10.0.0.2 needs --address, the inner address of this end"},
+		{"-peer=10.0.0.2 -address=10.0.0.1/24", "--address 10.0.0.1/24 with --peer: give the address without a prefix length"},
+		{"-ttl=5 -nopmtudisc", "ttl != 0 and nopmtudisc are incompatible: leave out --ttl or --nopmtudisc"},
+		{"-dev=a/b", `--dev "a/b": not a name that a link can have`},
+	} {
+		_, err := parse(strings.Fields(c.args)...)
+		if !errors.As(err, new(usageError)) || err.Error() != c.want {
+			t.Errorf("%s: error\n%v\nwant\n%s", c.args, err, c.want)
+		}
 	}
 }

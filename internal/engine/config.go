@@ -2,9 +2,9 @@ package engine
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 
 	"goipip/encap"
@@ -46,74 +46,103 @@ type Config struct {
 // the most: the kernel copies each packet to the receiver of every queue.
 func DefaultQueues() int { return max(1, min(runtime.GOMAXPROCS(0)/2, 4)) }
 
-// Validate checks what can be checked without asking the kernel. The error says
-// which setting is wrong, in the words of the command line, and how to mend it.
+// Validate checks what can be checked without asking the kernel. The error joins
+// those of FieldErrors, with the names of fields as they are.
 func (c Config) Validate() error {
-	return errors.Join(
-		end("local", c.Local),
-		end("remote", c.Remote),
+	var errs []error
+	for _, e := range c.FieldErrors() {
+		errs = append(errs, e)
+	}
+	return errors.Join(errs...)
+}
+
+// FieldErrors returns what Validate finds, one error for each setting that is wrong.
+func (c Config) FieldErrors() []*FieldError {
+	all := []*FieldError{
+		end(fieldLocal, c.Local),
+		end(fieldRemote, c.Remote),
 		c.validatePair(),
-		validateName("name", c.Name),
-		validateName("dev", c.Device),
-		c.validateInner(),
-		c.validateOptions(),
-	)
+		validateName(fieldName, c.Name),
+		validateName(fieldDev, c.Device),
+		c.validateAddress(),
+		c.validatePeer(),
+		c.validateMTU(),
+		c.validateTTL(),
+		c.validateQueues(),
+	}
+	return slices.DeleteFunc(all, func(e *FieldError) bool { return e == nil })
 }
 
 // end checks one end of the tunnel.
-func end(flag string, a netip.Addr) error {
+func end(f field, a netip.Addr) *FieldError {
 	switch {
 	case !a.IsValid():
-		return fmt.Errorf("--%s is missing: give the IPv4 address of this tunnel's %s end", flag, flag)
+		return f.errorf("%v is missing: give the IPv4 address of this tunnel's %s end", f, string(f))
 	case !a.Is4():
-		return fmt.Errorf("--%s %v: ipip runs over IPv4 only, and this is an IPv6 address", flag, a)
+		return f.errorf("%v %v: ipip runs over IPv4 only, and this is an IPv6 address", f, a)
 	case a.IsUnspecified(), a.IsMulticast(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
-		return fmt.Errorf("--%s %v: not the address of one host", flag, a)
+		return f.errorf("%v %v: not the address of one host", f, a)
 	}
 	return nil
 }
 
-func (c Config) validatePair() error {
+func (c Config) validatePair() *FieldError {
 	if c.Local.IsValid() && c.Local == c.Remote {
-		return fmt.Errorf("--local and --remote are both %v: a tunnel needs two different ends", c.Local)
+		return fieldRemote.errorf("%v and %v are both %v: a tunnel needs two different ends", fieldLocal, fieldRemote, c.Local)
 	}
 	return nil
 }
 
 // validateName follows dev_valid_name in net/core/dev.c, and refuses % too, with
 // which the kernel would number the name.
-func validateName(flag, name string) error {
+func validateName(f field, name string) *FieldError {
 	switch {
 	case len(name) > 15:
-		return fmt.Errorf("--%s %q: %d bytes long, and a link's name has at most 15", flag, name, len(name))
+		return f.errorf("%v %q: %d bytes long, and a link's name has at most 15", f, name, len(name))
 	case name == ".", name == "..", strings.ContainsAny(name, "/:% \t\n\v\f\r"):
-		return fmt.Errorf("--%s %q: not a name that a link can have", flag, name)
+		return f.errorf("%v %q: not a name that a link can have", f, name)
 	}
 	return nil
 }
 
-func (c Config) validateInner() error {
-	switch {
-	case c.Address.IsValid() && !c.Address.Addr().Is4():
-		return fmt.Errorf("--address %v: an ipip tunnel carries IPv4 only", c.Address)
-	case c.Peer.IsValid() && !c.Peer.Is4():
-		return fmt.Errorf("--peer %v: an ipip tunnel carries IPv4 only", c.Peer)
-	case c.Peer.IsValid() && !c.Address.IsValid():
-		return fmt.Errorf("--peer %v needs --address, the inner address of this end", c.Peer)
-	case c.Peer.IsValid() && c.Address.Bits() != 32:
-		return fmt.Errorf("--address %v with --peer: give the address without a prefix length", c.Address)
+func (c Config) validateAddress() *FieldError {
+	if c.Address.IsValid() && !c.Address.Addr().Is4() {
+		return fieldAddress.errorf("%v %v: an ipip tunnel carries IPv4 only", fieldAddress, c.Address)
 	}
 	return nil
 }
 
-func (c Config) validateOptions() error {
+func (c Config) validatePeer() *FieldError {
 	switch {
-	case c.MTU != 0 && (c.MTU < MinMTU || c.MTU > MaxMTU):
-		return fmt.Errorf("--mtu %d: must be %d to %d", c.MTU, MinMTU, MaxMTU)
-	case c.TTL != 0 && c.NoPMTUDisc: // O3, as ip(8) says it
-		return errors.New("ttl != 0 and nopmtudisc are incompatible: leave out --ttl or --nopmtudisc")
-	case c.Queues < 1 || c.Queues > tun.MaxQueues:
-		return fmt.Errorf("--queues %d: must be 1 to %d", c.Queues, tun.MaxQueues)
+	case !c.Peer.IsValid():
+		return nil
+	case !c.Peer.Is4():
+		return fieldPeer.errorf("%v %v: an ipip tunnel carries IPv4 only", fieldPeer, c.Peer)
+	case !c.Address.IsValid():
+		return fieldPeer.errorf("%v %v needs %v, the inner address of this end", fieldPeer, c.Peer, fieldAddress)
+	case c.Address.Addr().Is4() && c.Address.Bits() != 32:
+		return fieldAddress.errorf("%v %v with %v: give the address without a prefix length", fieldAddress, c.Address, fieldPeer)
+	}
+	return nil
+}
+
+func (c Config) validateMTU() *FieldError {
+	if c.MTU != 0 && (c.MTU < MinMTU || c.MTU > MaxMTU) {
+		return fieldMTU.errorf("%v %d: must be %d to %d", fieldMTU, c.MTU, MinMTU, MaxMTU)
+	}
+	return nil
+}
+
+func (c Config) validateTTL() *FieldError {
+	if c.TTL != 0 && c.NoPMTUDisc { // O3, as ip(8) says it
+		return fieldNoPMTUDisc.errorf("ttl != 0 and nopmtudisc are incompatible: leave out %v or %v", fieldTTL, fieldNoPMTUDisc)
+	}
+	return nil
+}
+
+func (c Config) validateQueues() *FieldError {
+	if c.Queues < 1 || c.Queues > tun.MaxQueues {
+		return fieldQueues.errorf("%v %d: must be 1 to %d", fieldQueues, c.Queues, tun.MaxQueues)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,9 +16,9 @@ func TestValidate(t *testing.T) {
 		want   string // part of the error; empty for none
 	}{
 		"as it is":          {func(c *engine.Config) {}, ""},
-		"no local":          {func(c *engine.Config) { c.Local = netip.Addr{} }, "--local is missing"},
-		"no remote":         {func(c *engine.Config) { c.Remote = netip.Addr{} }, "--remote is missing"},
-		"local IPv6":        {func(c *engine.Config) { c.Local = addr("2001:db8::1") }, "--local 2001:db8::1: ipip runs over IPv4 only"},
+		"no local":          {func(c *engine.Config) { c.Local = netip.Addr{} }, "local is missing"},
+		"no remote":         {func(c *engine.Config) { c.Remote = netip.Addr{} }, "remote is missing"},
+		"local IPv6":        {func(c *engine.Config) { c.Local = addr("2001:db8::1") }, "local 2001:db8::1: ipip runs over IPv4 only"},
 		"remote mapped":     {func(c *engine.Config) { c.Remote = addr("::ffff:192.0.2.2") }, "ipip runs over IPv4 only"},
 		"local 0.0.0.0":     {func(c *engine.Config) { c.Local = addr("0.0.0.0") }, "not the address of one host"},
 		"remote multicast":  {func(c *engine.Config) { c.Remote = addr("224.0.0.5") }, "not the address of one host"},
@@ -28,20 +29,20 @@ func TestValidate(t *testing.T) {
 		"name with /":       {func(c *engine.Config) { c.Name = "a/b" }, "not a name that a link can have"},
 		"name ..":           {func(c *engine.Config) { c.Name = ".." }, "not a name that a link can have"},
 		"name with %":       {func(c *engine.Config) { c.Name = "tun%d" }, "not a name that a link can have"},
-		"dev of 16":         {func(c *engine.Config) { c.Device = "abcdefghijklmnop" }, "--dev"},
+		"dev of 16":         {func(c *engine.Config) { c.Device = "abcdefghijklmnop" }, `dev "abcdefghijklmnop"`},
 		"address":           {func(c *engine.Config) { c.Address = prefix("10.0.0.1/24") }, ""},
 		"address IPv6":      {func(c *engine.Config) { c.Address = prefix("2001:db8::1/64") }, "carries IPv4 only"},
 		"peer":              {func(c *engine.Config) { c.Address, c.Peer = prefix("10.0.0.1/32"), addr("10.0.0.2") }, ""},
-		"peer alone":        {func(c *engine.Config) { c.Peer = addr("10.0.0.2") }, "needs --address"},
+		"peer alone":        {func(c *engine.Config) { c.Peer = addr("10.0.0.2") }, "needs address"},
 		"peer, address /24": {func(c *engine.Config) { c.Address, c.Peer = prefix("10.0.0.1/24"), addr("10.0.0.2") }, "without a prefix length"},
-		"mtu 67":            {func(c *engine.Config) { c.MTU = 67 }, "--mtu 67: must be 68 to 65515"},
+		"mtu 67":            {func(c *engine.Config) { c.MTU = 67 }, "mtu 67: must be 68 to 65515"},
 		"mtu 68":            {func(c *engine.Config) { c.MTU = 68 }, ""},
 		"mtu 65515":         {func(c *engine.Config) { c.MTU = 65515 }, ""},
-		"mtu 65516":         {func(c *engine.Config) { c.MTU = 65516 }, "--mtu 65516"},
+		"mtu 65516":         {func(c *engine.Config) { c.MTU = 65516 }, "mtu 65516"},
 		"ttl":               {func(c *engine.Config) { c.TTL = 5 }, ""},
 		"O3 ttl, no pmtu":   {func(c *engine.Config) { c.TTL, c.NoPMTUDisc = 5, true }, "ttl != 0 and nopmtudisc are incompatible"},
-		"no queue":          {func(c *engine.Config) { c.Queues = 0 }, "--queues 0"},
-		"256 queues":        {func(c *engine.Config) { c.Queues = 256 }, "--queues 256: must be 1 to 255"},
+		"no queue":          {func(c *engine.Config) { c.Queues = 0 }, "queues 0"},
+		"256 queues":        {func(c *engine.Config) { c.Queues = 256 }, "queues 256: must be 1 to 255"},
 	} {
 		cfg := engine.Config{Local: addr("192.0.2.1"), Remote: addr("192.0.2.2"), Queues: 1}
 		c.change(&cfg)
@@ -52,5 +53,34 @@ func TestValidate(t *testing.T) {
 		case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
 			t.Errorf("%s: error %v, want one with %q", name, err, c.want)
 		}
+	}
+}
+
+// TestValidateEveryField finds every fault at once, and says where each is.
+func TestValidateEveryField(t *testing.T) {
+	addr := netip.MustParseAddr
+	c := engine.Config{
+		Name: "a/b", Local: addr("192.0.2.1"), Remote: addr("192.0.2.1"), Device: "..", Address: netip.MustParsePrefix("2001:db8::1/64"),
+		Peer: addr("2001:db8::2"), MTU: 67, TTL: 5, NoPMTUDisc: true,
+	}
+	want := []string{
+		"remote: --local and --remote are both 192.0.2.1: a tunnel needs two different ends",
+		`name: --name "a/b": not a name that a link can have`,
+		`dev: --dev "..": not a name that a link can have`,
+		"address: --address 2001:db8::1/64: an ipip tunnel carries IPv4 only",
+		"peer: --peer 2001:db8::2: an ipip tunnel carries IPv4 only",
+		"mtu: --mtu 67: must be 68 to 65515",
+		"nopmtudisc: ttl != 0 and nopmtudisc are incompatible: leave out --ttl or --nopmtudisc",
+		"queues: --queues 0: must be 1 to 255",
+	}
+	var got []string
+	for _, e := range c.FieldErrors() {
+		got = append(got, e.Field+": "+e.Text(func(field string) string { return "--" + field }))
+		if !slices.Contains(e.Fields(), e.Field) {
+			t.Errorf("%v: its fields %q lack %s", e, e.Fields(), e.Field)
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
 	}
 }

@@ -18,7 +18,8 @@ const root = "../.."
 // rooms says for each package which of the project's others its code may import.
 // Tests may import more.
 var rooms = map[string][]string{
-	"cmd/goipip":              {"internal/engine", "internal/logqueue", "internal/netlab", "internal/stats"},
+	"cmd/goipip":              {"internal/daemon/config", "internal/engine", "internal/logqueue", "internal/netlab", "internal/stats"},
+	"internal/daemon/config":  {"internal/engine"},
 	"internal/engine":         {"encap", "tun", "rawsock", "internal/packet", "internal/stats", "internal/underlay"},
 	"internal/underlay":       {"internal/packet"},
 	"encap":                   {"internal/packet", "internal/stats"},
@@ -41,19 +42,21 @@ var rooms = map[string][]string{
 // homes says which packages may import what only a few need. internal/netlab is
 // a laboratory, and may do what it studies.
 var homes = map[string][]string{
-	"unsafe":                         {"tun", "rawsock", "internal/netlab"},
-	"encoding/binary":                {"internal/packet", "internal/netlab"},
-	"golang.org/x/sys/unix":          {"cmd/goipip", "internal/underlay", "tun", "rawsock", "internal/descriptor", "internal/netlab", "internal/netlab/labtest"},
-	"golang.org/x/net/ipv4":          {"rawsock", "internal/netlab", "bench/naive"},
-	"golang.org/x/net/bpf":           {"rawsock", "internal/netlab"},
-	"github.com/songgao/water":       {"tun", "bench/naive"},
-	"github.com/vishvananda/netlink": {"tun", "internal/underlay", "internal/engine", "internal/netlab"},
-	"github.com/spf13/cobra":         {"cmd/goipip"},
-	"github.com/spf13/pflag":         {"cmd/goipip"},
-	"github.com/gopacket/gopacket":   {"internal/netlab"},
-	"github.com/cilium/ebpf":         {"rawsock", "internal/netlab", "internal/netlab/labtest"},
-	"golang.org/x/perf/benchfmt":     {"bench/report"},
-	"testing":                        {"internal/netlab/labtest"},
+	"unsafe":                                   {"tun", "rawsock", "internal/netlab"},
+	"encoding/binary":                          {"internal/packet", "internal/netlab"},
+	"golang.org/x/sys/unix":                    {"cmd/goipip", "internal/underlay", "tun", "rawsock", "internal/descriptor", "internal/netlab", "internal/netlab/labtest"},
+	"golang.org/x/net/ipv4":                    {"rawsock", "internal/netlab", "bench/naive"},
+	"golang.org/x/net/bpf":                     {"rawsock", "internal/netlab"},
+	"github.com/songgao/water":                 {"tun", "bench/naive"},
+	"github.com/vishvananda/netlink":           {"tun", "internal/underlay", "internal/engine", "internal/netlab"},
+	"github.com/spf13/cobra":                   {"cmd/goipip"},
+	"github.com/spf13/pflag":                   {"cmd/goipip"},
+	"github.com/pelletier/go-toml/v2":          {"internal/daemon/config"},
+	"github.com/pelletier/go-toml/v2/unstable": {"internal/daemon/config"},
+	"github.com/gopacket/gopacket":             {"internal/netlab"},
+	"github.com/cilium/ebpf":                   {"rawsock", "internal/netlab", "internal/netlab/labtest"},
+	"golang.org/x/perf/benchfmt":               {"bench/report"},
+	"testing":                                  {"internal/netlab/labtest"},
 }
 
 // source is one Go file.

@@ -1,0 +1,177 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"goipip/internal/engine"
+)
+
+// Setting is one setting of a tunnel as text, in the notation that the flags, the
+// words of ip-tunnel(8) and the keys of a file share.
+type Setting struct {
+	set  func(*engine.Config, string) error
+	text func(*engine.Config) string
+}
+
+// Set reads s into c. The error says what s must be, and not what it is.
+func (s Setting) Set(c *engine.Config, text string) error { return s.set(c, text) }
+
+// Text is the setting in c, as Set reads it; empty for what has no value.
+func (s Setting) Text(c *engine.Config) string { return s.text(c) }
+
+// Settings has the settings whose notation is more than a number, a name or a
+// boolean, by the name of their flag and key.
+var Settings = map[string]Setting{
+	"local":   setting(func(c *engine.Config) *netip.Addr { return &c.Local }, parseAddr, validText[netip.Addr]),
+	"remote":  setting(func(c *engine.Config) *netip.Addr { return &c.Remote }, parseAddr, validText[netip.Addr]),
+	"address": setting(func(c *engine.Config) *netip.Prefix { return &c.Address }, parsePrefix, validText[netip.Prefix]),
+	"peer":    setting(func(c *engine.Config) *netip.Addr { return &c.Peer }, parseAddr, validText[netip.Addr]),
+	"ttl":     setting(func(c *engine.Config) *uint8 { return &c.TTL }, parseTTL, ttlText),
+	"tos":     {setTOS, tosText},
+	"fwmark":  setting(func(c *engine.Config) *uint32 { return &c.Mark }, parseMark, markText),
+	"icmp": choice(func(c *engine.Config) *bool { return &c.RelayICMP },
+		[]string{"linux", "rfc2003"}, []bool{false, true}),
+	"offload": choice(func(c *engine.Config) *bool { return &c.NoOffload },
+		[]string{"auto", "off"}, []bool{false, true}),
+	"tx": choice(func(c *engine.Config) *engine.Road { return &c.Road },
+		[]string{"auto", "raw", "packet"}, []engine.Road{engine.RoadAuto, engine.RoadRaw, engine.RoadPacket}),
+}
+
+// The words of log-level and log-format, the default first.
+var (
+	LogLevels  = []string{"info", "debug", "warn", "error"}
+	LogFormats = []string{"text", "json"}
+)
+
+// OneOf returns an error unless s is one of words.
+func OneOf(s string, words []string) error {
+	if !slices.Contains(words, s) {
+		return fmt.Errorf("must be %s", strings.Join(words, " or "))
+	}
+	return nil
+}
+
+// setting is the field that in points to, read and shown by parse and text.
+func setting[T any](in func(*engine.Config) *T, parse func(string) (T, error), text func(T) string) Setting {
+	return Setting{
+		set: func(c *engine.Config, s string) error {
+			v, err := parse(s)
+			if err == nil {
+				*in(c) = v
+			}
+			return err
+		},
+		text: func(c *engine.Config) string { return text(*in(c)) },
+	}
+}
+
+// choice is a setting of a few words, each of which stands for a value.
+func choice[T comparable](in func(*engine.Config) *T, words []string, values []T) Setting {
+	parse := func(s string) (v T, err error) {
+		if err := OneOf(s, words); err != nil {
+			return v, err
+		}
+		return values[slices.Index(words, s)], nil
+	}
+	return setting(in, parse, func(v T) string { return words[slices.Index(values, v)] })
+}
+
+// parseAddr reads an IPv4 address. That it is not an IPv6 one, Validate checks.
+func parseAddr(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return a, errors.New("must be an IPv4 address, such as 192.0.2.1")
+	}
+	return a, nil
+}
+
+// parsePrefix reads an address with or without a prefix length.
+func parsePrefix(s string) (netip.Prefix, error) {
+	if !strings.Contains(s, "/") {
+		s += "/32"
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return p, errors.New("must be an IPv4 address, such as 192.0.2.1 or 192.0.2.1/24")
+	}
+	return p, nil
+}
+
+// validText is the text of an address or prefix; empty if there is none.
+func validText[T interface {
+	IsValid() bool
+	String() string
+}](v T) string {
+	if !v.IsValid() {
+		return ""
+	}
+	return v.String()
+}
+
+// parseTTL reads a TTL, 0 for inherit (O3).
+func parseTTL(s string) (uint8, error) {
+	if s == "inherit" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(s, 0, 8)
+	if err != nil {
+		return 0, errors.New("must be 1 to 255, or inherit")
+	}
+	return uint8(n), nil
+}
+
+func ttlText(ttl uint8) string {
+	if ttl == 0 {
+		return "inherit"
+	}
+	return strconv.Itoa(int(ttl))
+}
+
+// parseMark reads a firewall mark, decimal or hexadecimal with 0x, as ip-link(8)
+// takes it.
+func parseMark(s string) (uint32, error) {
+	n, err := strconv.ParseUint(s, 0, 32)
+	if err != nil {
+		return 0, errors.New("must be 0 to 0xffffffff")
+	}
+	return uint32(n), nil
+}
+
+func markText(mark uint32) string {
+	if mark == 0 {
+		return "" // none
+	}
+	return fmt.Sprintf("%#x", mark)
+}
+
+// setTOS reads a TOS in the notation of ip-tunnel(8), hexadecimal with or without
+// 0x (O4). The XX of inherit/XX is for inner packets that are not IP, which an
+// ipip tunnel does not have.
+func setTOS(c *engine.Config, s string) error {
+	number, inherit := s, false
+	if rest, ok := strings.CutPrefix(s, "inherit"); ok {
+		number, inherit = strings.TrimPrefix(rest, "/"), true
+	}
+	var tos uint64
+	if number != "" || !inherit {
+		var err error
+		tos, err = strconv.ParseUint(strings.TrimPrefix(number, "0x"), 16, 8)
+		if err != nil {
+			return errors.New("must be hexadecimal, 00 to ff, or inherit")
+		}
+	}
+	c.TOS, c.InheritTOS = uint8(tos), inherit
+	return nil
+}
+
+func tosText(c *engine.Config) string {
+	if c.InheritTOS {
+		return "inherit"
+	}
+	return fmt.Sprintf("%02x", c.TOS)
+}

@@ -1,0 +1,38 @@
+package config_test
+
+import (
+	"testing"
+
+	"goipip/internal/daemon/config"
+	"goipip/internal/engine"
+)
+
+// TestSettings reads each setting and shows it, in the notation that it reads.
+func TestSettings(t *testing.T) {
+	for name, texts := range map[string]map[string]string{ // what is read: what is shown
+		"local":   {"192.0.2.1": "192.0.2.1"},
+		"remote":  {"192.0.2.2": "192.0.2.2"},
+		"address": {"10.0.0.1": "10.0.0.1/32", "10.0.0.1/24": "10.0.0.1/24"},
+		"peer":    {"10.0.0.2": "10.0.0.2"},
+		"ttl":     {"64": "64", "0x40": "64", "inherit": "inherit", "0": "inherit"},
+		"tos":     {"10": "10", "0x10": "10", "b8": "b8", "0": "00", "inherit": "inherit", "inherit/10": "inherit"},
+		"fwmark":  {"7": "0x7", "0xffffffff": "0xffffffff", "0": ""},
+		"icmp":    {"linux": "linux", "rfc2003": "rfc2003"},
+		"offload": {"auto": "auto", "off": "off"},
+		"tx":      {"auto": "auto", "raw": "raw", "packet": "packet"},
+	} {
+		s := config.Settings[name]
+		for text, want := range texts {
+			var c engine.Config
+			if err := s.Set(&c, text); err != nil || s.Text(&c) != want {
+				t.Errorf("%s %s: shown as %q, want %q; %v", name, text, s.Text(&c), want, err)
+			}
+			if err := s.Set(&c, "?"); err == nil || s.Text(&c) != want {
+				t.Errorf("%s ?: %v, and the setting is %q", name, err, s.Text(&c))
+			}
+		}
+	}
+	if len(config.Settings) != 10 {
+		t.Errorf("%d settings", len(config.Settings))
+	}
+}
