@@ -96,6 +96,9 @@ func TestHazard19_File(t *testing.T) {
 	a, b := hosts(t)
 	cfg := config(a, b)
 	path := claimPath(t, a, cfg)
+	// A killed process in another namespace, whose inode this one has now, may have left
+	// files there.
+	must(t, os.RemoveAll(filepath.Dir(path)))
 	tunnel, err := a.open(t, cfg)
 	if err != nil {
 		t.Fatal(err)
