@@ -23,6 +23,16 @@ type Link struct {
 	Alias   string       // shown by ip(8); at most 255 bytes
 	Address netip.Prefix // inner address of this end; the zero value for none
 	Peer    netip.Addr   // inner address of the other end; the zero value for none
+
+	Addresses []netip.Prefix // more inner addresses of this end
+	Routes    []Route        // by the link
+}
+
+// Route is a route by a device's link.
+type Route struct {
+	To     netip.Prefix // IPv4, masked
+	Metric int          // 0 for Linux's default
+	Table  int          // 0 for the main table
 }
 
 func linkIndex(name string) (int, error) {
@@ -54,7 +64,13 @@ func (d *Device) Setup(l Link) error {
 		{"alias", func() error { return netlink.LinkSetAlias(link, l.Alias) }},
 		{"addrgenmode none", func() error { return noIPv6Address(link) }}, // G6
 		{"address", func() error { return addAddress(link, l.Address, l.Peer) }},
-		{"up", func() error { return netlink.LinkSetUp(link) }},
+	}
+	for _, a := range l.Addresses {
+		steps = append(steps, step{"address " + a.String(), func() error { return addAddress(link, a, netip.Addr{}) }})
+	}
+	steps = append(steps, step{"up", func() error { return netlink.LinkSetUp(link) }})
+	for _, r := range l.Routes {
+		steps = append(steps, step{"route to " + r.To.String(), func() error { return addRoute(d.index, r) }})
 	}
 	for _, s := range steps {
 		if err := s.do(); err != nil {
@@ -120,6 +136,16 @@ func addAddress(link netlink.Link, local netip.Prefix, peer netip.Addr) error {
 		addr.Peer = ipNet(netip.PrefixFrom(peer, peer.BitLen()))
 	}
 	return netlink.AddrAdd(link, addr)
+}
+
+func addRoute(link int, r Route) error {
+	return netlink.RouteAdd(&netlink.Route{
+		LinkIndex: link,
+		Dst:       ipNet(r.To),
+		Scope:     netlink.SCOPE_LINK,
+		Priority:  r.Metric,
+		Table:     r.Table,
+	})
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

@@ -8,18 +8,20 @@ import (
 	"os"
 	"strconv"
 
+	"goipip/internal/daemon/config"
 	"goipip/internal/engine"
 
 	"golang.org/x/sys/unix"
 )
 
 // Descriptors that must be free, about half as many again as are used: by a tunnel
-// without its queues, the runtime and the log included; by one queue, with its
-// sockets; and by the demo.
+// without its queues, the runtime and the log included; by a further tunnel of the same
+// process; by one queue, with its sockets; and by the demo.
 const (
-	tunnelDescriptors = 32
-	queueDescriptors  = 12
-	demoDescriptors   = 64
+	tunnelDescriptors        = 32
+	furtherTunnelDescriptors = 8
+	queueDescriptors         = 12
+	demoDescriptors          = 64
 )
 
 // needDescriptors checks that this process may open enough descriptors for what is
@@ -54,6 +56,15 @@ func needTunnelDescriptors(queues int) error {
 		what = fmt.Sprintf("a tunnel with %d queues", queues)
 	}
 	return needDescriptors(what, tunnelDescriptors+queues*queueDescriptors)
+}
+
+// needDaemonDescriptors does so for several tunnels.
+func needDaemonDescriptors(tunnels []config.Tunnel) error {
+	n := tunnelDescriptors + len(tunnels)*furtherTunnelDescriptors
+	for _, t := range tunnels {
+		n += t.Config.Queues * queueDescriptors
+	}
+	return needDescriptors(fmt.Sprintf("%d tunnels", len(tunnels)), n)
 }
 
 // needDemoDescriptors does so for the demo, whose tunnels need theirs.

@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -109,7 +110,7 @@ func TestWordsAndFlagsSayTheSame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if flags := parsed(t, "-name=add-me", "-ttl=64", "-tos=0xb8", "-dev=eth0"); words != flags {
+	if flags := parsed(t, "-name=add-me", "-ttl=64", "-tos=0xb8", "-dev=eth0"); !reflect.DeepEqual(words, flags) {
 		t.Errorf("words say %+v, flags %+v", words, flags)
 	}
 	for _, words := range []string{"name add-me remote 192.0.2.2 local 192.0.2.1", "add-me local 192.0.2.1 remote 192.0.2.2"} {

@@ -12,7 +12,6 @@ import (
 
 	"goipip/internal/engine"
 	"goipip/internal/logqueue"
-	"goipip/internal/stats"
 )
 
 // runTunnel is goipip in the foreground.
@@ -50,7 +49,7 @@ func runTunnel(ctx context.Context, cfg engine.Config, log *slog.Logger, up func
 		why = cause.Error()
 	}
 	if err == nil {
-		log.Info("tunnel is down", "why", why, "tx", counters(t.Stats().TX), "rx", counters(t.Stats().RX))
+		log.Info("tunnel is down", "why", why, "tx", t.Stats().TX, "rx", t.Stats().RX)
 	}
 	return err
 }
@@ -64,31 +63,6 @@ func answer(signals <-chan os.Signal, t *engine.Tunnel, log *slog.Logger) {
 			log.Info("SIGHUP ignored: there is no configuration file")
 			continue
 		}
-		s := t.Stats()
-		log.Info("counters", "tx", counters(s.TX), "rx", counters(s.RX), "link", linkErrors(s.Link()))
+		log.Info("counters", t.Stats().Attrs()...)
 	}
-}
-
-// counters shows one direction, drops in the order of stats.Reason.
-type counters stats.Direction
-
-func (c counters) LogValue() slog.Value {
-	attrs := []slog.Attr{slog.Uint64("packets", c.Packets), slog.Uint64("bytes", c.Bytes)}
-	for reason, n := range c.Drops.All() {
-		attrs = append(attrs, slog.Uint64("dropped_"+reason.String(), n))
-	}
-	return slog.GroupValue(attrs...)
-}
-
-// linkErrors shows what the kernel's tunnel would count as errors on the link, under
-// the names of ip -s -s link show.
-type linkErrors stats.LinkStats
-
-func (l linkErrors) LogValue() slog.Value {
-	return slog.GroupValue(
-		slog.Uint64("rx_errors", l.RXErrors), slog.Uint64("rx_length_errors", l.RXLengthErrors),
-		slog.Uint64("rx_frame_errors", l.RXFrameErrors), slog.Uint64("rx_dropped", l.RXDropped),
-		slog.Uint64("tx_errors", l.TXErrors), slog.Uint64("tx_carrier_errors", l.TXCarrierErrors),
-		slog.Uint64("collisions", l.Collisions), slog.Uint64("tx_dropped", l.TXDropped),
-	)
 }

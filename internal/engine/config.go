@@ -28,6 +28,9 @@ type Config struct {
 	Address netip.Prefix // inner address of this end
 	Peer    netip.Addr   // inner address of the other end
 
+	Addresses []netip.Prefix // more inner addresses of this end
+	Routes    []tun.Route    // by the link
+
 	MTU        int   // MinMTU to MaxMTU; 0 derives it from the route to Remote (O2)
 	TTL        uint8 // 0 inherits (O3)
 	TOS        uint8 // (O4)

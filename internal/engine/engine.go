@@ -242,6 +242,9 @@ func (t *Tunnel) bringUp() error {
 		Alias:   t.cfg.describe(),
 		Address: t.cfg.Address,
 		Peer:    t.cfg.Peer,
+
+		Addresses: t.cfg.Addresses,
+		Routes:    t.cfg.Routes,
 	})
 }
 

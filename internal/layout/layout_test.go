@@ -18,7 +18,8 @@ const root = "../.."
 // rooms says for each package which of the project's others its code may import.
 // Tests may import more.
 var rooms = map[string][]string{
-	"cmd/goipip":              {"internal/daemon/config", "internal/engine", "internal/logqueue", "internal/netlab", "internal/stats"},
+	"cmd/goipip":              {"internal/daemon", "internal/daemon/config", "internal/engine", "internal/logqueue", "internal/netlab"},
+	"internal/daemon":         {"internal/daemon/config", "internal/engine", "internal/underlay", "tun"},
 	"internal/daemon/config":  {"internal/engine"},
 	"internal/engine":         {"encap", "tun", "rawsock", "internal/packet", "internal/stats", "internal/underlay"},
 	"internal/underlay":       {"internal/packet"},

@@ -1,0 +1,132 @@
+//go:build linux
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"goipip/internal/daemon"
+	"goipip/internal/daemon/config"
+	"goipip/internal/logqueue"
+
+	"github.com/spf13/cobra"
+)
+
+// runOptions is what the flags of goipip run say.
+type runOptions struct {
+	config string
+	strict bool
+}
+
+func (r *runOptions) registerConfig(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&r.config, "config", "", "file, or directory of files *.toml (docs/config.md)")
+	_ = cmd.MarkFlagRequired("config") // which exists
+}
+
+func newRunCommand(o *options) *cobra.Command {
+	var r runOptions
+	cmd := &cobra.Command{
+		Use:   "run --config FILE",
+		Short: "Run all tunnels of a configuration file",
+		Long: `Run the tunnels of a configuration file, or of all files *.toml of a directory,
+until SIGINT or SIGTERM. An error in a file keeps all of them from starting; what
+keeps one tunnel from starting does not keep the others. The end of a tunnel
+(ip link delete NAME) is its own.
+
+SIGHUP reads the configuration again. If it has an error, nothing changes. Otherwise
+tunnels that are not in it any more end, new ones and those that do not run start,
+those that are different start anew, and the others are not touched.
+SIGUSR1 logs the counters of all tunnels.`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.runDaemon(cmd.Context(), r)
+		},
+	}
+	r.registerConfig(cmd)
+	cmd.Flags().BoolVar(&r.strict, "strict", false, "exit if one of the tunnels does not start")
+	return cmd
+}
+
+func newCheckCommand() *cobra.Command {
+	var r runOptions
+	cmd := &cobra.Command{
+		Use:   "check --config FILE",
+		Short: "Check a configuration file",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			file, err := config.Read(r.config)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %d tunnels, no errors\n", r.config, len(file.Tunnels))
+			return nil
+		},
+	}
+	r.registerConfig(cmd)
+	return cmd
+}
+
+// runDaemon runs the tunnels of a configuration.
+func (o *options) runDaemon(ctx context.Context, r runOptions) error {
+	file, err := config.Read(r.config)
+	if err != nil {
+		return err
+	}
+	if err := needDaemonDescriptors(file.Tunnels); err != nil {
+		return err
+	}
+	o.logLevel, o.logFormat = cmp.Or(file.LogLevel, o.logLevel), cmp.Or(file.LogFormat, o.logFormat)
+	q := logqueue.New(o.logHandler(), logSize)
+	defer q.Close(flushTimeout)
+	log := slog.New(q.Handler())
+
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGHUP) // never stopped: each would end the process
+	d, err := daemon.Open(log)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	err = d.Apply(file.Tunnels)
+	switch {
+	case d.Len() == 0:
+		return errors.New("none of the tunnels starts: the log says why")
+	case err != nil && r.strict:
+		return errors.New("not all tunnels start, as --strict demands: the log says why")
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case sig := <-signals:
+			if sig == syscall.SIGUSR1 {
+				d.LogCounters()
+			} else {
+				reload(d, r.config, log)
+			}
+		}
+	}
+}
+
+// reload reads the configuration again.
+func reload(d *daemon.Daemon, path string, log *slog.Logger) {
+	file, err := config.Read(path)
+	if err != nil {
+		for line := range strings.Lines(err.Error()) {
+			log.Error("the configuration has an error", "at", strings.TrimSpace(line))
+		}
+		log.Error("nothing has changed: mend the configuration, and send SIGHUP again")
+		return
+	}
+	if err := d.Apply(file.Tunnels); err == nil {
+		log.Info("the configuration was read again", "tunnels", d.Len())
+	}
+}
