@@ -162,6 +162,11 @@ func TestE_ParseICMP(t *testing.T) {
 			t.Errorf("of %d bytes that were cut to %d, reported: %+v", len(p), n, got)
 		}
 	}
+	version6 := newMessage()
+	version6[0] = 0x65
+	if got, ok := parse(version6); ok {
+		t.Errorf("of a packet of version 6, reported: %+v", got)
+	}
 	padded := append(newMessage(), "trailer"...)
 	if got, ok := parse(padded); !ok || got.Inner != quotedInner {
 		t.Errorf("with a trailer, reported: %+v, %v", got, ok)
