@@ -136,7 +136,7 @@ func (r *Receiver) SetDevice(index int) error {
 // Receive waits until there is a packet and returns it with all others that are
 // there already, at most BatchSize, each from its outer header on. They are valid
 // until the next Receive, and may be changed until then. It returns os.ErrClosed
-// after Close. ICMP errors do not end it; a Guard hears of them.
+// after Close. ICMP errors do not end it; an ErrorSocket receives them.
 func (r *Receiver) Receive() ([]packet.IPv4, error) {
 	fd, ok := r.fd.Acquire()
 	if !ok {

@@ -14,7 +14,7 @@ import (
 func newDoctorCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
-		Short: "Look for what a tunnel would miss on this host, or would be disturbed by",
+		Short: "Check this host for missing requirements and conflicts",
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			err := needTunnelDescriptors(1)

@@ -28,10 +28,9 @@ type FD struct {
 const (
 	In  = unix.POLLIN
 	Out = unix.POLLOUT
-	Err = 0 // poll(2) always reports POLLERR
 )
 
-// New takes fd over, also with an error, and makes it one that does not block.
+// New takes ownership of fd, even on error, and makes it non-blocking.
 func New(fd int) (*FD, error) {
 	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
@@ -81,8 +80,7 @@ func (f *FD) Acquire() (fd int, ok bool) {
 // Release ends what Acquire began.
 func (f *FD) Release() { f.users.RUnlock() }
 
-// Wait waits, between Acquire and Release, for In, Out or Err. An error always
-// ends it; the next call on the descriptor reports the error. Wait reports false once
+// Wait waits, between Acquire and Release, for In or Out. An error always ends it; the next call on the descriptor reports the error. Wait reports false once
 // the FD is closed.
 func (f *FD) Wait(event int16) bool {
 	fds := f.pollFds(event)

@@ -64,7 +64,7 @@ func (w *way) connecting() []socket {
 
 // connect connects the sockets that receive, which takes a route. Without that the
 // tunnel works too, but the kernel copies the packets of every other ipip tunnel
-// to its sockets, and reports no ICMP errors.
+// to its sockets.
 func (w *way) connect() {
 	for _, s := range w.connecting()[w.connected:] {
 		if s.Connect() != nil {
