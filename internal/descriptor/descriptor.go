@@ -80,8 +80,9 @@ func (f *FD) Acquire() (fd int, ok bool) {
 // Release ends what Acquire began.
 func (f *FD) Release() { f.users.RUnlock() }
 
-// Wait waits, between Acquire and Release, for In or Out. An error always ends it; the next call on the descriptor reports the error. Wait reports false once
-// the FD is closed.
+// Wait waits, between Acquire and Release, for In or Out. An error always ends it; the
+// next call on the descriptor reports the error. Wait reports false once the FD is
+// closed.
 func (f *FD) Wait(event int16) bool {
 	fds := f.pollFds(event)
 	for {

@@ -19,6 +19,9 @@ func TestT14_NestedTunnels(t *testing.T) {
 	// tun1 goes through tun2, that through tun3, and so on to eth0.
 	const tunnels = 6
 	var sites [tunnels + 1]*site
+	for i := range tunnels { // before the first tunnel, so that each knows all of them
+		must(t, n.a.host.AddAddr("lo", fmt.Sprintf("10.0.%d.1/32", i+1)))
+	}
 	for i := tunnels; i > 0; i-- {
 		near := newSite(n.a.host, fmt.Sprintf("10.0.%d.1", i), fmt.Sprintf("10.1.%d.1", i))
 		far := newSite(nil, fmt.Sprintf("10.0.%d.2", i), fmt.Sprintf("10.1.%d.2", i))
@@ -28,7 +31,7 @@ func TestT14_NestedTunnels(t *testing.T) {
 		if i == tunnels {
 			via = "192.168.6.1"
 		}
-		must(t, n.a.host.AddAddr("lo", cfg.Local.String()+"/32"), n.a.host.AddRoute(cfg.Remote.String()+"/32", via))
+		must(t, n.a.host.AddRoute(cfg.Remote.String()+"/32", via))
 		near.start(t, cfg)
 		sites[i] = near
 	}
