@@ -1,6 +1,7 @@
 package rawsock
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -92,7 +93,8 @@ func newCredit(fd int, cfg Config, share, shares int) (_ *credit, err error) {
 		return nil, err
 	}
 	if err := setOption(fd, unix.SOL_SOCKET, unix.SO_ATTACH_BPF, "SO_ATTACH_BPF", program.FD()); err != nil {
-		return nil, err
+		// Without the filter nothing else would bound what waits.
+		return nil, errors.Join(err, setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, receiveBuffer))
 	}
 	return &credit{(*creditCounts)(unsafe.Pointer(unsafe.SliceData(memory))), memory}, nil
 }

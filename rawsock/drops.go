@@ -11,7 +11,8 @@ type dropCount struct {
 }
 
 // update asks the kernel for its count, which has grown by less than 2³², and returns
-// the total. After an error the total stays. The lock keeps the answers in order.
+// the total, with credit, which ask may set. After an error the total stays. The lock
+// keeps the answers in order.
 func (c *dropCount) update(ask func() (uint32, error)) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -19,7 +20,7 @@ func (c *dropCount) update(ask func() (uint32, error)) uint64 {
 		c.total += uint64(now - c.last)
 		c.last = now
 	}
-	return c.total
+	return c.total + c.credit
 }
 
 // Drops returns how many packets found no room on the socket, or were not allowed
@@ -31,7 +32,7 @@ func (c *dropCount) update(ask func() (uint32, error)) uint64 {
 // the others' shares, and before Connect those of other tunnels: their counts are upper
 // bounds.
 func (r *Receiver) Drops() uint64 {
-	total := r.drops.update(func() (n uint32, err error) {
+	return r.drops.update(func() (n uint32, err error) {
 		err = r.fd.Control(func(fd int) error {
 			if r.credit != nil {
 				r.drops.credit = r.credit.drops()
@@ -41,7 +42,4 @@ func (r *Receiver) Drops() uint64 {
 		})
 		return n, err // os.ErrClosed after Close
 	})
-	r.drops.mu.Lock()
-	defer r.drops.mu.Unlock()
-	return total + r.drops.credit
 }

@@ -3,13 +3,11 @@ package rawsock
 import (
 	"fmt"
 	"net/netip"
-	"os"
 
 	"goipip/internal/descriptor"
 	"goipip/internal/packet"
 
 	"golang.org/x/net/bpf"
-	"golang.org/x/sys/unix"
 )
 
 // Guard is the socket of a tunnel that keeps the kernel from answering packets that the
@@ -48,9 +46,7 @@ func NewGuard(cfg Config) (*Guard, error) {
 // Connect limits the guard to packets from the remote host. It fails while there is no
 // route to that, or no such local address.
 func (g *Guard) Connect() error {
-	return g.fd.Control(func(fd int) error {
-		return os.NewSyscallError("connect", unix.Connect(fd, sockaddr(g.remote)))
-	})
+	return g.fd.Control(func(fd int) error { return connect(fd, g.remote) })
 }
 
 // SetDevice changes Config.Device for the following calls of Connect. Any goroutine may

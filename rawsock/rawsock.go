@@ -103,6 +103,11 @@ func lend(fd int, f func(*net.IPConn) error) error {
 	return f(conn.(*net.IPConn))
 }
 
+// connect connects a socket to a host, which takes a route there and a local address.
+func connect(fd int, remote netip.Addr) error {
+	return os.NewSyscallError("connect", unix.Connect(fd, sockaddr(remote)))
+}
+
 // setTOS makes the socket's route lookups use tos: that of each packet with
 // IP_HDRINCL, and those of connect and of a path MTU (raw_sendmsg in net/ipv4/raw.c,
 // ipv4_sk_update_pmtu in net/ipv4/route.c).

@@ -92,8 +92,8 @@ func (r *Receiver) slot(i int) []byte { return r.buf[i*slotSize : (i+1)*slotSize
 // time may call it.
 func (r *Receiver) Connect() error {
 	return r.fd.Control(func(fd int) error {
-		if err := unix.Connect(fd, sockaddr(r.cfg.Remote)); err != nil {
-			return os.NewSyscallError("connect", err)
+		if err := connect(fd, r.cfg.Remote); err != nil {
+			return err
 		}
 		if r.credit != nil {
 			return nil // its filter knows the addresses
@@ -118,8 +118,8 @@ func (r *Receiver) NeedsGuard() error { return r.noCredit }
 // call it.
 func (r *Receiver) PathMTU() (mtu int, err error) {
 	err = r.fd.Control(func(fd int) error {
-		if err := unix.Connect(fd, sockaddr(r.cfg.Remote)); err != nil {
-			return os.NewSyscallError("connect", err)
+		if err := connect(fd, r.cfg.Remote); err != nil {
+			return err
 		}
 		mtu, err = unix.GetsockoptInt(fd, unix.SOL_IP, unix.IP_MTU)
 		return os.NewSyscallError("getsockopt IP_MTU", err)

@@ -53,8 +53,8 @@ type Hop struct {
 	Addr   [6]byte // link-layer address
 }
 
-// Follower is told of changes. The methods but Settle are called one at a time, with
-// the Watcher locked: they must neither wait nor call the Watcher.
+// Follower is told of changes. The methods but Sent and Settle are called one at a time,
+// with the Watcher locked: they must neither wait nor call the Watcher.
 type Follower interface {
 	PathChanged(Path)
 	// AddressesChanged tells of the IPv4 addresses of this host. The slice must not be
