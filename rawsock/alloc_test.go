@@ -25,13 +25,13 @@ func TestAllocs(t *testing.T) {
 
 func checkAllocs(t *testing.T, path path, hop *rawsock.Hop) {
 	refused := 0
-	var s *rawsock.Sender
+	s := &sender{cfg: path.cfg, to: new(rawsock.Target)}
 	must(t, path.from.Do(func() (err error) {
-		s, err = rawsock.NewSender(path.cfg, func(int, stats.Reason) { refused++ })
+		s.Sender, err = rawsock.NewSender(path.cfg.Local, func(int, stats.Reason) { refused++ })
 		return errors.Join(err, s.EnableHops())
 	}))
 	defer s.Close()
-	s.SetHop(hop)
+	s.setHop(hop)
 	r := newConnected(t, path.to, reverse(path.cfg))
 
 	var headers [rawsock.BatchSize]packet.IPv4

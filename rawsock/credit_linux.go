@@ -3,7 +3,6 @@ package rawsock
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"sync/atomic"
 	"unsafe"
@@ -27,40 +26,49 @@ const (
 	creditBuffer = 1 << 29
 )
 
-// credit bounds what waits on a receiving socket in place of its buffer, by an eBPF
-// program as its filter. The kernel answers a packet with ICMP 3/2 when no socket took
+// credit bounds what waits on a receiver's sockets in place of their buffers, by an eBPF
+// program as their filter. The kernel answers a packet with ICMP 3/2 when no socket took
 // it, and a socket whose buffer is full does not count as a taker, while one whose filter
 // drops the packet does (raw_v4_input in net/ipv4/raw.c). A guard would serve as well, for
 // a copy of each packet's metadata, which took a TCP stream 5 to 7 % of its throughput.
 //
-// The program counts what it drops for want of room, and nothing else: of several
-// receivers each counts its own share.
+// The program counts what it drops for want of room, for each pair, and nothing else: of
+// several receivers each counts its own share.
 type credit struct {
-	counts *creditCounts
-	memory []byte // that counts lies in, shared with the kernel
+	counts  *creditCounts
+	memory  []byte    // that counts lies in, shared with the kernel
+	pairs   *ebpf.Map // from pairKey to the count of a pair's drops
+	program *ebpf.Program
 }
+
+// maxPairs is the most pairs of a receiver. The map takes 16 bytes of kernel memory for each
+// that there could be, and about 100 more for each that there is.
+const maxPairs = 1 << 16
+
+// pairKey is a pair as the program loads it from an outer header.
+type pairKey struct{ source, destination uint32 }
+
+func (p Pair) key() pairKey { return pairKey{number(p.Remote), number(p.Local)} }
 
 // creditCounts are shared with the program, at the offsets below. What the kernel writes
 // and what this process writes lie in cache lines of their own.
 type creditCounts struct {
 	arrived  uint64 // weight of the packets that the filter let pass
-	dropped  uint64 // packets for which there was no room
-	_        [6]uint64
+	_        [7]uint64
 	consumed uint64 // weight of the packets that were received
 }
 
 const (
 	arrivedOffset  = int16(unsafe.Offsetof(creditCounts{}.arrived))
-	droppedOffset  = int16(unsafe.Offsetof(creditCounts{}.dropped))
 	consumedOffset = int16(unsafe.Offsetof(creditCounts{}.consumed))
 )
 
 // noCredit is for tests: it makes newCredit fail, as where the kernel refuses.
 var noCredit error
 
-// newCredit attaches a credit to a socket. It takes CAP_BPF and CAP_NET_ADMIN in the
-// initial user namespace, and Linux 5.5.
-func newCredit(fd int, cfg Config, share, shares int) (_ *credit, err error) {
+// newCredit makes a credit without pairs, for the packets of one share of shares. It takes
+// CAP_BPF and CAP_NET_ADMIN in the initial user namespace, and Linux 5.5.
+func newCredit(share, shares int) (_ *credit, err error) {
 	if noCredit != nil {
 		return nil, noCredit
 	}
@@ -72,31 +80,66 @@ func newCredit(fd int, cfg Config, share, shares int) (_ *credit, err error) {
 		return nil, fmt.Errorf("make map: %w", err)
 	}
 	defer counts.Close() // the program and the memory hold it
-	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+	c := &credit{}
+	defer func() {
+		if err != nil {
+			_ = c.close()
+		}
+	}()
+	c.pairs, err = ebpf.NewMap(&ebpf.MapSpec{
+		Name: "goipip_pairs", Type: ebpf.Hash, KeySize: uint32(unsafe.Sizeof(pairKey{})), ValueSize: 8,
+		MaxEntries: maxPairs, Flags: unix.BPF_F_NO_PREALLOC,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make map of pairs: %w", err)
+	}
+	c.program, err = ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "goipip_credit", Type: ebpf.SocketFilter, License: "MIT",
-		Instructions: creditProgram(counts.FD(), cfg, share, shares),
+		Instructions: creditProgram(counts.FD(), c.pairs.FD(), share, shares),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load filter: %w", err)
 	}
-	defer program.Close() // the socket holds it
-	memory, err := unix.Mmap(counts.FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	c.memory, err = unix.Mmap(counts.FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, os.NewSyscallError("mmap", err)
 	}
-	defer func() {
-		if err != nil {
-			_ = unix.Munmap(memory)
-		}
-	}()
+	c.counts = (*creditCounts)(unsafe.Pointer(unsafe.SliceData(c.memory)))
+	return c, nil
+}
+
+// attach makes the credit the limit of a socket.
+func (c *credit) attach(fd int) error {
 	if err := setOption(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, "SO_RCVBUFFORCE", creditBuffer); err != nil {
-		return nil, err
+		return err
 	}
-	if err := setOption(fd, unix.SOL_SOCKET, unix.SO_ATTACH_BPF, "SO_ATTACH_BPF", program.FD()); err != nil {
+	if err := setOption(fd, unix.SOL_SOCKET, unix.SO_ATTACH_BPF, "SO_ATTACH_BPF", c.program.FD()); err != nil {
 		// Without the filter nothing else would bound what waits.
-		return nil, errors.Join(err, setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, receiveBuffer))
+		return errors.Join(err, setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, receiveBuffer))
 	}
-	return &credit{(*creditCounts)(unsafe.Pointer(unsafe.SliceData(memory))), memory}, nil
+	return nil
+}
+
+// add lets the packets of a pair pass. Its count of drops goes on from dropped.
+func (c *credit) add(p Pair, dropped uint64) error {
+	if err := c.pairs.Put(p.key(), dropped); err != nil {
+		return fmt.Errorf("add pair to filter: %w", err)
+	}
+	return nil
+}
+
+// remove ends what add began.
+func (c *credit) remove(p Pair) error {
+	if err := c.pairs.Delete(p.key()); err != nil {
+		return fmt.Errorf("remove pair from filter: %w", err)
+	}
+	return nil
+}
+
+// drops returns how many packets of a pair found no room.
+func (c *credit) drops(p Pair) (n uint64, err error) {
+	err = c.pairs.Lookup(p.key(), &n)
+	return n, err
 }
 
 // consume gives back the credit of packets that were received, of n bytes in all.
@@ -104,23 +147,34 @@ func (c *credit) consume(packets, n int) {
 	atomic.AddUint64(&c.counts.consumed, uint64(n+packets*packetWeight))
 }
 
-// drops returns how many packets found no room.
-func (c *credit) drops() uint64 { return atomic.LoadUint64(&c.counts.dropped) }
+// close is for when nobody uses c any more. Sockets keep the program and its maps.
+func (c *credit) close() (err error) {
+	if c.memory != nil {
+		err = os.NewSyscallError("munmap", unix.Munmap(c.memory))
+	}
+	return errors.Join(err, c.pairs.Close(), c.program.Close())
+}
 
-// close is for when nobody uses c any more.
-func (c *credit) close() error { return os.NewSyscallError("munmap", unix.Munmap(c.memory)) }
-
-// creditProgram sees a packet from its outer header on. What is not from cfg.Remote to
-// cfg.Local, or of another share, it drops uncounted.
-func creditProgram(counts int, cfg Config, share, shares int) asm.Instructions {
-	number := func(a netip.Addr) int32 { b := a.As4(); return int32(bigEndian(b)) }
+// creditProgram sees a packet from its outer header on. What is of no known pair, or of
+// another share, it drops uncounted.
+func creditProgram(counts, pairs, share, shares int) asm.Instructions {
+	const (
+		key     = -8 // on the stack
+		dropped = -16
+	)
 	program := asm.Instructions{
 		asm.Mov.Reg(asm.R6, asm.R1),
 		asm.LoadMem(asm.R7, asm.R6, 0, asm.Word), // length
 		asm.LoadAbs(offSource, asm.Word),
-		asm.JNE.Imm32(asm.R0, number(cfg.Remote), "other"),
+		asm.StoreMem(asm.RFP, key, asm.R0, asm.Word),
 		asm.LoadAbs(offDestination, asm.Word),
-		asm.JNE.Imm32(asm.R0, number(cfg.Local), "other"),
+		asm.StoreMem(asm.RFP, key+4, asm.R0, asm.Word),
+		asm.LoadMapPtr(asm.R1, pairs),
+		asm.Mov.Reg(asm.R2, asm.RFP),
+		asm.Add.Imm(asm.R2, key),
+		asm.FnMapLookupElem.Call(),
+		asm.JEq.Imm(asm.R0, 0, "other"),
+		asm.StoreMem(asm.RFP, dropped, asm.R0, asm.DWord),
 	}
 	if shares > 1 {
 		program = append(program, shareProgram(share, shares)...)
@@ -135,8 +189,9 @@ func creditProgram(counts int, cfg Config, share, shares int) asm.Instructions {
 		asm.AddAtomic.Mem(asm.R9, asm.R7, asm.DWord, arrivedOffset),
 		asm.Mov.Imm(asm.R0, keep),
 		asm.Return(),
-		asm.Mov.Imm(asm.R1, 1).WithSymbol("full"),
-		asm.AddAtomic.Mem(asm.R9, asm.R1, asm.DWord, droppedOffset),
+		asm.LoadMem(asm.R9, asm.RFP, dropped, asm.DWord).WithSymbol("full"),
+		asm.Mov.Imm(asm.R1, 1),
+		asm.AddAtomic.Mem(asm.R9, asm.R1, asm.DWord, 0),
 		asm.Mov.Imm(asm.R0, drop).WithSymbol("other"),
 		asm.Return(),
 	)

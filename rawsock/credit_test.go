@@ -15,7 +15,7 @@ func TestHazard11_12_Credit(t *testing.T) {
 	for _, shares := range []int{1, 4} {
 		left, right := newPair(t)
 		s := newSender(t, left, leftEnd)
-		receivers := make([]*rawsock.Receiver, shares)
+		receivers := make([]*receiver, shares)
 		for i := range receivers {
 			receivers[i] = newShareReceiver(t, right, rightEnd, i, shares)
 			if err := receivers[i].NeedsGuard(); err != nil {
@@ -33,7 +33,7 @@ func TestHazard11_12_Credit(t *testing.T) {
 			dropped = 0
 			for _, r := range receivers {
 				received += len(drain(t, r))
-				dropped += r.Drops()
+				dropped += r.drops()
 			}
 		}
 		if uint64(received)+dropped != rounds*packets || dropped == 0 || received == 0 {

@@ -29,7 +29,7 @@ func TestHazard12_Drops(t *testing.T) {
 	left, right := newPair(t)
 	s := newSender(t, left, leftEnd)
 	r := newConnected(t, right, rightEnd)
-	if n := r.Drops(); n != 0 {
+	if n := r.drops(); n != 0 {
 		t.Errorf("%d drops before the first packet", n)
 	}
 	const rounds, packets = 3, 12000 // more than the buffer of 8 MiB holds
@@ -37,20 +37,20 @@ func TestHazard12_Drops(t *testing.T) {
 	for round := 1; round <= rounds; round++ {
 		flood(t, s, packets)
 		received += len(drain(t, r))
-		if got, sent := uint64(received)+r.Drops(), uint64(round*packets); got != sent {
-			t.Fatalf("%d packets received and %d dropped, of %d", received, r.Drops(), sent)
+		if got, sent := uint64(received)+r.drops(), uint64(round*packets); got != sent {
+			t.Fatalf("%d packets received and %d dropped, of %d", received, r.drops(), sent)
 		}
 	}
-	if r.Drops() == 0 {
+	if r.drops() == 0 {
 		t.Error("nothing was dropped: the test tests nothing")
 	}
 
 	flood(t, s, packets)
 	must(t, r.Close())
-	if got, sent := r.Drops(), uint64((rounds+1)*packets-received); got < sent-packets || got > sent {
+	if got, sent := r.drops(), uint64((rounds+1)*packets-received); got < sent-packets || got > sent {
 		t.Errorf("%d drops after Close", got)
 	}
-	if before := r.Drops(); r.Drops() != before {
+	if before := r.drops(); r.drops() != before {
 		t.Error("the drops change after Close")
 	}
 }
@@ -58,7 +58,7 @@ func TestHazard12_Drops(t *testing.T) {
 // A share's filter does not count as a drop.
 func TestHazard12_FilterIsNoDrop(t *testing.T) {
 	left, right := newPair(t)
-	r := [2]*rawsock.Receiver{}
+	r := [2]*receiver{}
 	for i := range r {
 		r[i] = newShareReceiver(t, right, rightEnd, i, len(r))
 		must(t, r[i].Connect())
@@ -103,7 +103,7 @@ func TestHazard12_Concurrent(t *testing.T) {
 		wg.Go(func() {
 			last := uint64(0)
 			for range 20000 {
-				now := r.Drops()
+				now := r.drops()
 				if now < last || now > packets {
 					t.Errorf("%d drops became %d", last, now)
 					return
@@ -115,7 +115,7 @@ func TestHazard12_Concurrent(t *testing.T) {
 	flood(t, s, packets/2)
 	must(t, r.Close())
 	wg.Wait()
-	if r.Drops() == 0 {
+	if r.drops() == 0 {
 		t.Error("nothing was dropped: the test tests nothing")
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"syscall"
 
 	"goipip/internal/descriptor"
@@ -37,8 +38,10 @@ const (
 // (NR_ICMP_UNREACH in linux/icmp.h). It ignores the others.
 const maxUnreachCode = 15
 
-// ICMPError is an ICMP error about a packet that the tunnel sent.
+// ICMPError is an ICMP error about an ipip packet.
 type ICMPError struct {
+	// Pair is that of the packet in question: it went from Pair.Local to Pair.Remote.
+	Pair Pair
 	// Type is packet.ICMPUnreachable or packet.ICMPTimeExceeded (RFC 792).
 	Type, Code uint8
 	// MTU is that of the next hop, in bytes, from a router that could not forward a packet
@@ -51,24 +54,25 @@ type ICMPError struct {
 	Inner packet.IPv4
 }
 
-// ErrorSocket receives the ICMP errors about a tunnel's packets: destination unreachable
-// and time exceeded. It is a raw socket of protocol ICMP, for which the kernel copies no
+// ErrorSocket receives the ICMP errors about ipip packets: destination unreachable and
+// time exceeded. It is a raw socket of protocol ICMP, for which the kernel copies no
 // data packet, and needs neither a route nor a local address.
 //
 // What does not fit its buffer is lost.
 type ErrorSocket struct {
-	local, remote [4]byte
-	fd            *descriptor.FD
-	buf           [maxMessage]byte
+	fd   *descriptor.FD
+	only atomic.Pointer[Pair] // as set last
+	buf  [maxMessage]byte
 }
 
-// NewErrorSocket opens an ErrorSocket in the network namespace of the calling thread.
-func NewErrorSocket(cfg Config) (*ErrorSocket, error) {
-	fd, err := open(packet.ProtoICMP, cfg, func(fd int) error {
+// NewErrorSocket opens an ErrorSocket in the network namespace of the calling thread. It
+// receives nothing until SetPair.
+func NewErrorSocket() (*ErrorSocket, error) {
+	fd, err := open(packet.ProtoICMP, func(fd int) error {
 		if err := setICMPFilter(fd); err != nil {
 			return err
 		}
-		if err := setFilter(fd, quoteFilter(cfg)); err != nil {
+		if err := setFilter(fd, dropAll()); err != nil {
 			return err
 		}
 		discard(fd)
@@ -77,7 +81,30 @@ func NewErrorSocket(cfg Config) (*ErrorSocket, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &ErrorSocket{local: cfg.Local.As4(), remote: cfg.Remote.As4(), fd: fd}, nil
+	return &ErrorSocket{fd: fd}, nil
+}
+
+// SetPair limits what the socket receives to errors about packets of one pair, so that others
+// neither fill its buffer nor wake the reader. With nil, it receives those about all ipip
+// packets. Any goroutine may call it.
+func (s *ErrorSocket) SetPair(p *Pair) error {
+	only, local := p, anyAddr
+	if p != nil {
+		pair := *p
+		only, local = &pair, p.Local
+	}
+	return s.fd.Control(func(fd int) error {
+		// The kernel only copies what is for the address that the socket is bound to.
+		if err := bind(fd, local); err != nil {
+			return err
+		}
+		s.only.Store(nil) // what passes either filter
+		if err := setFilter(fd, quoteFilter(only)); err != nil {
+			return err
+		}
+		s.only.Store(only)
+		return nil
+	})
 }
 
 // ReadErrors waits until there is an ICMP error, calls handle for each one that is there,
@@ -113,15 +140,18 @@ func (s *ErrorSocket) ReadErrors(handle func(ICMPError)) error {
 	return nil
 }
 
-// read takes one message off the socket. If ok is false, it was not about this tunnel, or
-// malformed. With EAGAIN there is none. Inner is valid until the next read.
+// read takes one message off the socket. If ok is false, it was not one to report. With
+// EAGAIN there is none. Inner is valid until the next read.
 func (s *ErrorSocket) read(fd int) (e ICMPError, ok bool, errno syscall.Errno) {
 	n, err := unix.Read(fd, s.buf[:])
 	if err != nil {
 		errno, _ = err.(syscall.Errno)
 		return e, false, errno
 	}
-	e, ok = parseICMP(s.buf[:n], s.local, s.remote)
+	e, ok = parseICMP(s.buf[:n])
+	if only := s.only.Load(); only != nil && e.Pair != *only {
+		ok = false // it came before SetPair
+	}
 	return e, ok, 0
 }
 
@@ -134,12 +164,12 @@ func (s *ErrorSocket) Close() error {
 }
 
 // parseICMP returns the ICMP error in p, a packet of protocol ICMP, if it is about an ipip
-// packet from local to remote. Inner is a part of p.
+// packet. Inner is a part of p.
 //
 // A raw socket receives messages before the kernel has checked them, so this accepts what
 // icmp_rcv, icmp_unreach and icmp_socket_deliver in net/ipv4/icmp.c do. A message that was
 // cut, since it was longer than the buffer, is not valid.
-func parseICMP(p packet.IPv4, local, remote [4]byte) (e ICMPError, ok bool) {
+func parseICMP(p packet.IPv4) (e ICMPError, ok bool) {
 	if !p.Valid() {
 		return e, false
 	}
@@ -151,10 +181,15 @@ func parseICMP(p packet.IPv4, local, remote [4]byte) (e ICMPError, ok bool) {
 	if !quote.HasHeader() || len(quote) < quote.HdrLen()+minQuote {
 		return e, false
 	}
-	if quote.Protocol() != packet.ProtoIPIP || quote.Source() != local || quote.Destination() != remote {
+	if quote.Protocol() != packet.ProtoIPIP {
 		return e, false
 	}
-	e = ICMPError{Type: m.Type(), Code: m.Code(), Offender: netip.AddrFrom4(p.Source())}
+	e = ICMPError{
+		Pair:     Pair{netip.AddrFrom4(quote.Source()), netip.AddrFrom4(quote.Destination())},
+		Type:     m.Type(),
+		Code:     m.Code(),
+		Offender: netip.AddrFrom4(p.Source()),
+	}
 	if e.Type == packet.ICMPUnreachable && e.Code == packet.ICMPCodeFragNeeded {
 		e.MTU = m.MTU()
 	}
@@ -187,21 +222,26 @@ func setICMPFilter(fd int) error {
 	return lend(fd, func(conn *net.IPConn) error { return ipv4.NewPacketConn(conn).SetICMPFilter(&f) })
 }
 
-// quoteFilter keeps ICMP messages that quote an ipip packet from cfg.Local to cfg.Remote,
-// so that errors about other tunnels neither fill the buffer nor wake the reader.
-// A message too short for that is dropped, as is all that a load beyond its end meets.
-func quoteFilter(cfg Config) []bpf.Instruction {
-	number := func(a netip.Addr) uint32 { return bigEndian(a.As4()) }
+// quoteFilter keeps ICMP messages that quote an ipip packet of a pair, or with nil any ipip
+// packet. A message too short for that is dropped, as is all that a load beyond its end
+// meets.
+func quoteFilter(p *Pair) []bpf.Instruction {
 	const quote = packet.ICMPHdrLen
-	return []bpf.Instruction{
+	isIPIP := []bpf.Instruction{
 		bpf.LoadMemShift{Off: 0}, // X = where the ICMP message begins
 		bpf.LoadIndirect{Off: quote + offProtocol, Size: 1},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: packet.ProtoIPIP, SkipTrue: 5},
-		bpf.LoadIndirect{Off: quote + offSource, Size: 4},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: number(cfg.Local), SkipTrue: 3},
-		bpf.LoadIndirect{Off: quote + offDestination, Size: 4},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: number(cfg.Remote), SkipTrue: 1},
-		bpf.RetConstant{Val: keep},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: packet.ProtoIPIP, SkipTrue: 1},
 		bpf.RetConstant{Val: drop},
 	}
+	if p == nil {
+		return append(isIPIP, bpf.RetConstant{Val: keep})
+	}
+	return append(isIPIP,
+		bpf.LoadIndirect{Off: quote + offSource, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: number(p.Local), SkipTrue: 3},
+		bpf.LoadIndirect{Off: quote + offDestination, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: number(p.Remote), SkipTrue: 1},
+		bpf.RetConstant{Val: keep},
+		bpf.RetConstant{Val: drop},
+	)
 }

@@ -137,7 +137,7 @@ func messageTests() []messageTest {
 
 // parse returns what is reported of a packet to the left host.
 func parse(p packet.IPv4) (reported, bool) {
-	e, ok := rawsock.ParseICMP(p, leftAddr.As4(), rightAddr.As4())
+	e, ok := rawsock.ParseICMP(p, leftAddr, rightAddr)
 	if !ok {
 		return reported{}, false
 	}
@@ -251,7 +251,7 @@ func FuzzParseICMP(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		before := b
 		b = bytes.Clone(b)
-		e, ok := rawsock.ParseICMP(b, leftAddr.As4(), rightAddr.As4())
+		e, ok := rawsock.ParseICMP(b, leftAddr, rightAddr)
 		if !bytes.Equal(b, before) {
 			t.Fatal("the packet changed")
 		}
@@ -263,7 +263,7 @@ func FuzzParseICMP(f *testing.F) {
 			// Random bytes have a wrong checksum.
 			m := packet.ICMP(p.Payload())
 			m.InitError(m.Type(), m.Code(), m.MTU())
-			if e, ok = rawsock.ParseICMP(b, leftAddr.As4(), rightAddr.As4()); !ok {
+			if e, ok = rawsock.ParseICMP(b, leftAddr, rightAddr); !ok {
 				return
 			}
 		}

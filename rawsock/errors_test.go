@@ -28,13 +28,15 @@ type reported struct {
 }
 
 // newErrorSocket opens an ErrorSocket on h, and closes it when the test ends.
-func newErrorSocket(t testing.TB, h *netlab.Host, cfg rawsock.Config) *rawsock.ErrorSocket {
+func newErrorSocket(t testing.TB, h *netlab.Host, cfg config) *rawsock.ErrorSocket {
 	t.Helper()
 	var s *rawsock.ErrorSocket
 	must(t, h.Do(func() (err error) {
-		s, err = rawsock.NewErrorSocket(cfg)
+		s, err = rawsock.NewErrorSocket()
 		return err
 	}))
+	pair := cfg.pair()
+	must(t, s.SetPair(&pair))
 	t.Cleanup(func() { s.Close() })
 	// What hangs in ReadErrors fails there.
 	timer := time.AfterFunc(testTimeout, func() { s.Close() })
@@ -139,7 +141,7 @@ func TestE_ReadMany(t *testing.T) {
 func TestE_OtherTunnel(t *testing.T) {
 	left, right := newPair(t)
 	must(t, right.AddAddr("eth0", secondAddr.String()+"/24"))
-	other := readErrors(t, newErrorSocket(t, left, rawsock.Config{Local: leftAddr, Remote: secondAddr}))
+	other := readErrors(t, newErrorSocket(t, left, config{Local: leftAddr, Remote: secondAddr}))
 	heard := readErrors(t, newErrorSocket(t, left, leftEnd))
 	hostUnreachable.send(t, left, right)
 	labtest.Within(t, "the error", heard)
@@ -151,7 +153,7 @@ func TestE_OtherTunnel(t *testing.T) {
 // Neither route nor local address is needed: both may go while errors are on their way.
 func TestE_WithoutRoute(t *testing.T) {
 	left, right := newPair(t)
-	cfg := rawsock.Config{Local: secondAddr, Remote: far}
+	cfg := config{Local: secondAddr, Remote: far}
 	s := newErrorSocket(t, left, cfg)
 	must(t, left.AddAddr("eth0", secondAddr.String()+"/24"))
 	e := hostUnreachable
@@ -183,7 +185,7 @@ func TestE_NoNeighbour(t *testing.T) {
 		left.Sysctl("net.ipv4.neigh.eth0.mcast_solicit", "1"),
 		left.Sysctl("net.ipv4.neigh.eth0.retrans_time_ms", "10"),
 	)
-	nobody := rawsock.Config{Local: leftAddr, Remote: thirdAddr}
+	nobody := config{Local: leftAddr, Remote: thirdAddr}
 	heard := readErrors(t, newErrorSocket(t, left, nobody))
 	newSender(t, left, nobody).mustSend(t, quotedInner)
 	want := reported{Type: 3, Code: 1, Offender: leftAddr.String(), Inner: quotedInner}

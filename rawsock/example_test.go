@@ -13,20 +13,27 @@ import (
 // for, so that a ping from the other end is answered. It needs root, and runs until the
 // receiver is closed.
 func Example() {
-	cfg := rawsock.Config{
+	pair := rawsock.Pair{
 		Local:  netip.MustParseAddr("192.168.1.129"),
 		Remote: netip.MustParseAddr("10.90.6.238"),
 	}
-	receiver, err := rawsock.NewReceiver(cfg, 0, 1)
+	receiver, err := rawsock.NewReceiver(0, 1)
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	defer receiver.Close()
-	if err := receiver.Connect(); err != nil {
+	if err := receiver.Add(pair); err != nil {
+		fmt.Println(err)
+		return
+	}
+	var peer rawsock.Target
+	route := rawsock.Route{Remote: pair.Remote}
+	peer.Set(route)
+	if err := receiver.Connect(route); err != nil {
 		fmt.Println("packets of other tunnels cost this one too:", err)
 	}
-	sender, err := rawsock.NewSender(cfg, func(i int, why stats.Reason) {
+	sender, err := rawsock.NewSender(pair.Local, func(i int, why stats.Reason) {
 		fmt.Printf("packet %d of the batch was not sent: %v\n", i, why)
 	})
 	if err != nil {
@@ -42,8 +49,8 @@ func Example() {
 		headers[i].SetDF(true)
 		headers[i].SetTTL(64)
 		headers[i].SetProtocol(packet.ProtoIPIP)
-		headers[i].SetSource(cfg.Local.As4())
-		headers[i].SetDestination(cfg.Remote.As4())
+		headers[i].SetSource(pair.Local.As4())
+		headers[i].SetDestination(pair.Remote.As4())
 	}
 	for {
 		packets, err := receiver.Receive()
@@ -60,7 +67,7 @@ func Example() {
 			inner.SetSource(to) // which leaves all checksums as they are
 			inner.SetDestination(from)
 			// The kernel fills in the length and the checksum of the outer header.
-			sender.Add(headers[i], inner)
+			sender.Add(&peer, headers[i], inner)
 		}
 		if err := sender.Flush(); err != nil {
 			fmt.Println(err)

@@ -2,6 +2,7 @@ package rawsock
 
 import (
 	"errors"
+	"net/netip"
 	"time"
 
 	"goipip/internal/descriptor"
@@ -14,17 +15,26 @@ import (
 var (
 	ReasonOf    = reasonOf
 	ShareFilter = shareFilter
-	ParseICMP   = parseICMP
 )
 
-// Queued reports whether the socket holds a packet. It takes a pending error away.
+// ParseICMP returns the ICMP error in a packet, if it is about one from local to remote.
+func ParseICMP(p packet.IPv4, local, remote netip.Addr) (e ICMPError, ok bool) {
+	e, ok = parseICMP(p)
+	return e, ok && e.Pair == Pair{local, remote}
+}
+
+// Queued reports whether one of the sockets holds a packet. It takes pending errors away.
 func (r *Receiver) Queued() (queued bool) {
-	_ = r.fd.Control(func(fd int) error {
-		clearError(fd)
-		_, _, err := unix.Recvfrom(fd, nil, unix.MSG_DONTWAIT|unix.MSG_PEEK)
-		queued = err == nil
-		return nil
-	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range r.inlets {
+		_ = l.fd.Control(func(fd int) error {
+			clearError(fd)
+			_, _, err := unix.Recvfrom(fd, nil, unix.MSG_DONTWAIT|unix.MSG_PEEK)
+			queued = queued || err == nil
+			return nil
+		})
+	}
 	return queued
 }
 
@@ -32,7 +42,7 @@ func (r *Receiver) Queued() (queued bool) {
 func DropTotal(counts ...uint32) (total uint64) {
 	var c dropCount
 	for _, n := range counts {
-		total = c.update(func() (uint32, error) { return n, nil })
+		total += c.grown(n)
 	}
 	return total
 }
@@ -80,16 +90,16 @@ func (s *Sender) SetSendBuffer(size int) error {
 // SetMaxWait changes how long one Flush waits for room.
 func (s *Sender) SetMaxWait(d time.Duration) { s.maxWait = d }
 
-// HearICMP gives the sender a raw socket that ICMP errors about packets to cfg.Remote
-// reach, as they reach one of protocol 255 in Linux before 2026.
-func (s *Sender) HearICMP(cfg Config) error {
-	raw, err := open(packet.ProtoIPIP, cfg, func(fd int) error { return setupRawOutlet(fd, cfg.Device) })
+// HearICMP gives the sender a raw socket that ICMP errors about packets of a pair reach, as
+// they reach one of protocol 255 in Linux before 2026.
+func (s *Sender) HearICMP(p Pair) error {
+	raw, err := open(packet.ProtoIPIP, setupRawOutlet)
 	if err != nil {
 		return err
 	}
-	err = raw.Control(func(fd int) error { return unix.Connect(fd, sockaddr(cfg.Remote)) })
+	err = raw.Control(func(fd int) error { return errors.Join(bind(fd, p.Local), connect(fd, p.Remote)) })
 	s.raw.Close()
-	s.raw, s.out = raw, raw
+	s.raw = raw
 	return err
 }
 

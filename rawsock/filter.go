@@ -1,6 +1,7 @@
 package rawsock
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -32,25 +33,25 @@ const (
 	drop = 0
 )
 
-// peerFilter keeps what came from cfg.Remote to cfg.Local, of which rest decides.
-func peerFilter(cfg Config, rest []bpf.Instruction) []bpf.Instruction {
-	number := func(a netip.Addr) uint32 { return bigEndian(a.As4()) }
+// pairFilter keeps what came from p.Remote to p.Local, of which rest decides.
+func pairFilter(p Pair, rest []bpf.Instruction) []bpf.Instruction {
 	return append([]bpf.Instruction{
 		bpf.LoadAbsolute{Off: offSource, Size: 4},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: number(cfg.Remote), SkipTrue: 2},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: number(p.Remote), SkipTrue: 2},
 		bpf.LoadAbsolute{Off: offDestination, Size: 4},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: number(cfg.Local), SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: number(p.Local), SkipTrue: 1},
 		bpf.RetConstant{Val: drop},
 	}, rest...)
 }
 
-// bigEndian returns an address as a filter loads it.
-func bigEndian(a [4]byte) uint32 {
-	return uint32(a[0])<<24 | uint32(a[1])<<16 | uint32(a[2])<<8 | uint32(a[3])
+// number returns an address as a filter loads it.
+func number(a netip.Addr) uint32 {
+	b := a.As4()
+	return binary.BigEndian.Uint32(b[:])
 }
 
-// keepAll keeps every packet.
 func keepAll() []bpf.Instruction { return []bpf.Instruction{bpf.RetConstant{Val: keep}} }
+func dropAll() []bpf.Instruction { return []bpf.Instruction{bpf.RetConstant{Val: drop}} }
 
 // setFilter attaches a program to a socket, in place of the one before.
 func setFilter(fd int, program []bpf.Instruction) error {
@@ -74,7 +75,7 @@ func removeFilter(fd int) error {
 // packets.
 const mostQueued = 1 << 12
 
-// discard drops what the socket received before it had its filter and its addresses.
+// discard drops what the socket received before it had its filter.
 func discard(fd int) {
 	for range mostQueued {
 		if _, _, err := unix.Recvfrom(fd, nil, unix.MSG_DONTWAIT); err == unix.EAGAIN {

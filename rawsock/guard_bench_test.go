@@ -26,12 +26,12 @@ func benchmarkGuard(b *testing.B, size int) {
 	thirdAddr := secondAddr.Next()
 	must(b, right.AddAddr("eth0", thirdAddr.String()+"/24"))
 	bare := newBatchPath(b, leftEnd, size)
-	guarded := newBatchPath(b, rawsock.Config{Local: leftAddr, Remote: secondAddr}, size)
-	credited := newBatchPath(b, rawsock.Config{Local: leftAddr, Remote: thirdAddr}, size)
+	guarded := newBatchPath(b, config{Local: leftAddr, Remote: secondAddr}, size)
+	credited := newBatchPath(b, config{Local: leftAddr, Remote: thirdAddr}, size)
 	open := func(p *batchPath) {
-		p.sender = newSender(b, left, p.cfg).Sender
+		p.sender = newSender(b, left, p.cfg)
 		must(b, left.Do(p.sender.EnableHops))
-		p.sender.SetHop(hopTo(b, left, right, "eth0"))
+		p.sender.setHop(hopTo(b, left, right, "eth0"))
 		p.receiver = newConnected(b, right, reverse(p.cfg))
 	}
 	restore := rawsock.WithoutCredit()
@@ -53,15 +53,15 @@ func benchmarkGuard(b *testing.B, size int) {
 
 // batchPath is a tunnel's way from one host to the other.
 type batchPath struct {
-	cfg      rawsock.Config
+	cfg      config
 	header   packet.IPv4
 	payload  []byte
-	sender   *rawsock.Sender
-	receiver *rawsock.Receiver
+	sender   *sender
+	receiver *receiver
 	took     []time.Duration // each batch
 }
 
-func newBatchPath(b *testing.B, cfg rawsock.Config, size int) *batchPath {
+func newBatchPath(b *testing.B, cfg config, size int) *batchPath {
 	b.Helper()
 	n := size - packet.IPv4HdrLen
 	return &batchPath{cfg: cfg, header: outer(cfg, n), payload: make([]byte, n)}

@@ -14,19 +14,27 @@ import (
 	"goipip/rawsock"
 )
 
+// guard is a Guard for one pair.
+type guard struct {
+	*rawsock.Guard
+	cfg config
+}
+
+func (g *guard) Connect() error { return g.Guard.Connect(g.cfg.pair(), g.cfg.route()) }
+
 // newGuard opens a guard on h, and closes it when the test ends.
-func newGuard(t testing.TB, h *netlab.Host, cfg rawsock.Config) *rawsock.Guard {
+func newGuard(t testing.TB, h *netlab.Host, cfg config) *guard {
 	t.Helper()
-	var g *rawsock.Guard
+	g := &guard{cfg: cfg}
 	must(t, h.Do(func() (err error) {
-		g, err = rawsock.NewGuard(cfg)
+		g.Guard, err = rawsock.NewGuard()
 		return err
 	}))
 	t.Cleanup(func() { g.Close() })
 	return g
 }
 
-func newConnectedGuard(t testing.TB, h *netlab.Host, cfg rawsock.Config) *rawsock.Guard {
+func newConnectedGuard(t testing.TB, h *netlab.Host, cfg config) *guard {
 	t.Helper()
 	g := newGuard(t, h, cfg)
 	must(t, g.Connect())
@@ -48,7 +56,7 @@ func TestHazard11_OverloadIsSilent(t *testing.T) {
 			}
 			before := icmpSent(t, right)
 			flood(t, newSender(t, left, leftEnd), 12000)
-			if r.Drops() == 0 {
+			if r.drops() == 0 {
 				t.Fatal("no overload: the test tests nothing")
 			}
 			if sent := icmpSent(t, right) - before; guarded && sent != 0 || !guarded && sent == 0 {
@@ -89,11 +97,12 @@ func TestHazard11_GuardKeepsNothing(t *testing.T) {
 	}
 }
 
-func TestGuard_SetDevice(t *testing.T) {
+func TestGuard_Device(t *testing.T) {
 	left, _ := newPair(t)
 	g := newConnectedGuard(t, left, leftEnd)
-	if err := g.SetDevice(noSuchDevice); !errors.Is(err, unix.EADDRNOTAVAIL) {
-		t.Errorf("SetDevice to none: %v, want %v", err, unix.EADDRNOTAVAIL)
+	g.cfg.Device = noSuchDevice
+	if err := g.Connect(); !errors.Is(err, unix.EADDRNOTAVAIL) {
+		t.Errorf("Connect by no device: %v, want %v", err, unix.EADDRNOTAVAIL)
 	}
 }
 

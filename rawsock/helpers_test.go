@@ -23,9 +23,39 @@ var (
 	leftAddr  = netip.MustParseAddr("10.0.0.1")
 	rightAddr = netip.MustParseAddr("10.0.0.2")
 
-	leftEnd  = rawsock.Config{Local: leftAddr, Remote: rightAddr}
-	rightEnd = rawsock.Config{Local: rightAddr, Remote: leftAddr}
+	leftEnd  = config{Local: leftAddr, Remote: rightAddr}
+	rightEnd = config{Local: rightAddr, Remote: leftAddr}
 )
+
+// config is one end of a tunnel.
+type config struct {
+	Local, Remote netip.Addr
+	Device        int // index of the only one that packets may leave by, or 0
+	TOS           uint8
+	Mark          uint32
+}
+
+func (c config) pair() rawsock.Pair { return rawsock.Pair{Local: c.Local, Remote: c.Remote} }
+
+// route is the way for a sender that is bound to c.Local.
+func (c config) route() rawsock.Route {
+	r := rawsock.Route{Remote: c.Remote, Device: c.Device, TOS: c.TOS, Mark: c.Mark}
+	if c.Device != 0 {
+		r.Local = c.Local
+	}
+	return r
+}
+
+// receiver is a Receiver of one pair, until more are added.
+type receiver struct {
+	*rawsock.Receiver
+	cfg config
+}
+
+func (r *receiver) Connect() error { return r.Receiver.Connect(r.cfg.route()) }
+
+// drops returns all that r knows of.
+func (r *receiver) drops() uint64 { return r.PairDrops(r.cfg.pair()) + r.Drops() }
 
 // newPair returns two hosts that know each other's link-layer address: each has
 // a device eth0.
@@ -75,20 +105,21 @@ func must(t testing.TB, errs ...error) {
 	}
 }
 
-// newReceiver opens a receiver on h, and closes it when the test ends.
-func newReceiver(t testing.TB, h *netlab.Host, cfg rawsock.Config) *rawsock.Receiver {
+// newReceiver opens a receiver of one pair on h, and closes it when the test ends.
+func newReceiver(t testing.TB, h *netlab.Host, cfg config) *receiver {
 	t.Helper()
 	return newShareReceiver(t, h, cfg, 0, 1)
 }
 
 // newShareReceiver does the same for one of several.
-func newShareReceiver(t testing.TB, h *netlab.Host, cfg rawsock.Config, share, shares int) *rawsock.Receiver {
+func newShareReceiver(t testing.TB, h *netlab.Host, cfg config, share, shares int) *receiver {
 	t.Helper()
-	var r *rawsock.Receiver
+	r := &receiver{cfg: cfg}
 	must(t, h.Do(func() (err error) {
-		r, err = rawsock.NewReceiver(cfg, share, shares)
+		r.Receiver, err = rawsock.NewReceiver(share, shares)
 		return err
 	}))
+	must(t, r.Add(cfg.pair()))
 	t.Cleanup(func() { r.Close() })
 	// What hangs in Receive fails there.
 	timer := time.AfterFunc(testTimeout, func() { r.Close() })
@@ -97,7 +128,7 @@ func newShareReceiver(t testing.TB, h *netlab.Host, cfg rawsock.Config, share, s
 }
 
 // newConnected does the same, with only its remote's packets.
-func newConnected(t testing.TB, h *netlab.Host, cfg rawsock.Config) *rawsock.Receiver {
+func newConnected(t testing.TB, h *netlab.Host, cfg config) *receiver {
 	t.Helper()
 	r := newReceiver(t, h, cfg)
 	must(t, r.Connect())
@@ -127,18 +158,35 @@ type refusal struct {
 	Why   stats.Reason
 }
 
-// sender is a Sender with a list of all refusals.
+// sender is a Sender with one Target and a list of all refusals.
 type sender struct {
 	*rawsock.Sender
-	cfg      rawsock.Config
+	cfg      config
+	to       *rawsock.Target
 	refusals []refusal
 }
 
-func newSender(t testing.TB, h *netlab.Host, cfg rawsock.Config) *sender {
+func (s *sender) Add(header, payload []byte) { s.Sender.Add(s.to, header, payload) }
+
+// setHop has packets leave for a hop, or with nil by the raw socket.
+func (s *sender) setHop(hop *rawsock.Hop) {
+	route := s.cfg.route()
+	route.Hop = hop
+	s.to.Set(route)
+}
+
+// setDevice has packets leave by the device of an index.
+func (s *sender) setDevice(index int) {
+	s.cfg.Device = index
+	s.to.Set(s.cfg.route())
+}
+
+func newSender(t testing.TB, h *netlab.Host, cfg config) *sender {
 	t.Helper()
-	s := &sender{cfg: cfg}
+	s := &sender{cfg: cfg, to: new(rawsock.Target)}
+	s.to.Set(cfg.route())
 	must(t, h.Do(func() (err error) {
-		s.Sender, err = rawsock.NewSender(cfg, func(i int, why stats.Reason) {
+		s.Sender, err = rawsock.NewSender(cfg.Local, func(i int, why stats.Reason) {
 			s.refusals = append(s.refusals, refusal{i, why})
 		})
 		return err
@@ -167,7 +215,7 @@ func (s *sender) mustSend(t *testing.T, payloads ...string) {
 
 // outer returns a header for n bytes between the ends of cfg, complete but for
 // the ID.
-func outer(cfg rawsock.Config, n int) packet.IPv4 {
+func outer(cfg config, n int) packet.IPv4 {
 	p := make(packet.IPv4, packet.IPv4HdrLen)
 	p.InitHeader()
 	p.SetTotalLength(packet.IPv4HdrLen + n)
@@ -187,7 +235,7 @@ type receiving struct {
 }
 
 // startReceiving begins to read r, in the background and without end.
-func startReceiving(r *rawsock.Receiver) *receiving {
+func startReceiving(r *receiver) *receiving {
 	g := &receiving{packets: make(chan packet.IPv4, 1<<14), err: make(chan error, 1)}
 	go func() {
 		for {

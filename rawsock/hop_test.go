@@ -24,7 +24,7 @@ var roads = map[string]road{
 	"packet": func(t *testing.T, s *sender, left, right *netlab.Host) {
 		t.Helper()
 		must(t, left.Do(s.EnableHops))
-		s.SetHop(hopTo(t, left, right, "eth0"))
+		s.setHop(hopTo(t, left, right, "eth0"))
 	},
 }
 
@@ -137,7 +137,7 @@ func TestHop_Switch(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				s.SetHop(hops[i%len(hops)])
+				s.setHop(hops[i%len(hops)])
 			}
 		}
 	})
@@ -169,7 +169,7 @@ func TestHop_Switch(t *testing.T) {
 		device := []string{"eth0", "eth0", "eth1"}[i]
 		wire, err := right.Capture(device)
 		must(t, err)
-		s.SetHop(hop)
+		s.setHop(hop)
 		payload := fmt.Sprint("the last to ", i)
 		s.mustSend(t, payload)
 		g.check(t, payload)

@@ -20,7 +20,6 @@ import (
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/stats"
-	"goipip/rawsock"
 )
 
 // ICMP errors that the right host sends about what the left one sent (E).
@@ -34,7 +33,7 @@ type icmpError struct {
 	hard syscall.Errno // 0: the socket hears nothing (raw_err in net/ipv4/raw.c)
 	// inner is what the message quotes of the inner packet; nil for quotedInner.
 	inner []byte
-	about rawsock.Config // the tunnel whose packet it is about; leftEnd if it is zero
+	about config // the tunnel whose packet it is about; leftEnd if it is zero
 }
 
 const quotedInner = "the first bytes of the inner packet"
@@ -65,7 +64,7 @@ func (e icmpError) sendMany(t *testing.T, to, from *netlab.Host, n int) {
 		inner = []byte(quotedInner)
 	}
 	about := e.about
-	if about == (rawsock.Config{}) {
+	if about == (config{}) {
 		about = leftEnd
 	}
 	quoted := append(outer(about, 1400), inner...)
@@ -132,7 +131,7 @@ func icmpCounter(t *testing.T, h *netlab.Host, name string) (n int) {
 
 // newWitness returns a plain raw socket with a receiver's addresses, which shows
 // what the kernel does to such sockets.
-func newWitness(t *testing.T, h *netlab.Host, cfg rawsock.Config) *net.IPConn {
+func newWitness(t *testing.T, h *netlab.Host, cfg config) *net.IPConn {
 	t.Helper()
 	var c *net.IPConn
 	must(t, h.Do(func() (err error) {
@@ -220,7 +219,7 @@ func TestHazard2_SenderIgnoresICMP(t *testing.T) {
 		t.Run(e.name, func(t *testing.T) {
 			left, right := newPair(t)
 			s := newSender(t, left, leftEnd)
-			must(t, left.Do(func() error { return s.HearICMP(leftEnd) }))
+			must(t, left.Do(func() error { return s.HearICMP(leftEnd.pair()) }))
 			there := startReceiving(newConnected(t, right, rightEnd))
 			for range 3 {
 				e.send(t, left, right)

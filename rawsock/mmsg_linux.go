@@ -4,8 +4,6 @@ import (
 	"syscall"
 	"unsafe"
 
-	"goipip/internal/packet"
-
 	"golang.org/x/sys/unix"
 )
 
@@ -21,16 +19,6 @@ type batch struct {
 	msgs []mmsghdr
 	iovs []unix.Iovec
 	per  int // parts of one message
-	inet unix.RawSockaddrInet4
-	link unix.RawSockaddrLinklayer
-	ipip protocol
-}
-
-// protocol is the control message IP_PROTOCOL (linux/in.h).
-type protocol struct {
-	hdr   unix.Cmsghdr
-	value int32
-	_     int32
 }
 
 func newBatch(messages, parts int) batch {
@@ -57,49 +45,6 @@ func (b *batch) set(i, part int, p []byte) {
 func (b *batch) part(i, part int) []byte {
 	iov := &b.iovs[i*b.per+part]
 	return unsafe.Slice(iov.Base, iov.Len)
-}
-
-// toHost addresses all messages to a, with a control message that tells their protocol
-// if attachProtocol is set. The batch must not move afterwards.
-func (b *batch) toHost(a *unix.SockaddrInet4, attachProtocol bool) {
-	b.inet = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: a.Addr}
-	b.setName(unsafe.Pointer(&b.inet), unix.SizeofSockaddrInet4)
-	if !attachProtocol {
-		b.setControl(nil, 0)
-		return
-	}
-	b.ipip.hdr.Level, b.ipip.hdr.Type = unix.SOL_IP, ipProtocol
-	b.ipip.hdr.SetLen(unix.CmsgLen(4))
-	b.ipip.value = packet.ProtoIPIP
-	b.setControl(unsafe.Pointer(&b.ipip), unix.CmsgSpace(4))
-}
-
-// toHop addresses all messages to h (packet(7)). The batch must not move
-// afterwards.
-func (b *batch) toHop(h Hop) {
-	b.link = unix.RawSockaddrLinklayer{
-		Family:  unix.AF_PACKET,
-		Ifindex: int32(h.Device),
-		Halen:   uint8(len(h.Addr)),
-	}
-	*(*[2]byte)(unsafe.Pointer(&b.link.Protocol)) = [2]byte{unix.ETH_P_IP >> 8, unix.ETH_P_IP & 0xff} // in network order
-	copy(b.link.Addr[:], h.Addr[:])
-	b.setName(unsafe.Pointer(&b.link), unix.SizeofSockaddrLinklayer)
-	b.setControl(nil, 0)
-}
-
-func (b *batch) setName(name unsafe.Pointer, length uint32) {
-	for i := range b.msgs {
-		b.msgs[i].hdr.Name = (*byte)(name)
-		b.msgs[i].hdr.Namelen = length
-	}
-}
-
-func (b *batch) setControl(message unsafe.Pointer, length int) {
-	for i := range b.msgs {
-		b.msgs[i].hdr.Control = (*byte)(message)
-		b.msgs[i].hdr.SetControllen(length)
-	}
 }
 
 // len returns the length of message i as it was received.

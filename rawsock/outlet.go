@@ -3,6 +3,7 @@ package rawsock
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 
 	"goipip/internal/descriptor"
@@ -12,12 +13,20 @@ import (
 )
 
 // newRawOutlet returns a socket for packets with their IP header, which the kernel
-// routes.
-func newRawOutlet(cfg Config) (*descriptor.FD, error) {
-	return open(unix.IPPROTO_RAW, cfg, func(fd int) error { return setupRawOutlet(fd, cfg.Device) })
+// routes. It is bound to local, if that is not the zero Addr.
+func newRawOutlet(local netip.Addr) (*descriptor.FD, error) {
+	out, err := open(unix.IPPROTO_RAW, setupRawOutlet)
+	if err != nil || !local.IsValid() {
+		return out, err
+	}
+	if err := out.Control(func(fd int) error { return bind(fd, local) }); err != nil {
+		out.Close()
+		return nil, fmt.Errorf("open raw socket: %w", err)
+	}
+	return out, nil
 }
 
-func setupRawOutlet(fd, device int) error {
+func setupRawOutlet(fd int) error {
 	if err := lend(fd, func(conn *net.IPConn) error {
 		_, err := ipv4.NewRawConn(conn) // sets IP_HDRINCL
 		return err
@@ -33,50 +42,21 @@ func setupRawOutlet(fd, device int) error {
 	if err := setOption(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, "SO_RCVBUF", 0); err != nil {
 		return err
 	}
-	if device != 0 {
-		if err := bindToDevice(fd, device); err != nil {
-			return err
-		}
-	}
 	return setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendBuffer)
 }
 
-// bindToDevice makes a socket send by the device with an index, or with 0 by any. The
-// kernel does not check that there is such a device: without it, sending fails with
-// ENODEV (sock_bindtoindex_locked in net/core/sock.c; Linux 5.1).
-func bindToDevice(fd, index int) error {
-	return setOption(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, "SO_BINDTOIFINDEX", index)
-}
-
-// ipProtocol is IP_PROTOCOL (linux/in.h). Without this control message the kernel
-// looks IPsec policies and routes up for protocol 255, which a socket with IP_HDRINCL
-// has, and packets would pass by a policy for protocol 4 (raw_sendmsg in
-// net/ipv4/raw.c).
-const ipProtocol = 52
-
-// takesProtocol reports whether the kernel knows ipProtocol (Linux 6.4).
-func takesProtocol(fd *descriptor.FD) bool {
-	return fd.Control(func(fd int) error {
-		_, err := unix.GetsockoptInt(fd, unix.SOL_IP, ipProtocol)
-		return err
-	}) == nil
-}
-
-// newPacketOutlet returns a socket for packets with a mark to a Hop. With protocol 0 it
-// receives nothing (packet(7)).
-func newPacketOutlet(mark uint32) (*descriptor.FD, error) {
+// newPacketOutlet returns a socket for packets to a Hop. With protocol 0 it receives
+// nothing (packet(7)).
+func newPacketOutlet() (*descriptor.FD, error) {
 	socket, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open packet socket: %w", os.NewSyscallError("socket", err))
 	}
 	fd, err := descriptor.New(socket)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open packet socket: %w", err)
 	}
 	if err := fd.Control(func(fd int) error {
-		if err := setMark(fd, mark); err != nil {
-			return err
-		}
 		return setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendBuffer)
 	}); err != nil {
 		fd.Close()

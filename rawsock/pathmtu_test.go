@@ -9,6 +9,7 @@ import (
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 
+	"goipip/internal/netlab"
 	"goipip/internal/packet"
 	"goipip/rawsock"
 )
@@ -28,64 +29,125 @@ func TestPathMTU(t *testing.T) {
 		change(r)
 		must(t, l.left.Netlink().RuleAdd(r))
 	}
-	check := func(g *rawsock.Receiver, want int) {
+	p := newProber(t, l.left)
+	check := func(cfg config, want, byProtocol int) {
 		t.Helper()
-		if mtu, err := g.PathMTU(); err != nil || mtu != want {
-			t.Errorf("PathMTU = %d, %v, want %d", mtu, err, want)
+		for _, by := range []bool{false, true} {
+			want := want
+			if by {
+				want = byProtocol
+			}
+			if mtu, err := p.mtu(cfg, by); err != nil || mtu != want {
+				t.Errorf("by protocol %v: MTU of %+v = %d, %v, want %d", by, cfg, mtu, err, want)
+			}
 		}
 	}
-	with := func(change func(*rawsock.Config)) *rawsock.Receiver {
-		t.Helper()
+	with := func(change func(*config)) config {
 		cfg := l.cfg
 		change(&cfg)
-		return newReceiver(t, l.left, cfg)
+		return cfg
 	}
-	g := newReceiver(t, l.left, l.cfg)
-	check(g, 1500)
+	check(l.cfg, 1500, 1500)
 
+	marked := with(func(c *config) { c.Mark = 7 })
 	rule(100, 1401, func(r *netlink.Rule) { r.Mark = 7 })
-	check(g, 1500)
-	check(with(func(c *rawsock.Config) { c.Mark = 7 }), 1401)
+	check(l.cfg, 1500, 1500)
+	check(marked, 1401, 1401)
+	check(l.cfg, 1500, 1500)
+	withTOS := with(func(c *config) { c.TOS = 0x10 })
 	rule(101, 1402, func(r *netlink.Rule) { r.Tos = 0x10 })
-	check(g, 1500)
-	check(with(func(c *rawsock.Config) { c.TOS = 0x10 }), 1402)
-	byDevice := with(func(c *rawsock.Config) { c.Device = deviceIndex(t, l.left, "eth1") })
-	check(byDevice, 1200)
-	must(t, byDevice.SetDevice(0))
-	check(byDevice, 1500)
-	must(t, byDevice.SetDevice(deviceIndex(t, l.left, "eth1")))
-	check(byDevice, 1200)
+	check(l.cfg, 1500, 1500)
+	check(withTOS, 1402, 1402)
+	byDevice := with(func(c *config) { c.Device = deviceIndex(t, l.left, "eth1") })
+	check(byDevice, 1200, 1200)
+	check(l.cfg, 1500, 1500)
+	check(marked, 1401, 1401)
 
 	rule(102, 1403, func(r *netlink.Rule) { r.IPProto = packet.ProtoIPIP })
-	check(g, 1403)
+	check(l.cfg, 1500, 1403)
 
-	must(t, g.Close())
-	if _, err := g.PathMTU(); !errors.Is(err, os.ErrClosed) {
-		t.Errorf("PathMTU after Close: %v, want %v", err, os.ErrClosed)
+	for _, by := range []bool{false, true} {
+		if _, err := p.mtu(with(func(c *config) { c.Device = noSuchDevice }), by); !errors.Is(err, unix.EADDRNOTAVAIL) {
+			t.Errorf("MTU by no device: %v, want %v", err, unix.EADDRNOTAVAIL)
+		}
+		// EINVAL from older kernels than 6.18.
+		_, err := p.mtu(with(func(c *config) { c.Local = thirdAddr }), by)
+		if !errors.Is(err, unix.ENETUNREACH) && !errors.Is(err, unix.EINVAL) {
+			t.Errorf("MTU from an address that is not there: %v, want %v", err, unix.ENETUNREACH)
+		}
+	}
+	check(l.cfg, 1500, 1403)
+
+	must(t, p.Close())
+	for _, by := range []bool{false, true} {
+		if _, err := p.mtu(l.cfg, by); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("MTU after Close: %v, want %v", err, os.ErrClosed)
+		}
 	}
 }
 
-// A router's word counts for PathMTU, and a route that goes away and comes again.
+// prober is a Prober that asks in the network namespace of a host.
+type prober struct {
+	*rawsock.Prober
+	h *netlab.Host
+}
+
+func newProber(t *testing.T, h *netlab.Host) prober {
+	t.Helper()
+	p := prober{h: h}
+	must(t, h.Do(func() (err error) {
+		p.Prober, err = rawsock.NewProber()
+		return err
+	}))
+	t.Cleanup(func() { p.Close() })
+	return p
+}
+
+func (p prober) mtu(cfg config, byProtocol bool) (mtu int, err error) {
+	route := cfg.route()
+	route.Local = cfg.Local
+	err = p.h.Do(func() (err error) {
+		mtu, err = p.MTU(route, byProtocol)
+		return err
+	})
+	return mtu, err
+}
+
+// A socket of another network would answer for that one.
+func TestPathMTU_OtherNamespace(t *testing.T) {
+	left, right := newPair(t)
+	p := newProber(t, left)
+	p.h = right
+	if mtu, err := p.mtu(leftEnd, false); err != nil || mtu != 1500 {
+		t.Errorf("MTU = %d, %v, want 1500", mtu, err)
+	}
+	if mtu, err := p.mtu(rightEnd, true); err == nil {
+		t.Errorf("by protocol: MTU = %d", mtu)
+	}
+}
+
+// A router's word counts for the MTU, and a route that goes away and comes again.
 func TestPathMTUChanges(t *testing.T) {
 	left, right := newPair(t)
 	must(t, right.AddAddr("eth0", far.String()+"/32"))
-	cfg := rawsock.Config{Local: leftAddr, Remote: far}
-	g := newReceiver(t, left, cfg)
-	if mtu, err := g.PathMTU(); !errors.Is(err, unix.ENETUNREACH) {
-		t.Errorf("PathMTU without a route = %d, %v, want %v", mtu, err, unix.ENETUNREACH)
+	cfg := config{Local: leftAddr, Remote: far}
+	newReceiver(t, left, cfg) // by which the kernel takes the error for its own
+	p := newProber(t, left)
+	if mtu, err := p.mtu(cfg, false); !errors.Is(err, unix.ENETUNREACH) {
+		t.Errorf("MTU without a route = %d, %v, want %v", mtu, err, unix.ENETUNREACH)
 	}
 	for range 2 {
 		must(t, left.AddRoute(far.String()+"/32", rightAddr.String()))
-		if mtu, err := g.PathMTU(); err != nil || mtu != 1500 {
-			t.Errorf("PathMTU = %d, %v, want 1500", mtu, err)
+		if mtu, err := p.mtu(cfg, false); err != nil || mtu != 1500 {
+			t.Errorf("MTU = %d, %v, want 1500", mtu, err)
 		}
 		icmpError{typ: ipv4.ICMPTypeDestinationUnreachable, code: 4, mtu: 1000, about: cfg}.send(t, left, right)
-		if mtu, err := g.PathMTU(); err != nil || mtu != 1000 {
-			t.Errorf("PathMTU after 3/4 = %d, %v, want 1000", mtu, err)
+		if mtu, err := p.mtu(cfg, false); err != nil || mtu != 1000 {
+			t.Errorf("MTU after 3/4 = %d, %v, want 1000", mtu, err)
 		}
 		must(t, left.Netlink().RouteDel(&netlink.Route{Dst: netlink.NewIPNet(far.AsSlice())}))
-		if mtu, err := g.PathMTU(); !errors.Is(err, unix.ENETUNREACH) {
-			t.Errorf("PathMTU without the route = %d, %v, want %v", mtu, err, unix.ENETUNREACH)
+		if mtu, err := p.mtu(cfg, false); !errors.Is(err, unix.ENETUNREACH) {
+			t.Errorf("MTU without the route = %d, %v, want %v", mtu, err, unix.ENETUNREACH)
 		}
 	}
 }

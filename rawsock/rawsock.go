@@ -1,12 +1,16 @@
-// Package rawsock is the network end of a tunnel: raw sockets that send and
-// receive whole ipip packets, many in one system call.
+// Package rawsock is the network end of ipip tunnels: raw sockets that send and receive
+// whole outer packets, many in one system call, for any number of pairs of outer
+// addresses.
 //
-// A [Receiver] is bound to the tunnel's local address and connected to the
-// remote one, so that the kernel sorts the packets of several tunnels. A
-// [Sender] has a socket of its own, of protocol 255, which receives nothing (raw(7)).
-// Each tunnel has one [ErrorSocket], which receives the ICMP errors about its packets, and
-// one [Guard], which keeps the kernel from answering packets that the receivers have no room
-// for.
+// A worker has one [Sender], each of whose messages goes to a [Target] of its own, and one
+// [Receiver], which takes the packets of all pairs that were added to it. The sender's
+// sockets receive nothing. A network namespace has one [ErrorSocket], which receives the
+// ICMP errors about packets of the tunnels, one [Guard] where receivers need it, and one
+// [Prober], which asks for path MTUs.
+//
+// Sockets belong to the network namespace of the thread that opens them. Senders and
+// receivers belong to one goroutine each; what controls them (Target.Set, Receiver.Add and
+// so on) may be called by any goroutine.
 package rawsock
 
 import (
@@ -32,26 +36,77 @@ const (
 	receiveBuffer = 8 << 20
 	// sendBuffer is more than queueing disciplines hold, so that they alone decide what
 	// is too much, as with the kernel's own tunnel: a smaller one stays full while a slow
-	// device holds its packets, even if the way is another by then. The kernel takes twice
+	// device holds its packets, even after the route has changed. The kernel takes twice
 	// as much, but the packet after that would overflow its count (sk_wmem_alloc).
 	sendBuffer = 1 << 29
 )
 
-// Config describes the path of the packets.
-type Config struct {
-	Local  netip.Addr // IPv4; need not be on this host (yet)
-	Remote netip.Addr // IPv4
-	// Device is the index of the device that packets leave by, or 0 for the one that
-	// the route leads to (O6). It does not limit what is received.
-	Device int
-	TOS    uint8  // for route lookups, without the ECN bits; packets have their own TOS
-	Mark   uint32 // SO_MARK, for route lookups and filters; 0 for none
+// Pair is the outer addresses of a tunnel, both IPv4. It is received what goes from Remote
+// to Local.
+type Pair struct {
+	Local  netip.Addr // need not be on this host (yet)
+	Remote netip.Addr
 }
 
-// open returns a raw socket bound to cfg.Local, in the network namespace of the
-// calling thread. A raw socket receives as soon as socket(2) has returned, so prepare
-// runs before bind.
-func open(proto int, cfg Config, prepare func(fd int) error) (*descriptor.FD, error) {
+// Route is how packets to one peer leave this host.
+type Route struct {
+	// Local is the source by which the route is looked up. The zero Addr is for the
+	// address that the Sender is bound to; with a Device, the lookup then has no source.
+	Local  netip.Addr
+	Remote netip.Addr // IPv4; a Route without it is none
+	// Device is the index of the only device that packets may leave by, or 0 for the one
+	// that the route leads to (O6).
+	Device int
+	// TOS is for the lookup, without the ECN bits; packets have their own TOS (O4).
+	TOS uint8
+	// Mark is for the lookup and for filters, as SO_MARK in socket(7); 0 for none (O10).
+	Mark uint32
+	// Hop is the next hop if packets are to leave by the packet socket; with nil they
+	// leave by the raw socket, and the kernel routes them.
+	Hop *Hop
+}
+
+// Hop is a next hop: a neighbour on an Ethernet.
+type Hop struct {
+	Device int     // index of the device that leads there
+	Addr   [6]byte // link-layer address
+}
+
+// lookup is what a socket's options add to its route lookups.
+type lookup struct {
+	device int
+	tos    uint8
+	mark   uint32
+}
+
+func (r Route) lookup() lookup { return lookup{r.Device, r.TOS, r.Mark} }
+
+// set changes the options of a socket, which has those of l, to want.
+func (l *lookup) set(fd int, want lookup) error {
+	if l.tos != want.tos {
+		if err := setTOS(fd, want.tos); err != nil {
+			return err
+		}
+		l.tos = want.tos
+	}
+	if l.mark != want.mark {
+		if err := setOption(fd, unix.SOL_SOCKET, unix.SO_MARK, "SO_MARK", int(int32(want.mark))); err != nil {
+			return err
+		}
+		l.mark = want.mark
+	}
+	if l.device != want.device {
+		if err := setLookupDevice(fd, want.device); err != nil {
+			return err
+		}
+		l.device = want.device
+	}
+	return nil
+}
+
+// open returns a raw socket of the network namespace of the calling thread. It is not
+// bound: prepare runs first, since a raw socket receives as soon as socket(2) has returned.
+func open(proto int, prepare func(fd int) error) (*descriptor.FD, error) {
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, proto)
 	if errors.Is(err, os.ErrPermission) {
 		return nil, fmt.Errorf("open raw socket: %w: needs CAP_NET_RAW: run as root, or start the container with --cap-add NET_RAW", os.ErrPermission)
@@ -63,28 +118,17 @@ func open(proto int, cfg Config, prepare func(fd int) error) (*descriptor.FD, er
 	if err != nil {
 		return nil, fmt.Errorf("open raw socket: %w", err)
 	}
-	if err := f.Control(func(fd int) error { return setup(fd, cfg, prepare) }); err != nil {
+	if err := f.Control(func(fd int) error {
+		if err := prepare(fd); err != nil {
+			return err
+		}
+		// A local address may come later, with a lease or a failover.
+		return setOption(fd, unix.SOL_IP, unix.IP_FREEBIND, "IP_FREEBIND", 1)
+	}); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("open raw socket: %w", err)
 	}
 	return f, nil
-}
-
-func setup(fd int, cfg Config, prepare func(fd int) error) error {
-	if err := prepare(fd); err != nil {
-		return err
-	}
-	// The address may come later, with a lease or a failover.
-	if err := setOption(fd, unix.SOL_IP, unix.IP_FREEBIND, "IP_FREEBIND", 1); err != nil {
-		return err
-	}
-	if err := setTOS(fd, cfg.TOS); err != nil {
-		return err
-	}
-	if err := setMark(fd, cfg.Mark); err != nil {
-		return err
-	}
-	return os.NewSyscallError("bind", unix.Bind(fd, sockaddr(cfg.Local)))
 }
 
 // lend calls f with a duplicate of a raw socket, as x/net/ipv4 takes it.
@@ -103,31 +147,27 @@ func lend(fd int, f func(*net.IPConn) error) error {
 	return f(conn.(*net.IPConn))
 }
 
+// anyAddr is 0.0.0.0, to which bind(2) undoes another bind(2). A socket that is connected
+// cannot be bound (raw_bind in net/ipv4/raw.c).
+var anyAddr = netip.IPv4Unspecified()
+
+func bind(fd int, local netip.Addr) error {
+	return os.NewSyscallError("bind", unix.Bind(fd, sockaddr(local)))
+}
+
 // connect connects a socket to a host, which takes a route there and a local address.
 func connect(fd int, remote netip.Addr) error {
 	return os.NewSyscallError("connect", unix.Connect(fd, sockaddr(remote)))
 }
 
-// setTOS makes the socket's route lookups use tos: that of each packet with
-// IP_HDRINCL, and those of connect and of a path MTU (raw_sendmsg in net/ipv4/raw.c,
-// ipv4_sk_update_pmtu in net/ipv4/route.c).
+// setTOS makes the socket's route lookups use tos: that of connect, and that of a path MTU
+// which an ICMP error tells (ipv4_sk_update_pmtu in net/ipv4/route.c).
 func setTOS(fd int, tos uint8) error {
-	if tos == 0 {
-		return nil
-	}
 	if err := setOption(fd, unix.SOL_IP, unix.IP_TOS, "IP_TOS", int(tos)); err != nil {
 		return err
 	}
 	// IP_TOS sets the packets' priority within this host as well, which no tunnel does.
 	return setOption(fd, unix.SOL_SOCKET, unix.SO_PRIORITY, "SO_PRIORITY", 0)
-}
-
-// setMark marks the packets and route lookups of a socket.
-func setMark(fd int, mark uint32) error {
-	if mark == 0 {
-		return nil
-	}
-	return setOption(fd, unix.SOL_SOCKET, unix.SO_MARK, "SO_MARK", int(int32(mark)))
 }
 
 // setLookupDevice makes the route lookup of connect(2) use a device (O6), without a

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"syscall"
 
-	"goipip/internal/descriptor"
 	"goipip/internal/packet"
 
 	"golang.org/x/net/bpf"
@@ -18,144 +17,253 @@ import (
 // kernel that merged segments returns them as one packet of up to 64 KiB.
 const slotSize = 1 << 16
 
-// Receiver receives a tunnel's packets. One goroutine at a time may Receive.
+// Receiver receives the packets of any number of pairs. One goroutine at a time may
+// Receive; any goroutine may call the other methods at any time.
 type Receiver struct {
-	cfg    Config
-	share  []bpf.Instruction // nil for the only receiver
-	fd     *descriptor.FD
-	credit *credit // nil where the socket's buffer is the limit
+	share    []bpf.Instruction // nil for the only receiver
+	credit   *credit           // nil where the socket's buffer is the limit
+	noCredit error             // why there is none
 
-	noCredit error // why there is none
-
-	poller  descriptor.Poller
+	from    *inlet // that Receive reads
 	buf     []byte
 	batch   batch
 	packets []packet.IPv4
 
-	drops dropCount
-	unmap sync.Once
+	mu     sync.Mutex // for what follows; Receive does not take it
+	closed bool
+	pairs  map[Pair]struct{}
+	last   *inlet   // the newest
+	inlets []*inlet // all that may be open
+	drops  receiverDrops
 }
 
-// NewReceiver opens a receiver in the network namespace of the calling thread, for the
-// packets from cfg.Remote to cfg.Local. Of several receivers of one tunnel, each has
-// one share of shares, so that together they get each packet once: packets of one inner
-// flow (addresses and ports) stay together, and fragments go by their addresses alone.
-// A single receiver is share 0 of 1.
-//
-// Until Connect the kernel also copies the packets of all other tunnels to this socket,
-// where a filter drops them.
-func NewReceiver(cfg Config, share, shares int) (*Receiver, error) {
+// NewReceiver opens a receiver in the network namespace of the calling thread. It receives
+// nothing until Add. Of several receivers of the same pairs, each has one share of shares,
+// so that together they get each packet once: packets of one inner flow (addresses and
+// ports) stay together, and fragments go by their addresses alone. A single receiver is
+// share 0 of 1.
+func NewReceiver(share, shares int) (*Receiver, error) {
 	r := &Receiver{
-		cfg:     cfg,
 		buf:     make([]byte, BatchSize*slotSize),
 		batch:   newBatch(BatchSize, 1),
 		packets: make([]packet.IPv4, 0, BatchSize),
+		pairs:   map[Pair]struct{}{},
+		drops:   receiverDrops{pairs: map[Pair]uint64{}},
 	}
 	if shares > 1 {
 		r.share = shareFilter(uint32(share), uint32(shares))
 	}
-	fd, err := open(packet.ProtoIPIP, cfg, r.prepare)
+	first, err := openInlet()
 	if err != nil {
 		return nil, err
 	}
-	r.noCredit = fd.Control(func(fd int) (err error) {
-		r.credit, err = newCredit(fd, cfg, share, shares)
-		return err
-	})
-	r.fd = fd
-	r.poller = descriptor.NewPoller(fd)
+	if r.credit, r.noCredit = newCredit(share, shares); r.noCredit == nil {
+		if r.noCredit = first.fd.Control(r.credit.attach); r.noCredit != nil {
+			_ = r.credit.close()
+			r.credit = nil
+		}
+	}
+	r.from, r.last, r.inlets = first, first, []*inlet{first}
 	for i := range BatchSize {
 		r.batch.set(i, 0, r.slot(i))
 	}
 	return r, nil
 }
 
-func (r *Receiver) prepare(fd int) error {
+func (r *Receiver) slot(i int) []byte { return r.buf[i*slotSize : (i+1)*slotSize] }
+
+// Add adds a pair. To add one that is there does nothing. Where NeedsGuard is not nil,
+// Receive also returns packets of unknown pairs while there are two pairs or more.
+//
+// Whether the socket is connected or not, no packet of another pair is lost. If it is, it
+// cannot stay so, and another socket takes its place. Then Add must be called in the network
+// namespace of the receiver, takes some milliseconds, and the few packets that arrive
+// in a moment of it may be received twice.
+func (r *Receiver) Add(p Pair) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return os.ErrClosed
+	}
+	if _, ok := r.pairs[p]; ok {
+		return nil
+	}
+	r.settleDrops()
+	if r.credit != nil {
+		if err := r.credit.add(p, r.drops.pairs[p]); err != nil {
+			return err
+		}
+	}
+	r.pairs[p] = struct{}{}
+	err := r.follow()
+	if err != nil {
+		delete(r.pairs, p)
+		if r.credit != nil {
+			_ = r.credit.remove(p)
+		}
+	}
+	return err
+}
+
+// Remove removes a pair, of which nothing is received from then on but what has arrived
+// before. To remove one that is not there does nothing.
+func (r *Receiver) Remove(p Pair) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return os.ErrClosed
+	}
+	if _, ok := r.pairs[p]; !ok {
+		return nil
+	}
+	r.settleDrops()
+	if r.credit != nil {
+		r.updatePairDrops(p)
+		if err := r.credit.remove(p); err != nil {
+			return err
+		}
+	}
+	delete(r.pairs, p)
+	return r.follow()
+}
+
+// follow makes the newest socket do what the set of pairs asks for.
+func (r *Receiver) follow() error {
+	if l := r.last; l.connected && len(r.pairs) > 0 && !r.single(l.pair) {
+		return r.replace()
+	}
+	if r.credit != nil {
+		return nil // its filter knows the pairs
+	}
+	return r.last.fd.Control(r.attach)
+}
+
+// single reports whether p is the only pair.
+func (r *Receiver) single(p Pair) bool {
+	_, ok := r.pairs[p]
+	return ok && len(r.pairs) == 1
+}
+
+// attach attaches the filter for the set of pairs to the newest socket.
+func (r *Receiver) attach(fd int) error {
+	if r.credit != nil {
+		return r.credit.attach(fd)
+	}
 	rest := r.share
 	if rest == nil {
 		rest = keepAll()
 	}
-	if err := setFilter(fd, peerFilter(r.cfg, rest)); err != nil {
-		return err
+	switch len(r.pairs) {
+	case 0:
+		return setFilter(fd, dropAll())
+	case 1:
+		if !r.last.connected {
+			for p := range r.pairs {
+				return setFilter(fd, pairFilter(p, rest))
+			}
+		}
 	}
-	discard(fd)
-	if err := setLookupDevice(fd, r.cfg.Device); err != nil {
-		return err
+	if r.share == nil {
+		return removeFilter(fd)
 	}
-	return setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, receiveBuffer)
+	return setFilter(fd, r.share)
 }
 
-func (r *Receiver) slot(i int) []byte { return r.buf[i*slotSize : (i+1)*slotSize] }
-
-// Connect makes the kernel give this socket only the packets from cfg.Remote. It
-// fails while there is no route to it, or no such local address. One goroutine at a
-// time may call it.
-func (r *Receiver) Connect() error {
-	return r.fd.Control(func(fd int) error {
-		if err := connect(fd, r.cfg.Remote); err != nil {
+// Connect connects the socket, if there is exactly one pair, so that the kernel gives it
+// only the packets of this pair, and gives them to it alone: until then each packet is also
+// copied to it that is for others, and a filter drops it. It fails while there is no
+// route to the remote address by the Device, TOS and Mark of r, or no such local address;
+// the other fields of r are not used. If nothing has changed since it succeeded, or with
+// another number of pairs, it does nothing.
+//
+// TOS and Mark also are those of the route to which the kernel applies path MTUs from ICMP
+// errors (ipv4_sk_update_pmtu in net/ipv4/route.c). With several pairs, these apply to the
+// routes without TOS and mark only.
+func (r *Receiver) Connect(route Route) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return os.ErrClosed
+	}
+	if len(r.pairs) != 1 {
+		return nil
+	}
+	l := r.last
+	if l.connected && l.lookup == route.lookup() {
+		return nil
+	}
+	var pair Pair
+	for pair = range r.pairs {
+	}
+	return l.fd.Control(func(fd int) error {
+		if err := l.lookup.set(fd, route.lookup()); err != nil {
 			return err
 		}
+		if !l.connected {
+			if err := bind(fd, pair.Local); err != nil {
+				return err
+			}
+		}
+		if err := connect(fd, pair.Remote); err != nil {
+			return err
+		}
+		l.connected, l.pair = true, pair
 		if r.credit != nil {
-			return nil // its filter knows the addresses
+			return nil
 		}
-		if r.share == nil {
-			return removeFilter(fd)
-		}
-		return setFilter(fd, r.share)
+		return r.attach(fd)
 	})
 }
 
 // NeedsGuard returns nil if the socket takes each packet, or drops it by its filter, so
 // that the kernel never answers one with ICMP 3/2, or else why a [Guard] must take what
 // it has no room for: a filter that counts needs CAP_BPF and CAP_NET_ADMIN in the initial
-// user namespace, and Linux 5.5.
+// user namespace, and Linux 5.11, or 5.5 if RLIMIT_MEMLOCK permits some MiB.
 func (r *Receiver) NeedsGuard() error { return r.noCredit }
-
-// PathMTU connects again and returns the MTU of the route in bytes, which is at most
-// what the device and the routers on the path are known to take (IP_MTU in ip(7)). This
-// is the lookup for a packet of the tunnel: RTM_GETROUTE of rtnetlink(7) cannot ask
-// about protocol 4, by which a rule may choose (ip rule add ipproto). Any goroutine may
-// call it.
-func (r *Receiver) PathMTU() (mtu int, err error) {
-	err = r.fd.Control(func(fd int) error {
-		if err := connect(fd, r.cfg.Remote); err != nil {
-			return err
-		}
-		mtu, err = unix.GetsockoptInt(fd, unix.SOL_IP, unix.IP_MTU)
-		return os.NewSyscallError("getsockopt IP_MTU", err)
-	})
-	return mtu, err
-}
-
-// SetDevice changes Config.Device for the following calls of Connect. Any goroutine may
-// call it.
-func (r *Receiver) SetDevice(index int) error {
-	return r.fd.Control(func(fd int) error { return setLookupDevice(fd, index) })
-}
 
 // Receive waits until there is a packet and returns it with all others that are
 // there already, at most BatchSize, each from its outer header on. They are valid
 // until the next Receive, and may be changed until then. It returns os.ErrClosed
 // after Close. ICMP errors do not end it; an ErrorSocket receives them.
 func (r *Receiver) Receive() ([]packet.IPv4, error) {
-	fd, ok := r.fd.Acquire()
-	if !ok {
-		return nil, os.ErrClosed
-	}
-	defer r.fd.Release()
 	r.packets = r.packets[:0]
-	for r.poller.Begin(); ; {
+	for {
+		replaced, err := r.receive(r.from)
+		if err != nil {
+			return nil, err
+		}
+		if !replaced {
+			return r.packets, nil
+		}
+		old := r.from
+		r.from = old.next.Load()
+		_ = old.fd.Close()
+	}
+}
+
+// receive appends packets from one socket. It reports whether that is empty for good.
+func (r *Receiver) receive(from *inlet) (replaced bool, err error) {
+	fd, ok := from.fd.Acquire()
+	if !ok {
+		return false, os.ErrClosed
+	}
+	defer from.fd.Release()
+	for from.poller.Begin(); ; {
+		replaced = from.next.Load() != nil // before the last look at it
 		errno := r.take(fd)
 		switch n := len(r.packets); {
 		case fatal(errno):
-			return nil, os.NewSyscallError("recvmmsg", errno)
-		case n == 1, n == BatchSize: // one alone does not wait for company
-			return r.packets, nil
-		case r.poller.Again():
+			return false, os.NewSyscallError("recvmmsg", errno)
+		case n == 1, n == BatchSize: // for a single packet, waiting would only be delay
+			return false, nil
+		case from.poller.Again():
 		case n > 0:
-			return r.packets, nil
-		case errno == unix.EAGAIN && !r.poller.Wait():
-			return nil, os.ErrClosed
+			return false, nil
+		case errno != unix.EAGAIN:
+		case replaced:
+			return true, nil
+		case !from.poller.Wait():
+			return false, os.ErrClosed
 		}
 	}
 }
@@ -192,15 +300,29 @@ func fatal(errno syscall.Errno) bool {
 	return false
 }
 
-// Close closes the socket and ends a Receive that waits.
+// Close closes the sockets and ends a Receive that waits. Closing once more does nothing.
 func (r *Receiver) Close() error {
-	r.Drops() // for the last time
-	err := r.fd.Close()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil
+	}
+	r.settleDrops()
 	if r.credit != nil {
-		r.unmap.Do(func() { err = errors.Join(err, r.credit.close()) }) // nobody uses it any more
+		for p := range r.pairs {
+			r.updatePairDrops(p)
+		}
+	}
+	r.closed = true
+	var err error
+	for _, l := range r.inlets {
+		err = errors.Join(err, l.fd.Close())
+	}
+	if r.credit != nil {
+		err = errors.Join(err, r.credit.close()) // no Receive uses it any more
 	}
 	if err != nil {
-		return fmt.Errorf("close receiving socket: %w", err)
+		return fmt.Errorf("close receiver: %w", err)
 	}
 	return nil
 }

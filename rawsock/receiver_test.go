@@ -26,7 +26,7 @@ var (
 func TestR2_Tunnels(t *testing.T) {
 	left, right := newPair(t)
 	must(t, right.AddAddr("eth0", secondAddr.String()+"/24"), right.AddAddr("eth0", thirdAddr.String()+"/24"))
-	end := func(remote netip.Addr) rawsock.Config { return rawsock.Config{Local: leftAddr, Remote: remote} }
+	end := func(remote netip.Addr) config { return config{Local: leftAddr, Remote: remote} }
 
 	first := startReceiving(newConnected(t, left, end(rightAddr)))
 	second := startReceiving(newConnected(t, left, end(secondAddr)))
@@ -55,7 +55,7 @@ func TestHazard13_NoDuplicatesAtStart(t *testing.T) {
 	must(t, right.AddAddr("eth0", secondAddr.String()+"/24"), left.AddAddr("eth0", thirdAddr.String()+"/24"))
 	stop := make(chan struct{})
 	var flood sync.WaitGroup
-	for _, cfg := range []rawsock.Config{
+	for _, cfg := range []config{
 		rightEnd,
 		{Local: secondAddr, Remote: leftAddr},
 		{Local: rightAddr, Remote: thirdAddr},
@@ -82,7 +82,7 @@ func TestHazard13_NoDuplicatesAtStart(t *testing.T) {
 		})
 	}
 	const rounds, shares = 5, 4
-	var receivers [rounds][shares]*rawsock.Receiver
+	var receivers [rounds][shares]*receiver
 	for round := range rounds {
 		for share := range shares {
 			r := newShareReceiver(t, left, leftEnd, share, shares)
@@ -119,7 +119,7 @@ func TestHazard13_NoDuplicatesAtStart(t *testing.T) {
 }
 
 // drain returns copies of what r has received. Nothing must be under way to it.
-func drain(t *testing.T, r *rawsock.Receiver) (packets []packet.IPv4) {
+func drain(t *testing.T, r *receiver) (packets []packet.IPv4) {
 	t.Helper()
 	for r.Queued() {
 		batch, err := r.Receive()
@@ -138,7 +138,7 @@ func TestReceiver_OnlyLocal(t *testing.T) {
 	must(t, right.AddAddr("eth0", secondAddr.String()+"/24"))
 	g := startReceiving(newReceiver(t, right, rightEnd))
 
-	newSender(t, left, rawsock.Config{Local: leftAddr, Remote: secondAddr}).mustSend(t, "for another address")
+	newSender(t, left, config{Local: leftAddr, Remote: secondAddr}).mustSend(t, "for another address")
 	s := newSender(t, left, leftEnd)
 	other := outer(leftEnd, 4)
 	other.SetProtocol(unix.IPPROTO_GRE)
@@ -178,12 +178,12 @@ func TestConnect_RouteLater(t *testing.T) {
 	left, right := newPair(t)
 	far := netip.MustParseAddr("192.168.8.101")
 	must(t, right.AddAddr("eth0", far.String()+"/32"))
-	r := newReceiver(t, left, rawsock.Config{Local: leftAddr, Remote: far})
+	r := newReceiver(t, left, config{Local: leftAddr, Remote: far})
 	if err := r.Connect(); !errors.Is(err, unix.ENETUNREACH) {
 		t.Fatalf("Connect without a route: %v, want %v", err, unix.ENETUNREACH)
 	}
 	g := startReceiving(r)
-	fromFar := newSender(t, right, rawsock.Config{Local: far, Remote: leftAddr})
+	fromFar := newSender(t, right, config{Local: far, Remote: leftAddr})
 	fromOther := newSender(t, right, rightEnd)
 	fromFar.mustSend(t, "not connected")
 	fromOther.mustSend(t, "not connected, other")
@@ -202,7 +202,7 @@ func TestConnect_RouteLater(t *testing.T) {
 func TestReceiver_AddressLater(t *testing.T) {
 	left, right := newPair(t)
 	late := netip.MustParseAddr("10.0.0.99")
-	cfg := rawsock.Config{Local: late, Remote: rightAddr}
+	cfg := config{Local: late, Remote: rightAddr}
 	r := newReceiver(t, left, cfg)
 	s := newSender(t, left, cfg)
 	// EINVAL from older kernels than 6.18.
@@ -238,29 +238,36 @@ func TestReceiver_DeviceDownAndUp(t *testing.T) {
 // No descriptor is left, and none is inherited by child processes.
 func TestDescriptors(t *testing.T) {
 	left, _ := newPair(t)
-	noDevice := leftEnd
-	noDevice.Device = noSuchDevice
+	noDevice := rawsock.Route{Device: noSuchDevice}
 	cycle := func() {
 		must(t, left.Do(func() error {
-			r, err := rawsock.NewReceiver(leftEnd, 0, 1)
+			pair, second := leftEnd.pair(), rawsock.Pair{Local: leftAddr, Remote: secondAddr}
+			r, err := rawsock.NewReceiver(0, 1)
 			if err != nil {
 				return err
 			}
-			s, err := rawsock.NewSender(leftEnd, nil)
+			s, err := rawsock.NewSender(leftAddr, nil)
 			if err != nil {
 				return err
 			}
-			if _, err := rawsock.NewReceiver(noDevice, 0, 1); err == nil {
-				return errors.New("a receiver by a device that is not there")
-			}
-			g, err := rawsock.NewGuard(leftEnd)
+			g, err := rawsock.NewGuard()
 			if err != nil {
 				return err
 			}
-			if _, err := rawsock.NewGuard(noDevice); err == nil {
-				return errors.New("a guard by a device that is not there")
+			p, err := rawsock.NewProber()
+			if err != nil {
+				return err
 			}
-			return errors.Join(r.Connect(), g.Connect(), r.Close(), s.Close(), g.Close())
+			if err := r.Add(pair); err != nil {
+				return err
+			}
+			_, mtuErr := p.MTU(noDevice, true)
+			if r.Connect(noDevice) == nil || g.Connect(pair, noDevice) == nil || mtuErr == nil {
+				return errors.New("a route by a device that is not there")
+			}
+			_, err = p.MTU(leftEnd.route(), true)
+			return errors.Join(err, r.Connect(leftEnd.route()), g.Connect(pair, leftEnd.route()), r.Add(second), g.Disconnect(),
+				r.Close(), s.Close(), g.Close(), p.Close())
 		}))
 	}
 	cycle()

@@ -49,7 +49,7 @@ var far = netip.MustParseAddr("192.168.8.101")
 func TestT3_Refused(t *testing.T) {
 	tests := []struct {
 		name    string
-		cfg     rawsock.Config
+		cfg     config
 		device  string // that packets leave by
 		prepare func(t *testing.T, left *netlab.Host)
 		want    stats.Reason
@@ -83,10 +83,10 @@ func TestT3_Refused(t *testing.T) {
 	}
 }
 
-var toFar = rawsock.Config{Remote: far}
+var toFar = config{Remote: far}
 
 // by returns cfg with a device of h, or without one.
-func by(t *testing.T, cfg rawsock.Config, h *netlab.Host, device string) rawsock.Config {
+func by(t *testing.T, cfg config, h *netlab.Host, device string) config {
 	t.Helper()
 	cfg.Device = deviceIndex(t, h, device)
 	return cfg
@@ -125,7 +125,7 @@ func deleteLink(t *testing.T, h *netlab.Host) {
 func TestT3_RouteLater(t *testing.T) {
 	left, right := newPair(t)
 	must(t, right.AddAddr("eth0", far.String()+"/32"))
-	cfg := rawsock.Config{Local: leftAddr, Remote: far}
+	cfg := config{Local: leftAddr, Remote: far}
 	g := startReceiving(newConnected(t, right, reverse(cfg)))
 	s := newSender(t, left, cfg)
 	for range 3 {

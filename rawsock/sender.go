@@ -2,8 +2,8 @@ package rawsock
 
 import (
 	"errors"
+	"net/netip"
 	"os"
-	"sync/atomic"
 	"time"
 
 	"goipip/internal/descriptor"
@@ -12,83 +12,69 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Sender sends a tunnel's packets in batches. One goroutine at a time may use
-// it.
+// Sender sends packets in batches. One goroutine at a time may use it.
 type Sender struct {
-	remote *unix.SockaddrInet4
-	mark   uint32
 	raw    *descriptor.FD
 	packet *descriptor.FD // nil without hops
-	hop    atomic.Pointer[Hop]
-
-	attachProtocol bool // to packets on raw, as a control message
 
 	maxWait time.Duration // const, but for tests
 
 	batch   batch
-	out     *descriptor.FD // where the batch goes
-	to      *Hop           // that the batch is addressed to; nil for the remote host
-	n       int            // messages added
+	slots   [BatchSize]slot
+	n       int // messages added
 	refused func(i int, why stats.Reason)
 }
 
-// Hop is the next hop on the way to the remote host: a neighbour on an Ethernet.
-type Hop struct {
-	Device int     // index of the device that leads there
-	Addr   [6]byte // link-layer address
+// slot is the place of a message in the batch.
+type slot struct {
+	to *Target
+	// at is what the message is addressed to, and out the socket for that. They stay
+	// after Flush, since the next message here is often for the same Target.
+	at  *destination
+	out *descriptor.FD // nil without a destination
 }
 
 // maxWait is how long one Flush waits for room in a socket's buffer.
 const maxWait = 10 * time.Millisecond
 
-// NewSender opens a sender in the network namespace of the calling thread.
-// Flush calls refused for each message that the kernel does not take, by its
-// place in the order of Add.
-func NewSender(cfg Config, refused func(i int, why stats.Reason)) (*Sender, error) {
-	raw, err := newRawOutlet(cfg)
+// NewSender opens a sender in the network namespace of the calling thread. It is bound to
+// local, which need not be on this host; with the zero Addr it is not bound. Flush calls
+// refused for each message that the kernel does not take, by its place in the order of
+// Add.
+func NewSender(local netip.Addr, refused func(i int, why stats.Reason)) (*Sender, error) {
+	if _, err := kernelControl(); err != nil {
+		return nil, err
+	}
+	raw, err := newRawOutlet(local)
 	if err != nil {
 		return nil, err
 	}
-	s := &Sender{
-		remote:  sockaddr(cfg.Remote),
-		mark:    cfg.Mark,
+	return &Sender{
 		raw:     raw,
 		maxWait: maxWait,
 		batch:   newBatch(BatchSize, 2),
-		out:     raw,
 		refused: refused,
-	}
-	s.attachProtocol = takesProtocol(raw)
-	s.batch.toHost(s.remote, s.attachProtocol)
-	return s, nil
+	}, nil
 }
 
-// EnableHops makes SetHop work, in the network namespace of the calling thread. It
-// comes before the first Flush.
+// EnableHops opens the packet socket, in the network namespace of the calling thread. It
+// comes before the first Flush. Until it has succeeded, no Route's Hop is used: all packets
+// leave by the raw socket.
+//
+// What leaves by the packet socket skips what the kernel has for packets of a raw socket:
+// the route lookup, netfilter, IPsec. Queueing disciplines see it.
 func (s *Sender) EnableHops() (err error) {
-	s.packet, err = newPacketOutlet(s.mark)
+	s.packet, err = newPacketOutlet()
 	return err
 }
 
-// SetDevice changes Config.Device for what a raw socket sends from now on. Without a
-// device of that index, packets are refused with stats.NoRoute. Any goroutine may call it at
-// any time; to change a device that is set takes CAP_NET_RAW.
-func (s *Sender) SetDevice(index int) error {
-	return s.raw.Control(func(fd int) error { return bindToDevice(fd, index) })
-}
-
-// SetHop has the following batches leave for h, by a packet socket. Such packets
-// skip what the kernel has for those of a raw socket: the route lookup, netfilter,
-// IPsec. Queueing disciplines see them. With nil, a raw socket sends again. Anybody
-// may call it at any time, after EnableHops.
-func (s *Sender) SetHop(h *Hop) { s.hop.Store(h) }
-
 // Add appends one packet to the batch: header, with the whole outer header and
 // perhaps more, then payload. Both belong to the Sender until Flush; the batch
-// must not be full.
-func (s *Sender) Add(header, payload []byte) {
+// must not be full. Messages of one batch may have different Targets.
+func (s *Sender) Add(to *Target, header, payload []byte) {
 	s.batch.set(s.n, 0, header)
 	s.batch.set(s.n, 1, payload)
+	s.slots[s.n].to = to
 	s.n++
 }
 
@@ -104,36 +90,67 @@ func (s *Sender) Len() int { return s.n }
 // that the kernel does not take is not an error: it is reported to the function given to
 // NewSender, and the others are sent. The only error is os.ErrClosed, after Close.
 //
-// While the socket's buffer is full, Flush waits for maxWait at most; what then still
-// has no room is refused as stats.Congested. What SetHop was given meanwhile holds for the
-// rest of the batch.
+// While a socket's buffer is full, Flush waits, for maxWait at most in all; what then still
+// has no room is refused as stats.Congested. After a wait, Routes that were set meanwhile
+// hold for the rest of the batch.
 func (s *Sender) Flush() error {
 	end := s.n
 	s.n = 0
-	var deadline time.Time // for room in the socket's buffer; zero until there is none
+	var deadline time.Time // for room in a socket's buffer; zero until there is none
 	for next := 0; next < end; {
-		if hop := s.hop.Load(); hop != s.to {
-			s.address(hop)
-		}
-		var err error
-		if next, err = s.send(next, end, &deadline); err != nil {
-			return err
+		s.address(next, end)
+		for waited := false; next < end && !waited; {
+			var err error
+			if next, waited, err = s.sendRun(next, end, &deadline); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// send hands messages from number next on to the kernel, until those before end are sent
-// or refused, or until it has waited for room: there may be another hop then. It returns
-// the number of the first message that is left.
-func (s *Sender) send(next, end int, deadline *time.Time) (int, error) {
-	fd, ok := s.out.Acquire()
-	if !ok {
-		return next, os.ErrClosed
+// address addresses the messages from first to end−1 to the Routes of their Targets.
+func (s *Sender) address(first, end int) {
+	slots := s.slots[first:end]
+	for i := range slots {
+		slot := &slots[i]
+		d := slot.to.now.Load()
+		if d == slot.at {
+			continue
+		}
+		slot.at = d
+		switch {
+		case d == nil:
+			slot.out = nil
+		case d.route.Hop != nil && s.packet != nil:
+			slot.out = s.packet
+			s.batch.address(first+i, d, true)
+		default:
+			slot.out = s.raw
+			s.batch.address(first+i, d, false)
+		}
 	}
-	defer s.out.Release()
-	for repeats := 0; next < end; {
-		sent, errno := s.batch.sendmmsg(fd, next, end)
+}
+
+// sendRun hands messages from number next on to the kernel, as far as they are for one
+// socket, until those are sent or refused, or until it has waited for room: there may be
+// another Route then. It returns the number of the first message that is left.
+func (s *Sender) sendRun(next, end int, deadline *time.Time) (left int, waited bool, err error) {
+	out := s.slots[next].out
+	runEnd := next + 1
+	for runEnd < end && s.slots[runEnd].out == out {
+		runEnd++
+	}
+	if out == nil {
+		return s.refuse(next, runEnd, stats.NoRoute), false, nil
+	}
+	fd, ok := out.Acquire()
+	if !ok {
+		return next, false, os.ErrClosed
+	}
+	defer out.Release()
+	for repeats := 0; next < runEnd; {
+		sent, errno := s.batch.sendmmsg(fd, next, runEnd)
 		switch errno {
 		case 0:
 			next += sent
@@ -145,45 +162,38 @@ func (s *Sender) send(next, end int, deadline *time.Time) (int, error) {
 				*deadline = now.Add(s.maxWait)
 			}
 			if now.Before(*deadline) {
-				return next, s.waitForRoom(fd, deadline.Sub(now))
+				return next, true, waitForRoom(out, fd, deadline.Sub(now))
 			}
-			for ; next < end; next++ {
-				s.refused(next, stats.Congested)
-			}
+			next = s.refuse(next, runEnd, stats.Congested)
 		default: // about the first message; those before it were sent
 			if repeats < maxRepeats && mayBeICMP(errno) {
 				repeats++
 				continue
 			}
-			s.refused(next, reasonOf(errno))
-			next++
+			next = s.refuse(next, next+1, reasonOf(errno))
 			repeats = 0
 		}
 	}
-	return next, nil
+	return next, false, nil
 }
 
-// waitForRoom waits until the buffer of the socket is half empty, but no longer than
+// refuse reports the messages from next to end−1, and returns end.
+func (s *Sender) refuse(next, end int, why stats.Reason) int {
+	for ; next < end; next++ {
+		s.refused(next, why)
+	}
+	return end
+}
+
+// waitForRoom waits until the buffer of a socket is half empty, but no longer than
 // timeout. There may be room before (sock_writeable in include/net/sock.h), so the next
 // call on the socket is worth a try in any case.
-func (s *Sender) waitForRoom(fd int, timeout time.Duration) error {
+func waitForRoom(out *descriptor.FD, fd int, timeout time.Duration) error {
 	drainErrorQueue(fd)
-	if !s.out.WaitTimeout(descriptor.Out, timeout) {
+	if !out.WaitTimeout(descriptor.Out, timeout) {
 		return os.ErrClosed
 	}
 	return nil
-}
-
-// address addresses the batch to another hop, or with nil to the remote host.
-func (s *Sender) address(hop *Hop) {
-	s.to = hop
-	if hop == nil {
-		s.out = s.raw
-		s.batch.toHost(s.remote, s.attachProtocol)
-		return
-	}
-	s.out = s.packet
-	s.batch.toHop(*hop)
 }
 
 // Close closes the sockets and ends a Flush that waits.

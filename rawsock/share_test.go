@@ -84,7 +84,7 @@ func (f flow) packet(rng *rand.Rand) packet.IPv4 {
 
 // wrap puts an inner packet, or what passes for one, behind an outer header,
 // which half of the time has options: no-operations, which the kernel lets pass.
-func wrap(rng *rand.Rand, cfg rawsock.Config, inner []byte) packet.IPv4 {
+func wrap(rng *rand.Rand, cfg config, inner []byte) packet.IPv4 {
 	p := outer(cfg, len(inner))
 	if rng.IntN(2) == 0 {
 		options := 4 * (1 + rng.IntN(10))

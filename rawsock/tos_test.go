@@ -10,7 +10,6 @@ import (
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
 	"goipip/internal/stats"
-	"goipip/rawsock"
 )
 
 // T3: a TOS chooses the route, and nothing of the packets.
@@ -30,7 +29,7 @@ func TestT3_TOS(t *testing.T) {
 	rule.Tos, rule.Table, rule.Priority, rule.Family = tos, table, 1000, netlink.FAMILY_V4
 	must(t, left.Netlink().RuleAdd(rule))
 
-	without := rawsock.Config{Local: leftAddr, Remote: netip.MustParseAddr(remote)}
+	without := config{Local: leftAddr, Remote: netip.MustParseAddr(remote)}
 	with := without
 	with.TOS = tos
 	g := startReceiving(newReceiver(t, right, reverse(without)))

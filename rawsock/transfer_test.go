@@ -15,21 +15,21 @@ import (
 
 // loopback are the ends of a tunnel within one host, whose device takes packets
 // of 64 KiB.
-var loopback = rawsock.Config{
+var loopback = config{
 	Local:  netip.MustParseAddr("127.0.0.1"),
 	Remote: netip.MustParseAddr("127.0.0.2"),
 }
 
 // reverse returns the other end's config.
-func reverse(cfg rawsock.Config) rawsock.Config {
-	return rawsock.Config{Local: cfg.Remote, Remote: cfg.Local}
+func reverse(cfg config) config {
+	return config{Local: cfg.Remote, Remote: cfg.Local}
 }
 
 // path is a way for packets from one host to one that may be the same.
 type path struct {
 	name     string
-	cfg      rawsock.Config // the sending end's
-	largest  int            // packet, in bytes
+	cfg      config // the sending end's
+	largest  int    // packet, in bytes
 	from, to *netlab.Host
 }
 
