@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/net/ipv4"
@@ -71,15 +72,41 @@ func removeFilter(fd int) error {
 	return os.NewSyscallError("setsockopt SO_DETACH_FILTER", err)
 }
 
-// mostQueued bounds discard: no default buffer (net.core.rmem_default) holds so many
+// discard drops what the socket received before it had its filter. Where there is traffic,
+// some of it may have been on its way past the filter.
+func discard(fd int) {
+	if takeAll(fd) > 0 {
+		waitForDelivery()
+		takeAll(fd)
+	}
+}
+
+// mostQueued bounds takeAll: no default buffer (net.core.rmem_default) holds so many
 // packets.
 const mostQueued = 1 << 12
 
-// discard drops what the socket received before it had its filter.
-func discard(fd int) {
-	for range mostQueued {
+// takeAll takes all packets off a socket and returns how many.
+func takeAll(fd int) (n int) {
+	for ; n < mostQueued; n++ {
 		if _, _, err := unix.Recvfrom(fd, nil, unix.MSG_DONTWAIT); err == unix.EAGAIN {
-			return
+			break
 		}
+	}
+	return n
+}
+
+// membarrierGlobal is MEMBARRIER_CMD_GLOBAL (linux/membarrier.h; Linux 4.3).
+const membarrierGlobal = 1
+
+// deliveryTime is more than the kernel takes to deliver a packet that has arrived.
+const deliveryTime = 10 * time.Millisecond
+
+// waitForDelivery waits until the kernel has delivered all packets by the sockets and
+// filters as they were before. That takes some milliseconds.
+func waitForDelivery() {
+	// In the kernel, delivery is one RCU read-side section, and this waits for all of them
+	// (membarrier(2)), but not with nohz_full.
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0); errno != 0 {
+		time.Sleep(deliveryTime)
 	}
 }

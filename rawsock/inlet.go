@@ -4,7 +4,6 @@ import (
 	"errors"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	"goipip/internal/descriptor"
 	"goipip/internal/packet"
@@ -42,13 +41,6 @@ func openInlet() (*inlet, error) {
 	return &inlet{fd: fd, poller: descriptor.NewPoller(fd)}, nil
 }
 
-// membarrierGlobal is MEMBARRIER_CMD_GLOBAL (linux/membarrier.h; Linux 4.3).
-const membarrierGlobal = 1
-
-// graceTime is for packets on their way to a socket that has just been taken off the list
-// of those that receive, where the kernel cannot say when they are there.
-const graceTime = 10 * time.Millisecond
-
 // replace puts an inlet that is not connected in the place of the newest one, which is.
 // There is no way back for that one: connect to AF_UNSPEC takes a raw socket off the list
 // of those that receive, for good (__udp_disconnect in net/ipv4/udp.c).
@@ -71,11 +63,7 @@ func (r *Receiver) replace() error {
 		fresh.fd.Close()
 		return err
 	}
-	// All CPUs are done with the list as it was (membarrier(2)), so that nothing arrives at
-	// the old one any more.
-	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0); errno != 0 {
-		time.Sleep(graceTime) // with nohz_full
-	}
+	waitForDelivery()
 	r.settleSocketDrops(old)
 	r.drops.socket = dropCount{}
 	r.inlets = append(slices.DeleteFunc(r.inlets, (*inlet).closed), fresh)

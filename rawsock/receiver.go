@@ -118,6 +118,7 @@ func (r *Receiver) Remove(p Pair) error {
 	}
 	r.settleDrops()
 	if r.credit != nil {
+		r.credit.setSingle(Pair{})
 		r.updatePairDrops(p)
 		if err := r.credit.remove(p); err != nil {
 			return err
@@ -133,7 +134,13 @@ func (r *Receiver) follow() error {
 		return r.replace()
 	}
 	if r.credit != nil {
-		return nil // its filter knows the pairs
+		only := Pair{}
+		if len(r.pairs) == 1 {
+			for only = range r.pairs {
+			}
+		}
+		r.credit.setSingle(only)
+		return nil
 	}
 	return r.last.fd.Control(r.attach)
 }

@@ -63,14 +63,16 @@ func TestHazard13_NoDuplicatesAtStart(t *testing.T) {
 		s := newSender(t, right, cfg)
 		flood.Go(func() {
 			rng := rand.New(rand.NewPCG(8, 8))
-			for id := uint16(1); ; {
+			for n := uint32(1); ; {
 				for range 8 {
-					p := wrap(rng, cfg, randomFlow(rng).packet(rng)[:packet.IPv4HdrLen+4])
-					p.SetID(id)
+					inner := randomFlow(rng).packet(rng)[:packet.IPv4HdrLen+4]
+					inner.SetID(uint16(n >> 16))
+					p := wrap(rng, cfg, inner)
+					p.SetID(uint16(n))
 					s.Add(p, nil)
-					id++
+					n++
 				}
-				if s.Flush() != nil || id > 60000 {
+				if s.Flush() != nil {
 					return
 				}
 				select {
@@ -96,7 +98,7 @@ func TestHazard13_NoDuplicatesAtStart(t *testing.T) {
 	flood.Wait()
 	newSender(t, right, rightEnd).mustSend(t, "short") // shares 0 take what has no inner header
 	for round := range rounds {
-		seen := map[uint16]int{}
+		seen := map[uint32]int{} // the share that has received a packet, by its number
 		for share, r := range receivers[round] {
 			for _, p := range drain(t, r) {
 				if p.Source() != rightAddr.As4() || p.Destination() != leftAddr.As4() {
@@ -106,10 +108,11 @@ func TestHazard13_NoDuplicatesAtStart(t *testing.T) {
 				if string(p.Payload()) == "short" {
 					continue
 				}
-				if before, ok := seen[p.ID()]; ok {
-					t.Fatalf("shares %d and %d received packet %d", before, share, p.ID())
+				n := uint32(packet.IPv4(p.Payload()).ID())<<16 | uint32(p.ID())
+				if before, ok := seen[n]; ok {
+					t.Fatalf("shares %d and %d received packet %d", before, share, n)
 				}
-				seen[p.ID()] = share
+				seen[n] = share
 			}
 		}
 		if len(seen) == 0 && round < rounds-1 {
