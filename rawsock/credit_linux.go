@@ -131,8 +131,8 @@ func (c *credit) add(p Pair, dropped uint64) error {
 	return nil
 }
 
-// setSingle spares the packets of the only pair the look into the map, which took 1 % of the
-// time of a packet. With the zero Pair it ends that, which comes before a remove.
+// setSingle spares the packets of p, the only pair, the look into the map, which took 1 % of
+// the time of a packet. With the zero Pair there is no such pair.
 func (c *credit) setSingle(p Pair) {
 	var word uint64
 	if p != (Pair{}) {

@@ -108,3 +108,9 @@ func WithoutCredit() (restore func()) {
 	noCredit = errors.New("not in this test")
 	return func() { noCredit = nil }
 }
+
+// KernelControl reports which control messages the kernel takes.
+func KernelControl() (protocol, priority bool, err error) {
+	s, err := askControl()
+	return s.protocol, s.priority, err
+}

@@ -463,7 +463,10 @@ func TestHazard11_GuardTransitions(t *testing.T) {
 	left, right := newPair(t)
 	addRemotes(t, right)
 	must(t, right.Sysctl("net.ipv4.icmp_ratelimit", "0"))
+	must(t, right.AddAddr("eth0", secondAddr.String()+"/24"))
 	pairs := ends(t, left, 2)
+	pairs[1].Local = secondAddr
+	ping(t, left, secondAddr)
 	g := newGuard(t, right, pairs[0])
 	r := newReceiver(t, right, pairs[0])
 	must(t, r.Add(pairs[1].pair()))

@@ -21,11 +21,7 @@ type Prober struct {
 
 // NewProber opens a prober in the network namespace of the calling thread.
 func NewProber() (*Prober, error) {
-	fd, err := open(unix.IPPROTO_RAW, func(fd int) error {
-		// With IP_HDRINCL, which is the default of this protocol, the lookup would accept a
-		// local address that is not there (inet_sk_flowi_flags in include/net/inet_sock.h).
-		return setOption(fd, unix.SOL_IP, unix.IP_HDRINCL, "IP_HDRINCL", 0)
-	})
+	fd, err := open(unix.IPPROTO_RAW, func(int) error { return nil })
 	if err != nil {
 		return nil, err
 	}

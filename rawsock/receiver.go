@@ -118,7 +118,6 @@ func (r *Receiver) Remove(p Pair) error {
 	}
 	r.settleDrops()
 	if r.credit != nil {
-		r.credit.setSingle(Pair{})
 		r.updatePairDrops(p)
 		if err := r.credit.remove(p); err != nil {
 			return err
