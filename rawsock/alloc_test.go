@@ -10,7 +10,7 @@ import (
 )
 
 // What runs for each packet allocates nothing. Each run sends a batch and
-// receives it, and says whether all of it arrived: a function that does nothing
+// receives it, and reports whether all of it arrived: a function that does nothing
 // allocates nothing either.
 func TestAllocs(t *testing.T) {
 	for _, path := range paths(t) {

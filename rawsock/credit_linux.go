@@ -131,7 +131,7 @@ func (c *credit) add(p Pair, dropped uint64) error {
 	return nil
 }
 
-// setSingle spares the packets of p, the only pair, the look into the map, which took 1 % of
+// setSingle spares the packets of p, the only pair, the lookup in the map, which took 1 % of
 // the time of a packet. With the zero Pair there is no such pair.
 func (c *credit) setSingle(p Pair) {
 	var word uint64
@@ -160,7 +160,7 @@ func (c *credit) consume(packets, n int) {
 	atomic.AddUint64(&c.counts.consumed, uint64(n+packets*packetWeight))
 }
 
-// close is for when nobody uses c any more. Sockets keep the program and its maps.
+// close comes after the last use of c. Sockets keep the program and its maps.
 func (c *credit) close() (err error) {
 	if c.memory != nil {
 		err = os.NewSyscallError("munmap", unix.Munmap(c.memory))

@@ -199,8 +199,8 @@ func parseICMP(p packet.IPv4) (e ICMPError, ok bool) {
 	return e, true
 }
 
-// reported reports whether the kernel tells sockets of errors of this type and code
-// (icmp_unreach in net/ipv4/icmp.c); parameter problems, which it does tell of, are of no
+// reported reports whether the kernel reports errors of this type and code to sockets
+// (icmp_unreach in net/ipv4/icmp.c); parameter problems, which it reports too, are of no
 // use to a tunnel. Code 1 of "time exceeded" is about reassembly at the remote host.
 func reported(icmpType, code uint8) bool {
 	switch icmpType {

@@ -19,7 +19,7 @@ import (
 	"goipip/rawsock"
 )
 
-// reported is what an ErrorSocket says about an ICMP error.
+// reported is what an ErrorSocket reports about an ICMP error.
 type reported struct {
 	Type, Code uint8
 	MTU        int
@@ -77,7 +77,7 @@ var reportedErrors = slices.DeleteFunc(slices.Clone(icmpErrors), func(e icmpErro
 	return e.typ == ipv4.ICMPTypeParameterProblem
 })
 
-// An ErrorSocket reports every error, also those that no other socket hears of, while
+// An ErrorSocket reports every error, also those that no other socket gets, while
 // ReadErrors waits and before it.
 func TestE_ReadErrors(t *testing.T) {
 	for _, e := range reportedErrors {
@@ -185,9 +185,9 @@ func TestE_NoNeighbour(t *testing.T) {
 		left.Sysctl("net.ipv4.neigh.eth0.mcast_solicit", "1"),
 		left.Sysctl("net.ipv4.neigh.eth0.retrans_time_ms", "10"),
 	)
-	nobody := config{Local: leftAddr, Remote: thirdAddr}
-	heard := readErrors(t, newErrorSocket(t, left, nobody))
-	newSender(t, left, nobody).mustSend(t, quotedInner)
+	silent := config{Local: leftAddr, Remote: thirdAddr}
+	heard := readErrors(t, newErrorSocket(t, left, silent))
+	newSender(t, left, silent).mustSend(t, quotedInner)
 	want := reported{Type: 3, Code: 1, Offender: leftAddr.String(), Inner: quotedInner}
 	if diff := cmp.Diff(want, labtest.Within(t, "the error", heard)); diff != "" {
 		t.Errorf("error (-want +got):\n%s", diff)
@@ -211,7 +211,7 @@ func TestHazard2_ErrorBatch(t *testing.T) {
 	}
 }
 
-// Errors that nobody reads take nothing from the packets' buffer.
+// Unread errors take nothing from the packets' buffer.
 func TestHazard2_ErrorsTakeNoRoom(t *testing.T) {
 	left, right := newPair(t)
 	needBuffers(t, left)

@@ -11,8 +11,8 @@ import (
 )
 
 // BenchmarkGuard measures what a guard costs the packets of its tunnel: each is copied
-// for it before its filter runs (raw_v4_input in net/ipv4/raw.c). Two tunnels take turns,
-// of which one has a guard; what is reported are medians of batches, from the sender's
+// for it before its filter runs (raw_v4_input in net/ipv4/raw.c). Three tunnels are
+// measured in alternation, of which one has a guard; what is reported are medians of batches, from the sender's
 // call to the receiver's, all on this host.
 func BenchmarkGuard(b *testing.B) {
 	for _, size := range []int{64, 1500} {

@@ -66,7 +66,7 @@ func TestHazard11_OverloadIsSilent(t *testing.T) {
 	}
 }
 
-// A guard keeps no packet, connected or not, from whoever, whenever it came.
+// A guard keeps no packet, connected or not, whenever it came.
 func TestHazard11_GuardKeepsNothing(t *testing.T) {
 	left, right := newPair(t)
 	s := newSender(t, left, leftEnd)

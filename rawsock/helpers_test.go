@@ -37,7 +37,7 @@ type config struct {
 
 func (c config) pair() rawsock.Pair { return rawsock.Pair{Local: c.Local, Remote: c.Remote} }
 
-// route is the way for a sender that is bound to c.Local.
+// route is the Route for a sender that is bound to c.Local.
 func (c config) route() rawsock.Route {
 	r := rawsock.Route{Remote: c.Remote, Device: c.Device, TOS: c.TOS, Mark: c.Mark}
 	if c.Device != 0 {

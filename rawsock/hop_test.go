@@ -16,10 +16,10 @@ import (
 	"goipip/rawsock"
 )
 
-// road has a sender's packets take a way from left to right.
-type road func(t *testing.T, s *sender, left, right *netlab.Host)
+// outlet has a sender's packets from left to right leave by one kind of socket.
+type outlet func(t *testing.T, s *sender, left, right *netlab.Host)
 
-var roads = map[string]road{
+var outlets = map[string]outlet{
 	"raw": func(*testing.T, *sender, *netlab.Host, *netlab.Host) {},
 	"packet": func(t *testing.T, s *sender, left, right *netlab.Host) {
 		t.Helper()
@@ -28,7 +28,7 @@ var roads = map[string]road{
 	},
 }
 
-// hopTo is the way from one host to another, by devices of a name.
+// hopTo is the hop from one host to another, by devices of a name.
 func hopTo(t testing.TB, from, to *netlab.Host, device string) *rawsock.Hop {
 	t.Helper()
 	near, err := from.Netlink().LinkByName(device)
@@ -45,7 +45,7 @@ func TestHop_ByteForByte(t *testing.T) {
 	wire, err := right.Capture("eth0")
 	must(t, err)
 	raw, hop := newSender(t, left, leftEnd), newSender(t, left, leftEnd)
-	roads["packet"](t, hop, left, right)
+	outlets["packet"](t, hop, left, right)
 	rng := rand.New(rand.NewPCG(1, 3))
 	lengths := []int{20, 21, 40, 45, 46, 47, 576, 1499, 1500}
 	for range 50 {
@@ -74,7 +74,7 @@ func TestHop_ByteForByte(t *testing.T) {
 			}
 		}
 	}
-	// Nothing has been added on the way either, such as padding.
+	// Nothing was added, such as padding.
 	labtest.WaitFor(t, "all packets to be captured", func() bool { return len(wire.Packets()) >= sent })
 	for _, c := range wire.Packets() {
 		if p := packet.IPv4(c.Data); p.TotalLength() != len(p) {
@@ -83,8 +83,7 @@ func TestHop_ByteForByte(t *testing.T) {
 	}
 }
 
-// T3, T12: what stands in the way to a hop counts under the names that it has
-// otherwise.
+// T3, T12: refusals by the packet socket have the reasons of the raw socket.
 func TestHop_Refused(t *testing.T) {
 	for name, c := range map[string]struct {
 		prepare func(t *testing.T, left *netlab.Host)
@@ -102,7 +101,7 @@ func TestHop_Refused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			left, right := newPair(t)
 			s := newSender(t, left, leftEnd)
-			roads["packet"](t, s, left, right)
+			outlets["packet"](t, s, left, right)
 			if c.prepare != nil {
 				c.prepare(t, left)
 			}
@@ -117,8 +116,7 @@ func TestHop_Refused(t *testing.T) {
 	}
 }
 
-// However often the way changes between batches, and whoever changes it, each packet
-// arrives, and once.
+// However often another goroutine changes the hop, each packet arrives once.
 func TestHop_Switch(t *testing.T) {
 	lab := labtest.New(t)
 	left, right := newPairIn(t, lab)
@@ -130,8 +128,8 @@ func TestHop_Switch(t *testing.T) {
 
 	const packets = 3000
 	stop := make(chan struct{})
-	var turning sync.WaitGroup
-	turning.Go(func() {
+	var setting sync.WaitGroup
+	setting.Go(func() {
 		for i := 0; ; i++ {
 			select {
 			case <-stop:
@@ -153,7 +151,7 @@ func TestHop_Switch(t *testing.T) {
 		must(t, s.Flush())
 	}
 	close(stop)
-	turning.Wait()
+	setting.Wait()
 	if len(s.refusals) > 0 {
 		t.Fatalf("refused: %+v", s.refusals)
 	}
@@ -164,7 +162,7 @@ func TestHop_Switch(t *testing.T) {
 		}
 		delete(missing, p)
 	}
-	// In the end there is one way, and it is the last one that was set.
+	// The Route that was set last is the one that holds.
 	for i, hop := range hops {
 		device := []string{"eth0", "eth0", "eth1"}[i]
 		wire, err := right.Capture(device)

@@ -30,7 +30,7 @@ type icmpError struct {
 	typ  ipv4.ICMPType
 	code int
 	mtu  uint16        // RFC 1191, in bytes
-	hard syscall.Errno // 0: the socket hears nothing (raw_err in net/ipv4/raw.c)
+	hard syscall.Errno // 0: the socket gets none (raw_err in net/ipv4/raw.c)
 	// inner is what the message quotes of the inner packet; nil for quotedInner.
 	inner []byte
 	about config // the tunnel whose packet it is about; leftEnd if it is zero

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inlet is a socket of a receiver. There is one, but for the time after another has
-// replaced it: then it holds what arrived before.
+// inlet is a socket of a receiver. A receiver has one, and for a short time a second one,
+// which has been replaced and holds what arrived before.
 type inlet struct {
 	fd     *descriptor.FD
 	poller descriptor.Poller // of the goroutine that receives
@@ -87,7 +87,7 @@ func (l *inlet) closed() bool {
 var errNamespace = errors.New("the calling thread is in another network namespace than the receiver")
 
 // sameNamespace returns an error if two sockets are of different network namespaces, as far
-// as the kernel tells (Linux 5.14).
+// as the kernel can tell (Linux 5.14).
 func sameNamespace(a, b *descriptor.FD) error {
 	var cookies [2]uint64
 	for i, f := range []*descriptor.FD{a, b} {

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// meminfo is what SO_MEMINFO tells of a socket (SK_MEMINFO_* in linux/sock_diag.h,
+// meminfo is the answer to SO_MEMINFO (SK_MEMINFO_* in linux/sock_diag.h,
 // sk_get_meminfo in net/core/sock.c; Linux 4.12).
 type meminfo struct {
 	_     [8]uint32

@@ -46,7 +46,7 @@ func watchMetadata(t *testing.T, h *netlab.Host, device string) watch {
 			asm.LoadAbs(protocol, asm.Byte),
 			asm.JNE.Imm(asm.R0, packet.ProtoIPIP, "out"),
 			asm.LoadMapValue(asm.R7, w.count.FD(), 0),
-			asm.LoadMem(asm.R8, asm.R7, 0, asm.Word), // one packet at a time: the device's queue is locked
+			asm.LoadMem(asm.R8, asm.R7, 0, asm.Word), // not atomic: there is one sender
 			asm.StoreMem(asm.RFP, -4, asm.R8, asm.Word),
 			asm.Add.Imm(asm.R8, 1),
 			asm.StoreMem(asm.R7, 0, asm.R8, asm.Word),

@@ -139,7 +139,7 @@ func TestR2_PairsWithoutCredit(t *testing.T) {
 	g.check(t, "single 0", "both 0", "both 1", "both 2", "second 1")
 }
 
-// floodPairs sends packets packets of 1500 bytes to each pair, in turn.
+// floodPairs sends a number of packets of 1500 bytes to each pair, in alternation.
 func floodPairs(t *testing.T, senders []*sender, packets int) {
 	t.Helper()
 	for range packets / 50 {
@@ -407,13 +407,13 @@ func TestTransitions_Connected(t *testing.T) {
 	check("0.0.0.0")
 	must(t, r.Connect())
 	check("10.0.1.3")
-	// Nobody has received so far, so all sockets are open; now they are read in turn.
+	// Receive was not called so far, so all sockets are open; now they are read one by one.
 	g := startReceiving(r)
 	newSender(t, left, reverse(pairs[2])).mustSend(t, "at last")
 	g.check(t, "at last")
 }
 
-// Close ends a receiver with sockets that nobody has read.
+// Close closes sockets that were replaced and not read.
 func TestTransitions_Close(t *testing.T) {
 	left, right := newPair(t)
 	addRemotes(t, right)

@@ -126,7 +126,7 @@ func TestPathMTU_OtherNamespace(t *testing.T) {
 	}
 }
 
-// A router's word counts for the MTU, and a route that goes away and comes again.
+// An MTU from a router counts, and a route may go away and come again.
 func TestPathMTUChanges(t *testing.T) {
 	left, right := newPair(t)
 	must(t, right.AddAddr("eth0", far.String()+"/32"))

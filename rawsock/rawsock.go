@@ -41,8 +41,8 @@ const (
 	sendBuffer = 1 << 29
 )
 
-// Pair is the outer addresses of a tunnel, both IPv4. It is received what goes from Remote
-// to Local.
+// Pair is the outer addresses of a tunnel, both IPv4: packets from Remote to Local are
+// received, and those from Local to Remote sent.
 type Pair struct {
 	Local  netip.Addr // need not be on this host (yet)
 	Remote netip.Addr
@@ -161,7 +161,7 @@ func connect(fd int, remote netip.Addr) error {
 }
 
 // setTOS makes the socket's route lookups use tos: that of connect, and that of a path MTU
-// which an ICMP error tells (ipv4_sk_update_pmtu in net/ipv4/route.c).
+// from an ICMP error (ipv4_sk_update_pmtu in net/ipv4/route.c).
 func setTOS(fd int, tos uint8) error {
 	if err := setOption(fd, unix.SOL_IP, unix.IP_TOS, "IP_TOS", int(tos)); err != nil {
 		return err

@@ -176,7 +176,7 @@ func TestReceiver_Closed(t *testing.T) {
 	}
 }
 
-// A tunnel may be there before the way to its remote is.
+// A tunnel may be there before the route to its remote is.
 func TestConnect_RouteLater(t *testing.T) {
 	left, right := newPair(t)
 	far := netip.MustParseAddr("192.168.8.101")

@@ -14,7 +14,7 @@ const maxRepeats = 2
 // mayBeICMP reports whether an error of send(2) may have waited on the socket since an
 // ICMP error arrived (icmp_err_convert in net/ipv4/icmp.c): then the call has taken it
 // away, and the message was not tried. Before 2026, Linux let an ICMP error that quotes
-// protocol 255 reach sockets of IPPROTO_RAW, so that anybody could spoil a call; an error
+// protocol 255 reach sockets of IPPROTO_RAW, so that any host could spoil a call; an error
 // about the message itself comes again.
 func mayBeICMP(errno syscall.Errno) bool {
 	switch errno {

@@ -45,7 +45,7 @@ func TestReasonOf(t *testing.T) {
 // far is an address that the left host has no route to.
 var far = netip.MustParseAddr("192.168.8.101")
 
-// T3: what stands in the way of an outer packet, and under which name it counts.
+// T3: what keeps an outer packet from being sent, and the reason it counts under.
 func TestT3_Refused(t *testing.T) {
 	tests := []struct {
 		name    string
@@ -67,7 +67,7 @@ func TestT3_Refused(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			left, _ := newPair(t)
 			// From an address that does not go away with a device: what is tested
-			// is the way, not the address.
+			// is the route, not the address.
 			tt.cfg.Local = netip.MustParseAddr("10.0.0.100")
 			must(t, left.AddAddr("lo", "10.0.0.100/32"))
 			s := newSender(t, left, by(t, tt.cfg, left, tt.device))
@@ -121,7 +121,7 @@ func deleteLink(t *testing.T, h *netlab.Host) {
 	must(t, h.DeleteLink("eth0"))
 }
 
-// The way comes and goes while the sender stays.
+// The route comes and goes while the sender stays.
 func TestT3_RouteLater(t *testing.T) {
 	left, right := newPair(t)
 	must(t, right.AddAddr("eth0", far.String()+"/32"))
@@ -144,15 +144,15 @@ func TestT3_RouteLater(t *testing.T) {
 // Whatever is refused, the others of the batch go on, in order, and each refusal
 // has the place of its packet.
 func TestRefused_AmongOthers(t *testing.T) {
-	for name, take := range roads {
-		t.Run(name, func(t *testing.T) { refusedAmongOthers(t, take) })
+	for name, use := range outlets {
+		t.Run(name, func(t *testing.T) { refusedAmongOthers(t, use) })
 	}
 }
 
-func refusedAmongOthers(t *testing.T, take road) {
+func refusedAmongOthers(t *testing.T, use outlet) {
 	left, right := newPair(t)
 	s := newSender(t, left, leftEnd)
-	take(t, s, left, right)
+	use(t, s, left, right)
 	g := startReceiving(newConnected(t, right, rightEnd))
 	fits, tooBig := strings.Repeat("x", 1480), strings.Repeat("x", 1481)
 	tests := []struct {

@@ -237,20 +237,20 @@ const smallBuffer = 100000
 // Flush waits while the socket's buffer is full, and loses nothing that finds room in
 // time.
 func TestFlush_Waits(t *testing.T) {
-	for name, take := range roads {
-		t.Run(name, func(t *testing.T) { flushWaits(t, take) })
+	for name, use := range outlets {
+		t.Run(name, func(t *testing.T) { flushWaits(t, use) })
 	}
 }
 
-func flushWaits(t *testing.T, take road) {
+func flushWaits(t *testing.T, use outlet) {
 	left, right, faster := newSlowPair(t)
 	needBuffers(t, right)
 	s := newSender(t, left, leftEnd)
-	take(t, s, left, right)
+	use(t, s, left, right)
 	must(t, s.SetSendBuffer(smallBuffer))
 	s.SetMaxWait(testTimeout)
 	g := startReceiving(newConnected(t, right, rightEnd))
-	// This leaves an error on the socket's error queue, which nobody takes away.
+	// This leaves an error on the socket's error queue.
 	s.send(t, strings.Repeat("x", largeMTU))
 	if diff := gocmp.Diff([]refusal{{0, stats.TooBig}}, s.refusals); diff != "" {
 		t.Fatalf("refusals (-want +got):\n%s", diff)
@@ -274,15 +274,15 @@ func flushWaits(t *testing.T, take road) {
 }
 
 func TestFlush_Closed(t *testing.T) {
-	for name, take := range roads {
-		t.Run(name, func(t *testing.T) { flushClosed(t, take) })
+	for name, use := range outlets {
+		t.Run(name, func(t *testing.T) { flushClosed(t, use) })
 	}
 }
 
-func flushClosed(t *testing.T, take road) {
+func flushClosed(t *testing.T, use outlet) {
 	left, right, _ := newSlowPair(t)
 	s := newSender(t, left, leftEnd)
-	take(t, s, left, right)
+	use(t, s, left, right)
 	must(t, s.SetSendBuffer(smallBuffer))
 	s.SetMaxWait(testTimeout)
 	done := flushNumbered(s, 100)
@@ -315,13 +315,13 @@ func TestHazard3_SlowLink(t *testing.T) {
 		{"full queue", 18 << 20, 0}, // more than a buffer of the usual sizes holds
 		{"full buffer", 1 << 30, smallBuffer},
 	} {
-		for name := range roads {
+		for name := range outlets {
 			t.Run(tt.name+","+name, func(t *testing.T) { slowLink(t, name, tt.limit, tt.buffer) })
 		}
 	}
 }
 
-func slowLink(t *testing.T, way string, limit uint32, buffer int) {
+func slowLink(t *testing.T, kind string, limit uint32, buffer int) {
 	lab := labtest.New(t)
 	left, right := newPairIn(t, lab)
 	needBuffers(t, right)
@@ -330,8 +330,8 @@ func slowLink(t *testing.T, way string, limit uint32, buffer int) {
 		must(t, h.SetMTU("eth0", largeMTU), h.SetMTU("eth1", largeMTU))
 	}
 	s := newSender(t, left, leftEnd)
-	roads[way](t, s, left, right)
-	if way == "raw" {
+	outlets[kind](t, s, left, right)
+	if kind == "raw" {
 		must(t, left.Do(s.EnableHops))
 	}
 	if buffer > 0 {
@@ -378,7 +378,7 @@ func slowLink(t *testing.T, way string, limit uint32, buffer int) {
 
 	s.refusals = nil
 	s.setHop(hopTo(t, left, right, "eth1"))
-	if buffer == 0 || way == "raw" { // a small buffer stays full, but each kind of socket has its own
+	if buffer == 0 || kind == "raw" { // a small buffer stays full, but each kind of socket has its own
 		s.mustSend(t, "by another link")
 		g.check(t, "by another link")
 	}
@@ -400,7 +400,7 @@ func slowLink(t *testing.T, way string, limit uint32, buffer int) {
 	}
 }
 
-// A hop that is set while Flush waits is the way for the rest of the batch.
+// A hop that is set while Flush waits holds for the rest of the batch.
 func TestHazard3_HopWhileWaiting(t *testing.T) {
 	lab := labtest.New(t)
 	left, right := newPairIn(t, lab)
@@ -436,18 +436,18 @@ func TestHazard3_HopWhileWaiting(t *testing.T) {
 	}
 }
 
-// A full queue on the way out is noticed, though it belongs to the device and
-// not to the socket: every packet either arrives or is refused.
+// A full queue is noticed, though it is the device's and not the socket's: every packet
+// either arrives or is refused.
 func TestCongested(t *testing.T) {
-	for name, take := range roads {
-		t.Run(name, func(t *testing.T) { congested(t, take) })
+	for name, use := range outlets {
+		t.Run(name, func(t *testing.T) { congested(t, use) })
 	}
 }
 
-func congested(t *testing.T, take road) {
+func congested(t *testing.T, use outlet) {
 	left, right := newPair(t)
 	s := newSender(t, left, leftEnd)
-	take(t, s, left, right)
+	use(t, s, left, right)
 	g := startReceiving(newConnected(t, right, rightEnd))
 	const size = 1000
 	slow(t, left, "eth0", 1<<20, 5*size)

@@ -273,7 +273,7 @@ func TestHazard3_TargetsWhileWaiting(t *testing.T) {
 		wires[device] = wire
 	}
 	slow(t, left, "eth0", 20000, 1<<30)
-	// Two Targets in turn, of which one changes.
+	// Two Targets in alternation, of which one changes.
 	other := new(rawsock.Target)
 	other.Set(leftEnd.route())
 	targets := []*rawsock.Target{s.to, other}
@@ -317,8 +317,7 @@ func TestHazard3_TargetsWhileWaiting(t *testing.T) {
 	}
 }
 
-// Whoever sets Routes, and when, each message has one that was set. This is for the race
-// detector, above all.
+// Other goroutines may set Routes at any time. This is for the race detector, above all.
 func TestTarget_Concurrent(t *testing.T) {
 	left, right := newPair(t)
 	s := senderTo(t, left, leftAddr)
@@ -386,7 +385,7 @@ func TestTargetSet_Allocs(t *testing.T) {
 	}
 }
 
-// What the kernel says of control messages is what its version does.
+// Which control messages the kernel takes follows from its version.
 func TestKernelControl(t *testing.T) {
 	protocol, priority, err := rawsock.KernelControl()
 	must(t, err)

@@ -25,7 +25,7 @@ func reverse(cfg config) config {
 	return config{Local: cfg.Remote, Remote: cfg.Local}
 }
 
-// path is a way for packets from one host to one that may be the same.
+// path is where packets go: from one host to one that may be the same.
 type path struct {
 	name     string
 	cfg      config // the sending end's
@@ -242,7 +242,7 @@ func TestR1_FragmentsReassembled(t *testing.T) {
 	}
 }
 
-// While nobody receives, the socket holds what arrives in the meantime.
+// Without a Receive, the socket holds what arrives in the meantime.
 func TestReceiver_HoldsBurst(t *testing.T) {
 	left, right := newPair(t)
 	needBuffers(t, right)
