@@ -51,8 +51,8 @@ func openGuard() (*descriptor.FD, error) {
 }
 
 // Connect limits the guard to the packets of one pair. It fails while there is no route to
-// the remote address by the Device, TOS and Mark of r, or no such local address; the other
-// fields of r are not used. If nothing has changed since it succeeded, it does nothing. A
+// the remote address by the Device, TOS and Mark of route, or no such local address; its
+// other fields are not used. If nothing has changed since it succeeded, it does nothing. A
 // guard that is connected to another pair is replaced as by Disconnect.
 func (g *Guard) Connect(p Pair, route Route) error {
 	g.mu.Lock()

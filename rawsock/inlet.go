@@ -21,6 +21,7 @@ type inlet struct {
 
 	// The receiver's mu is for these.
 	lookup    lookup
+	bound     bool // to a local address
 	connected bool
 	pair      Pair // that it is connected to
 }

@@ -413,6 +413,40 @@ func TestTransitions_Connected(t *testing.T) {
 	g.check(t, "at last")
 }
 
+// A receiver that could not connect, for want of a route, takes the packets of a pair with
+// another local address all the same.
+func TestTransitions_NotConnected(t *testing.T) {
+	for _, credit := range []bool{true, false} {
+		t.Run(fmt.Sprint("credit=", credit), func(t *testing.T) {
+			if credit {
+				labtest.Need(t, "bpf")
+			} else {
+				defer rawsock.WithoutCredit()()
+			}
+			left, right := newPair(t)
+			must(t, right.AddAddr("eth0", secondAddr.String()+"/24"))
+			first, second := config{Local: rightAddr, Remote: far}, config{Local: secondAddr, Remote: leftAddr}
+			must(t, left.AddAddr("lo", far.String()+"/32"))
+			r := newReceiver(t, right, first)
+			if r.Connect() == nil {
+				t.Fatal("connected without a route: the test tests nothing")
+			}
+			g := startReceiving(r)
+			must(t, r.Add(second.pair()))
+			newSender(t, left, reverse(second)).mustSend(t, "of both")
+			newSender(t, left, reverse(first)).mustSend(t, "of both")
+			g.check(t, "of both", "of both")
+			must(t, r.Remove(second.pair()))
+			if r.Connect() == nil {
+				t.Fatal("connected without a route: the test tests nothing")
+			}
+			must(t, r.Remove(first.pair()), r.Add(second.pair()))
+			newSender(t, left, reverse(second)).mustSend(t, "of the other")
+			g.check(t, "of the other")
+		})
+	}
+}
+
 // Close closes sockets that were replaced and not read.
 func TestTransitions_Close(t *testing.T) {
 	left, right := newPair(t)

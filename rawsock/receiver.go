@@ -75,10 +75,9 @@ func (r *Receiver) slot(i int) []byte { return r.buf[i*slotSize : (i+1)*slotSize
 // Add adds a pair. To add one that is there does nothing. Where NeedsGuard is not nil,
 // Receive also returns packets of unknown pairs while there are two pairs or more.
 //
-// Whether the socket is connected or not, no packet of another pair is lost. If it is, it
-// cannot stay so, and another socket takes its place. Then Add must be called in the network
-// namespace of the receiver, takes some milliseconds, and the few packets that arrive
-// in a moment of it may be received twice.
+// No packet of another pair is lost. If the socket is connected to another pair, a new one
+// takes its place. Then Add must be called in the network namespace of the receiver, takes
+// some milliseconds, and a few packets of the other pair may be received twice.
 func (r *Receiver) Add(p Pair) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -100,6 +99,7 @@ func (r *Receiver) Add(p Pair) error {
 		delete(r.pairs, p)
 		if r.credit != nil {
 			_ = r.credit.remove(p)
+			r.markSingle()
 		}
 	}
 	return err
@@ -129,19 +129,35 @@ func (r *Receiver) Remove(p Pair) error {
 
 // follow makes the newest socket do what the set of pairs asks for.
 func (r *Receiver) follow() error {
-	if l := r.last; l.connected && len(r.pairs) > 0 && !r.single(l.pair) {
+	if r.credit != nil {
+		r.markSingle()
+	}
+	l := r.last
+	if l.connected && len(r.pairs) > 0 && !r.single(l.pair) {
 		return r.replace()
 	}
-	if r.credit != nil {
-		only := Pair{}
-		if len(r.pairs) == 1 {
-			for only = range r.pairs {
+	return l.fd.Control(func(fd int) error {
+		if l.bound && !l.connected {
+			if err := bind(fd, anyAddr); err != nil {
+				return err
 			}
+			l.bound = false
 		}
-		r.credit.setSingle(only)
-		return nil
+		if r.credit != nil {
+			return nil // its filter knows the pairs
+		}
+		return r.attach(fd)
+	})
+}
+
+// markSingle has the credit know the only pair.
+func (r *Receiver) markSingle() {
+	only := Pair{}
+	if len(r.pairs) == 1 {
+		for only = range r.pairs {
+		}
 	}
-	return r.last.fd.Control(r.attach)
+	r.credit.setSingle(only)
 }
 
 // single reports whether p is the only pair.
@@ -178,13 +194,13 @@ func (r *Receiver) attach(fd int) error {
 // Connect connects the socket, if there is exactly one pair, so that the kernel gives it
 // only the packets of this pair, and gives them to it alone: until then each packet is also
 // copied to it that is for others, and a filter drops it. It fails while there is no
-// route to the remote address by the Device, TOS and Mark of r, or no such local address;
-// the other fields of r are not used. If nothing has changed since it succeeded, or with
+// route to the remote address by the Device, TOS and Mark of route, or no such local
+// address; its other fields are not used. If nothing has changed since it succeeded, or with
 // another number of pairs, it does nothing.
 //
-// TOS and Mark also are those of the route to which the kernel applies path MTUs from ICMP
-// errors (ipv4_sk_update_pmtu in net/ipv4/route.c). With several pairs, these apply to the
-// routes without TOS and mark only.
+// TOS and Mark also choose the route to which the kernel applies a path MTU from an ICMP
+// error (ipv4_sk_update_pmtu in net/ipv4/route.c). With several pairs, that is the route
+// without TOS and mark.
 func (r *Receiver) Connect(route Route) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -206,6 +222,7 @@ func (r *Receiver) Connect(route Route) error {
 			return err
 		}
 		if !l.connected {
+			l.bound = true
 			if err := bind(fd, pair.Local); err != nil {
 				return err
 			}
