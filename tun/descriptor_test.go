@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/tun"
 )
@@ -162,7 +161,7 @@ func TestOpen_NoDescriptorLeaks(t *testing.T) {
 	}
 }
 
-func failingOpen(h *netlab.Host, name string) func(t *testing.T) {
+func failingOpen(h *host, name string) func(t *testing.T) {
 	return func(t *testing.T) {
 		if err := tryOpen(h, tun.Config{Name: name, Queues: 1, Offload: true}); err == nil {
 			t.Fatalf("Open of %q worked", name)

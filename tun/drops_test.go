@@ -6,7 +6,6 @@ import (
 	"sync"
 	"testing"
 
-	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/tun"
 )
@@ -49,27 +48,28 @@ func TestHazard12b_QueueDrops(t *testing.T) {
 func readHeld(t *testing.T, d *tun.Device, c *net.UDPConn, n int) {
 	t.Helper()
 	const mark = "mark"
-	for read := 0; ; {
-		packets, err := d.Queues()[0].Read()
+	r := tun.NewReader()
+	for got := 0; ; {
+		packets, err := read(r, d.Queues()[0])
 		if err != nil {
-			t.Fatalf("after %d of %d packets: %v", read, n, err)
+			t.Fatalf("after %d of %d packets: %v", got, n, err)
 		}
 		for _, p := range packets {
 			if udpPayload(p.Bytes) != mark {
-				read++
-			} else if read == n {
+				got++
+			} else if got == n {
 				return
 			} else {
-				t.Fatalf("read %d packets, want %d", read, n)
+				t.Fatalf("read %d packets, want %d", got, n)
 			}
 		}
-		if read >= n {
+		if got >= n {
 			send(t, c, mark)
 		}
 	}
 }
 
-func setTxQueueLen(t *testing.T, h *netlab.Host, name string, n int) {
+func setTxQueueLen(t *testing.T, h *host, name string, n int) {
 	t.Helper()
 	l, err := h.Netlink().LinkByName(name)
 	if err == nil {

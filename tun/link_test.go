@@ -15,7 +15,6 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
-	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
 	"goipip/tun"
@@ -55,7 +54,7 @@ func netipSlice(b []byte) netip.Addr {
 }
 
 // linkAttr returns an attribute of the link (rtnetlink(7)).
-func linkAttr(t *testing.T, h *netlab.Host, d *tun.Device, attr uint16) (value []byte) {
+func linkAttr(t *testing.T, h *host, d *tun.Device, attr uint16) (value []byte) {
 	t.Helper()
 	err := h.Do(func() error {
 		req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
@@ -113,7 +112,7 @@ func TestOpen_DownWithoutAddress(t *testing.T) {
 	}
 }
 
-func addresses(t *testing.T, h *netlab.Host, name string, family int) (list []string) {
+func addresses(t *testing.T, h *host, name string, family int) (list []string) {
 	t.Helper()
 	l, err := h.Netlink().LinkByName(name)
 	if err != nil {
@@ -156,7 +155,7 @@ func TestSetup_Address(t *testing.T) {
 			if tt.peer != "" {
 				l.Peer = netip.MustParseAddr(tt.peer)
 			}
-			setup(t, h, d, l)
+			setup(t, d, l)
 			if diff := cmp.Diff(tt.want, addresses(t, h, "tun01", netlink.FAMILY_V4)); diff != "" {
 				t.Errorf("addresses (-want +got):\n%s", diff)
 			}
@@ -178,7 +177,7 @@ func TestSetup_MTU(t *testing.T) {
 	h := newHost(t)
 	d := open(t, h, tun.Config{Name: "tun01", Queues: 1})
 	for mtu, ok := range map[int]bool{67: false, 68: true, 576: true, 65515: true, 65536: false} {
-		err := h.Do(func() error { return d.Setup(tun.Link{MTU: mtu, Remote: link.Remote}) })
+		err := d.Setup(tun.Link{MTU: mtu, Remote: link.Remote})
 		if (err == nil) != ok {
 			t.Errorf("mtu %d: %v, want ok = %v", mtu, err, ok)
 		}
@@ -204,7 +203,7 @@ func TestSetup_Deleted(t *testing.T) {
 	if err := h.DeleteLink("tun01"); err != nil {
 		t.Fatal(err)
 	}
-	err := h.Do(func() error { return d.Setup(link) })
+	err := d.Setup(link)
 	if err == nil || !strings.Contains(err.Error(), "set up tun01: ") {
 		t.Errorf("Setup: %v, want an error that names the link", err)
 	}
@@ -256,7 +255,7 @@ func TestG6_NoIPv6(t *testing.T) {
 }
 
 // openPlain opens a TUN as any program does. Its Read fails at the deadline.
-func openPlain(t *testing.T, h *netlab.Host, name string) *os.File {
+func openPlain(t *testing.T, h *host, name string) *os.File {
 	t.Helper()
 	var f *os.File
 	err := h.Do(func() error {

@@ -10,7 +10,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
 	"goipip/tun"
@@ -19,7 +18,7 @@ import (
 // Checksums that the kernel, or goipip, leaves to the other side of the device.
 
 // localPackets makes the host send one packet of each protocol into the device.
-func localPackets(t *testing.T, h *netlab.Host) map[string]func() {
+func localPackets(t *testing.T, h *host) map[string]func() {
 	return map[string]func(){
 		"UDP": func() { send(t, listen(t, h, here), strings.Repeat("odd", 333)) },
 		"TCP": func() {
@@ -139,7 +138,7 @@ func TestWrite_Checksum(t *testing.T) {
 				tt.change(p)
 			}
 			// In parts, as header and payload come from different buffers.
-			if err := q.Write(tt.hdr, [][]byte{p[:packet.IPv4HdrLen], p[packet.IPv4HdrLen:]}); err != nil {
+			if err := write(q, tt.hdr, [][]byte{p[:packet.IPv4HdrLen], p[packet.IPv4HdrLen:]}); err != nil {
 				t.Fatal(err)
 			}
 			if tt.accept {
@@ -148,7 +147,7 @@ func TestWrite_Checksum(t *testing.T) {
 				labtest.WaitFor(t, "a checksum error", func() bool { return udpChecksumErrors(t, h) == 1 })
 			}
 			last := datagram(t, far, localAddr(c), "last")
-			if err := q.Write(packet.VNetHdr{}, [][]byte{last}); err != nil {
+			if err := write(q, packet.VNetHdr{}, [][]byte{last}); err != nil {
 				t.Fatal(err)
 			}
 			checkReceived(t, c, "last")
@@ -170,7 +169,7 @@ func changePayload(p packet.IPv4) { p[len(p)-1]++ }
 
 // udpChecksumErrors returns the host's counter of UDP packets with a wrong
 // checksum.
-func udpChecksumErrors(t *testing.T, h *netlab.Host) (n int) {
+func udpChecksumErrors(t *testing.T, h *host) (n int) {
 	t.Helper()
 	err := h.Do(func() error {
 		snmp, err := os.ReadFile("/proc/thread-self/net/snmp")
@@ -223,10 +222,10 @@ func TestWrite_Refused(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if err := q.Write(tt.hdr, tt.parts); !errors.Is(err, tun.ErrRefused) {
+			if err := write(q, tt.hdr, tt.parts); !errors.Is(err, tun.ErrRefused) {
 				t.Errorf("Write: %v, want %v", err, tun.ErrRefused)
 			}
-			if err := q.Write(packet.VNetHdr{}, [][]byte{p}); err != nil {
+			if err := write(q, packet.VNetHdr{}, [][]byte{p}); err != nil {
 				t.Fatal(err)
 			}
 			checkReceived(t, c, "payload")
@@ -244,7 +243,7 @@ func TestLargestPackets(t *testing.T) {
 			d := open(t, h, tun.Config{Name: "tun01", Queues: 1, Offload: offload})
 			big := link
 			big.MTU = mtu
-			setup(t, h, d, big)
+			setup(t, d, big)
 			c := listen(t, h, here)
 			r := startReading(d.Queues()[0])
 			for range 3 {
@@ -255,7 +254,7 @@ func TestLargestPackets(t *testing.T) {
 					t.Fatalf("read %d bytes, want %d", len(got), len(largest))
 				}
 			}
-			if err := d.Queues()[0].Write(packet.VNetHdr{}, [][]byte{datagram(t, far, localAddr(c), largest)}); err != nil {
+			if err := write(d.Queues()[0], packet.VNetHdr{}, [][]byte{datagram(t, far, localAddr(c), largest)}); err != nil {
 				t.Fatal(err)
 			}
 			checkReceived(t, c, largest)

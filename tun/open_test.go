@@ -9,7 +9,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 
-	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/tun"
 )
@@ -60,7 +59,7 @@ func TestOpen_NameTaken(t *testing.T) {
 			if !errors.Is(err, os.ErrExist) {
 				t.Fatalf("Open: %v, want %v", err, os.ErrExist)
 			}
-			for _, word := range []string{name, "--name", "ip link delete"} {
+			for _, word := range []string{name, "choose another name", "ip link delete"} {
 				if !strings.Contains(err.Error(), word) {
 					t.Errorf("the message %q does not say %q", err, word)
 				}
@@ -92,9 +91,9 @@ func TestOpen_NameRefused(t *testing.T) {
 }
 
 // tryOpen opens a device that should not open, and closes it if it did.
-func tryOpen(h *netlab.Host, cfg tun.Config) error {
+func tryOpen(h *host, cfg tun.Config) error {
 	return h.Do(func() error {
-		d, err := tun.Open(cfg)
+		d, err := h.tun.Open(cfg)
 		if err == nil {
 			err = errors.Join(errors.New("opened"), d.Close())
 		}
@@ -103,7 +102,7 @@ func tryOpen(h *netlab.Host, cfg tun.Config) error {
 }
 
 // describeLinks returns what there is to say about each link, but for counters.
-func describeLinks(t *testing.T, h *netlab.Host) (links []netlink.LinkAttrs) {
+func describeLinks(t *testing.T, h *host) (links []netlink.LinkAttrs) {
 	t.Helper()
 	list, err := h.Netlink().LinkList()
 	if err != nil {
@@ -157,7 +156,7 @@ func TestQueues_ShareTraffic(t *testing.T) {
 	for _, q := range d.Queues() {
 		readings = append(readings, startReading(q))
 	}
-	labtest.WaitParked(t, "tun.(*Queue).Read", len(readings))
+	waitParked(t, len(readings))
 
 	const flows, each = 64, 3
 	want := map[string]int{}

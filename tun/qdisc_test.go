@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/tun"
 )
@@ -26,7 +25,7 @@ func TestHazard16_Memory(t *testing.T) {
 		before := slabUnreclaimable(t)
 		for i := range links {
 			d := open(t, h, tun.Config{Name: fmt.Sprintf("tun%d-%d", try, i), Queues: 1, Offload: true})
-			setup(t, h, d, tun.Link{MTU: 1480, Remote: link.Remote})
+			setup(t, d, tun.Link{MTU: 1480, Remote: link.Remote})
 		}
 		perLink = append(perLink, (slabUnreclaimable(t)-before)/links)
 	}
@@ -110,7 +109,7 @@ func startReadingAll(d *tun.Device) *reading {
 }
 
 // qdisc returns the kind of the link's root qdisc.
-func qdisc(t *testing.T, h *netlab.Host, d *tun.Device) string {
+func qdisc(t *testing.T, h *host, d *tun.Device) string {
 	t.Helper()
 	return strings.TrimRight(string(linkAttr(t, h, d, unix.IFLA_QDISC)), "\x00")
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
 	"goipip/tun"
 )
@@ -81,13 +80,14 @@ func writeAll(t *testing.T, peer int, messages [][]byte) int {
 func TestQueue_ReadBatch(t *testing.T) {
 	bothKinds(t, func(t *testing.T, vnet bool) {
 		q, _, peer := newQueue(t, vnet)
+		r := tun.NewReader()
 		rng := rand.New(rand.NewPCG(1, 2))
-		read := 0
+		done := 0
 		for _, n := range []int{1, 2, tun.BatchSize - 1, tun.BatchSize, tun.BatchSize + 1, 1, 2*tun.BatchSize + 3} {
 			var want, messages [][]byte
 			for i := range n {
 				hdr := everyField
-				hdr.GSOSize = uint16(read + i)
+				hdr.GSOSize = uint16(done + i)
 				want = append(want, randomBytes(rng, 1+rng.IntN(600)))
 				messages = append(messages, message(hdr, vnet, want[i]))
 			}
@@ -95,16 +95,16 @@ func TestQueue_ReadBatch(t *testing.T) {
 				t.Fatalf("the socket takes %d of %d messages", taken, n)
 			}
 			for len(want) > 0 {
-				packets, err := q.Read()
+				packets, err := read(r, q)
 				if err != nil {
 					t.Fatal(err)
 				}
 				if all := min(len(want), tun.BatchSize); len(packets) != all {
 					t.Fatalf("Read returned %d packets, and there were %d", len(packets), all)
 				}
-				checkBatch(t, packets, want[:len(packets)], vnet, read)
+				checkBatch(t, packets, want[:len(packets)], vnet, done)
 				want = want[len(packets):]
-				read += len(packets)
+				done += len(packets)
 			}
 		}
 	})
@@ -114,11 +114,12 @@ func TestQueue_ReadBatch(t *testing.T) {
 func TestQueue_ReadEthernet(t *testing.T) {
 	bothKinds(t, func(t *testing.T, vnet bool) {
 		q, _, peer := newQueue(t, vnet)
+		r := tun.NewReader()
 		full := message(everyField, vnet, make([]byte, 1500))
 		for range tun.BatchSize {
 			mustWrite(t, peer, full)
 		}
-		packets, err := q.Read()
+		packets, err := read(r, q)
 		if err != nil || len(packets) != tun.BatchSize {
 			t.Errorf("Read: %d packets, %v, want %d", len(packets), err, tun.BatchSize)
 		}
@@ -152,6 +153,7 @@ func checkBatch(t *testing.T, packets []tun.Packet, want [][]byte, vnet bool, fi
 func TestQueue_ReadLargest(t *testing.T) {
 	bothKinds(t, func(t *testing.T, vnet bool) {
 		q, _, peer := newQueue(t, vnet)
+		r := tun.NewReader()
 		rng := rand.New(rand.NewPCG(3, 4))
 		want := [][]byte{randomBytes(rng, packet.IPv4MaxLen), {1}, randomBytes(rng, packet.IPv4MaxLen), {2}, {3}}
 		var messages [][]byte
@@ -162,7 +164,7 @@ func TestQueue_ReadLargest(t *testing.T) {
 			t.Fatalf("the socket takes %d messages", n)
 		}
 		for len(want) > 0 {
-			packets, err := q.Read()
+			packets, err := read(r, q)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -179,8 +181,9 @@ func TestQueue_ReadLargest(t *testing.T) {
 // Packets stay what they are until the next Read, also when more arrive.
 func TestQueue_ReadValidUntilNext(t *testing.T) {
 	q, _, peer := newQueue(t, true)
+	r := tun.NewReader()
 	mustWrite(t, peer, message(packet.VNetHdr{}, true, []byte("first")))
-	packets, err := q.Read()
+	packets, err := read(r, q)
 	if err != nil || len(packets) != 1 {
 		t.Fatalf("Read: %d packets, %v", len(packets), err)
 	}
@@ -193,9 +196,10 @@ func TestQueue_ReadValidUntilNext(t *testing.T) {
 // What is too short for a header is no packet, and does not end the queue.
 func TestQueue_ReadShort(t *testing.T) {
 	q, _, peer := newQueue(t, true)
+	r := tun.NewReader()
 	mustWrite(t, peer, make([]byte, packet.VNetHdrLen-1))
 	mustWrite(t, peer, message(everyField, true, []byte("next")))
-	packets, err := q.Read()
+	packets, err := read(r, q)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +212,7 @@ func TestQueue_ReadWaits(t *testing.T) {
 	q, _, peer := newQueue(t, false)
 	r := startReading(q)
 	for _, want := range []string{"one", "two"} {
-		labtest.WaitParked(t, "tun.(*Queue).Read", 1)
+		waitParked(t, 1)
 		mustWrite(t, peer, []byte(want))
 		if got := string(r.next(t).Bytes); got != want {
 			t.Errorf("Read %q, want %q", got, want)
@@ -219,17 +223,17 @@ func TestQueue_ReadWaits(t *testing.T) {
 func TestQueue_ClosedWhileReading(t *testing.T) {
 	q, _, _ := newQueue(t, true)
 	r := startReading(q)
-	labtest.WaitParked(t, "tun.(*Queue).Read", 1)
+	waitParked(t, 1)
 	if err := q.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.end(t); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("Read: %v, want %v", err, os.ErrClosed)
 	}
-	if _, err := q.Read(); !errors.Is(err, os.ErrClosed) {
+	if _, err := read(tun.NewReader(), q); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("another Read: %v, want %v", err, os.ErrClosed)
 	}
-	if err := q.Write(packet.VNetHdr{}, [][]byte{{1}}); !errors.Is(err, os.ErrClosed) {
+	if err := write(q, packet.VNetHdr{}, [][]byte{{1}}); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("Write: %v, want %v", err, os.ErrClosed)
 	}
 }
@@ -245,7 +249,7 @@ func TestQueue_ReadError(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if packets, err := q.Read(); !errors.Is(err, unix.EBADF) || len(packets) != 0 {
+	if packets, err := read(tun.NewReader(), q); !errors.Is(err, unix.EBADF) || len(packets) != 0 {
 		t.Errorf("Read: %d packets, %v, want %v", len(packets), err, unix.EBADF)
 	}
 }
