@@ -12,7 +12,7 @@ type drops struct {
 
 // QueueDrops returns how many packets the kernel has dropped since Open because the
 // ring of their queue was full: the link's tx_dropped (tun_net_xmit). Each call asks
-// the kernel, which takes some 10 µs, and waits while another request of the Host is
+// the kernel, which takes 10 to 20 µs, and waits while another request of the Host is
 // under way. For a link that was deleted, or moved to another network namespace, it
 // returns the last count that it saw. Any goroutine may call it, also after Close.
 func (d *Device) QueueDrops() uint64 {

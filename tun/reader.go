@@ -78,13 +78,15 @@ func (r *Reader) Read(q *Queue) ([]Packet, error) {
 // readBatch reads until the queue is empty, the batch is full, or there might be no
 // room for another packet.
 func (r *Reader) readBatch(fd int, vnet bool) error {
-	for end := len(r.packets) + BatchSize; len(r.packets) < end && r.Room(); {
-		n, err := unix.Read(fd, r.room)
+	room, packets := r.room, r.packets
+	defer func() { r.room, r.packets = room, packets }()
+	for end := min(len(packets)+BatchSize, maxPackets); len(packets) < end && len(room) >= readSize; {
+		n, err := unix.Read(fd, room)
 		switch err {
 		case nil:
-			if p, ok := parse(r.room[:n:n], vnet); ok {
-				r.packets = append(r.packets, p)
-				r.room = r.room[n:]
+			if p, ok := parse(room[:n:n], vnet); ok {
+				packets = append(packets, p)
+				room = room[n:]
 			}
 		case unix.EINTR:
 		case unix.EAGAIN:
