@@ -12,8 +12,8 @@ import (
 	"goipip/tun"
 )
 
-// checkAllocs fails where a run of work allocates, or reports that it did not do
-// its work: a function that does nothing allocates nothing either.
+// checkAllocs fails if a run of work allocates, or reports that it did not do its work:
+// a function that does nothing allocates nothing either.
 func checkAllocs(t *testing.T, work func() bool) {
 	t.Helper()
 	failed := false
@@ -67,7 +67,7 @@ func TestQueue_Allocs(t *testing.T) {
 	})
 }
 
-// Many more parts than any packet has cost nothing, once there is room for them.
+// Even 1000 parts allocate nothing, once the Writer has grown.
 func TestQueue_AllocsOfManyParts(t *testing.T) {
 	f, err := os.OpenFile("/dev/null", os.O_WRONLY, 0)
 	if err != nil {
@@ -86,7 +86,7 @@ func TestQueue_AllocsOfManyParts(t *testing.T) {
 	checkAllocs(t, func() bool { return w.Write(q, everyField, parts) == nil })
 }
 
-// On a device: the host's packets are read and come back to it.
+// On a device: a packet of the host is read, and written back as an echo.
 func TestDevice_Allocs(t *testing.T) {
 	for _, offload := range []bool{false, true} {
 		t.Run(fmt.Sprintf("offload=%v", offload), func(t *testing.T) {
@@ -105,8 +105,8 @@ func TestDevice_Allocs(t *testing.T) {
 				if err != nil || len(packets) != 1 {
 					return false
 				}
-				// An echo: that the addresses change places changes no checksum,
-				// and the ports are the same.
+				// Swapping the addresses changes no checksum, and the ports are
+				// equal.
 				p := packet.IPv4(packets[0].Bytes)
 				from, to := p.Source(), p.Destination()
 				p.SetSource(to)
@@ -122,8 +122,7 @@ func TestDevice_Allocs(t *testing.T) {
 	}
 }
 
-// dial returns a UDP socket on h whose two ports are the same, and whose read
-// fails after a while.
+// dial returns a UDP socket on h with equal ports at both ends. Its reads time out.
 func dial(t *testing.T, h *host, to netip.AddrPort) (fd int) {
 	t.Helper()
 	err := h.Do(func() (err error) {

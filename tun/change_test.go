@@ -29,8 +29,8 @@ func route(to string, metric, table int) tun.Route {
 	return tun.Route{To: netip.MustParsePrefix(to), Metric: metric, Table: table}
 }
 
-// routes returns the unicast routes through the link, those that the kernel made for
-// its addresses too, as ip(8) would write them.
+// routes returns the unicast routes through the link in the words of ip(8), including
+// those that the kernel made for its addresses.
 func routes(t *testing.T, h *host, d *tun.Device) (list []string) {
 	t.Helper()
 	filter := &netlink.Route{LinkIndex: d.Index(), Table: unix.RT_TABLE_UNSPEC}
@@ -49,6 +49,7 @@ func routes(t *testing.T, h *host, d *tun.Device) (list []string) {
 			v    any
 		}{
 			{"via", r.Gw != nil, r.Gw}, {"src", r.Src != nil, r.Src}, {"metric", r.Priority != 0, r.Priority},
+			{"scope", r.Gw == nil && r.Scope != netlink.SCOPE_LINK, r.Scope},
 			{"table", r.Table != unix.RT_TABLE_MAIN, r.Table}, {"proto", r.Protocol != unix.RTPROT_BOOT, r.Protocol},
 		} {
 			if word.set {
@@ -72,7 +73,7 @@ func ip(t *testing.T, h *host, commands ...string) {
 	}
 }
 
-// events hears what changes in a namespace.
+// events is a socket that receives the changes in a namespace.
 type events struct{ socket *nl.NetlinkSocket }
 
 func listenEvents(t *testing.T, h *host) events {
@@ -88,8 +89,8 @@ func listenEvents(t *testing.T, h *host) events {
 	return events{s}
 }
 
-// take returns the kinds of the events until now, in order. The kernel has queued those
-// of a request before it answers.
+// take returns the kinds of the events since the last call, in order. The kernel queues
+// the events of a request before it answers.
 func (e events) take(t *testing.T) (kinds []string) {
 	t.Helper()
 	names := map[uint16]string{
@@ -125,7 +126,7 @@ func change(t *testing.T, d *tun.Device, from, to tun.Link) {
 	}
 }
 
-// full is a Link with all there can be.
+// full returns a Link that uses every field.
 func full() tun.Link {
 	return tun.Link{
 		MTU:       1480,
@@ -138,7 +139,7 @@ func full() tun.Link {
 	}
 }
 
-// Nothing differs, nothing happens.
+// Where nothing differs, Change sends nothing.
 func TestChange_Nothing(t *testing.T) {
 	h := newHost(t)
 	d := open(t, h, tun.Config{Name: "tun01", Queues: 1})
@@ -146,7 +147,7 @@ func TestChange_Nothing(t *testing.T) {
 	e := listenEvents(t, h)
 	change(t, d, full(), full())
 	same := full()
-	same.Routes[0].Table = unix.RT_TABLE_MAIN // what 0 means
+	same.Routes[0].Table = unix.RT_TABLE_MAIN // the same as 0
 	slices.Reverse(same.Addresses)
 	slices.Reverse(same.Routes)
 	change(t, d, full(), same)
@@ -156,8 +157,8 @@ func TestChange_Nothing(t *testing.T) {
 	}
 }
 
-// Each kind of change makes the link what Setup would have made of it, and touches
-// nothing else. Back again, it is what it was.
+// After each kind of change the link equals one that Setup made so, and nothing else was
+// touched. After the change back it equals the old one.
 func TestChange(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -251,7 +252,7 @@ func checkEvents(t *testing.T, e events, want []string) {
 	}
 }
 
-// description is what tells one link from another.
+// description is the part of a link's state that Change covers.
 type description struct {
 	MTU, QLen         int
 	Alias, Remote     string
@@ -273,10 +274,10 @@ func describe(t *testing.T, h *host, d *tun.Device) description {
 	}
 }
 
-// What others have added stays, whatever Change removes.
+// Addresses and routes that other programs have added stay, whatever Change removes.
 func TestChange_Foreign(t *testing.T) {
 	const (
-		addr      = "address add 10.1.2.99/24 dev tun01" // second of our subnet
+		addr      = "address add 10.1.2.99/24 dev tun01" // in a subnet of ours
 		viaAddr   = "route add 10.50.0.0/16 dev tun01 src 10.1.2.99"
 		onlink    = "route add 10.60.0.0/16 via 192.0.2.2 dev tun01 onlink proto bird metric 32 mtu 1300"
 		table     = "route add 10.70.0.0/16 dev tun01 table 88"
@@ -311,7 +312,7 @@ func TestChange_Foreign(t *testing.T) {
 	})
 	// With the last address of a link, the kernel removes all routes through it.
 	t.Run("routes only", func(t *testing.T) {
-		h, d := setupForeign(t, onlink, table, same)
+		h, d := setupForeign(t, onlink, table, same, "route append 10.70.0.0/16 dev other0 table 88")
 		to := none
 		to.Routes = full().Routes[:1]
 		change(t, d, full(), to)
@@ -326,8 +327,8 @@ func TestChange_Foreign(t *testing.T) {
 			t.Errorf("the route has lost its metrics: %q, %v", out, err)
 		}
 	})
-	// A route with a removed address as its source cannot stay; ours of that destination
-	// comes in its place.
+	// A route with a removed address as its source cannot stay. If Link has a route to
+	// that destination, Change adds it.
 	t.Run("source", func(t *testing.T) {
 		h, d := setupForeign(t, "route replace 10.9.0.0/16 dev tun01 src 10.1.2.3", "route add 10.51.0.0/16 dev tun01 src 10.1.2.3")
 		to := full()
@@ -347,7 +348,7 @@ func checkList(t *testing.T, what string, got []string, want ...string) {
 	}
 }
 
-// What is there already, or gone already, is no error.
+// It is not an error if something exists or is gone already.
 func TestChange_Meanwhile(t *testing.T) {
 	h := newHost(t)
 	d := open(t, h, tun.Config{Name: "tun01", Queues: 1})
@@ -365,7 +366,7 @@ func TestChange_Meanwhile(t *testing.T) {
 	checkList(t, "routes", routes(t, h, d), "10.1.3.0/24 src 10.1.3.3 proto kernel", "10.20.0.0/16 src 10.20.0.1 proto kernel", "10.40.0.0/16")
 }
 
-// An error keeps no other step from being taken, and says what failed.
+// After an error the other steps are still taken, and the message names what failed.
 func TestChange_Errors(t *testing.T) {
 	h := newHost(t)
 	d := open(t, h, tun.Config{Name: "tun01", Queues: 1})
@@ -392,7 +393,7 @@ func TestChange_Errors(t *testing.T) {
 	}
 }
 
-// A link that is gone is one error, not one for each step.
+// If the link is gone, there is one error and not one for each step.
 func TestChange_Deleted(t *testing.T) {
 	h := newHost(t)
 	d := open(t, h, tun.Config{Name: "tun01", Queues: 1})
@@ -408,8 +409,7 @@ func TestChange_Deleted(t *testing.T) {
 	}
 }
 
-// Where the kernel gives each link an IPv6 address, a link has none after its MTU was
-// below the least of IPv6 for a while, at which the kernel forgets its mode.
+// Below the minimum MTU of IPv6, the kernel forgets addrgenmode. Change sets it again.
 func TestG6_MTUBelowIPv6(t *testing.T) {
 	labtest.Need(t, "ip")
 	h := newHost(t)

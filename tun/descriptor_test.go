@@ -73,8 +73,8 @@ func TestOpen_CloseOnExec(t *testing.T) {
 	}
 }
 
-// Every queue, though water opened it, has the virtio-net header that the
-// control descriptor asked for, and none has it that was not to.
+// Every queue that water opened has the virtio-net header if and only if the control
+// descriptor asked for it.
 func TestOpen_VNetHeader(t *testing.T) {
 	h := newHost(t)
 	for _, offload := range []bool{false, true} {
@@ -116,7 +116,7 @@ func checkFlags(t *testing.T, fd int, vnet bool) {
 	}
 }
 
-// Devices come and go, and devices fail to come, without a descriptor left.
+// Opening devices, successfully or not, and closing them leaks no descriptor.
 func TestOpen_NoDescriptorLeaks(t *testing.T) {
 	labtest.Long(t)
 	h := newHost(t)
@@ -149,7 +149,7 @@ func TestOpen_NoDescriptorLeaks(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			tt.cycle(t) // what the runtime opens for itself, it opens here
+			tt.cycle(t) // the runtime opens descriptors of its own here
 			before := allDescriptors(t)
 			for range 50 {
 				tt.cycle(t)

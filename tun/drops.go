@@ -2,12 +2,11 @@ package tun
 
 import "sync"
 
-// drops is what is known of the packets that the kernel dropped on their way to the
-// queues.
+// drops is the last known count of the packets that the kernel dropped on their way to
+// the queues.
 type drops struct {
-	mu     sync.Mutex
-	last   uint64
-	closed bool // ask no more
+	mu   sync.Mutex
+	last uint64
 }
 
 // QueueDrops returns how many packets the kernel has dropped since Open because the
@@ -18,19 +17,8 @@ type drops struct {
 func (d *Device) QueueDrops() uint64 {
 	d.drops.mu.Lock()
 	defer d.drops.mu.Unlock()
-	if d.drops.closed {
-		return d.drops.last
-	}
 	if n, err := d.host.txDropped(d.index); err == nil {
 		d.drops.last = n
 	}
 	return d.drops.last
-}
-
-// settleDrops asks for the last time.
-func (d *Device) settleDrops() {
-	d.QueueDrops()
-	d.drops.mu.Lock()
-	defer d.drops.mu.Unlock()
-	d.drops.closed = true
 }

@@ -9,8 +9,8 @@ import (
 	"goipip/tun"
 )
 
-// The other end of this tunnel is a mirror: what goes in comes out again, from
-// the address that it was for. It needs root, and runs until the link is deleted.
+// The other end of this tunnel is a mirror: each packet comes back from the address that
+// it was sent to. The program needs root, and runs until the link is deleted.
 func Example() {
 	host, err := tun.NewHost()
 	if err != nil {

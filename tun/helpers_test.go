@@ -28,7 +28,7 @@ var (
 	there = netip.MustParseAddr("172.66.2.101")
 )
 
-// link is what Setup makes of a test's device.
+// link is the configuration of most devices in tests.
 var link = tun.Link{
 	MTU:     1480,
 	Remote:  netip.MustParseAddr("192.168.1.129"),
@@ -42,7 +42,7 @@ type host struct {
 	tun *tun.Host
 }
 
-// newHost returns a host that is alone.
+// newHost returns a host in a lab of its own.
 func newHost(t *testing.T) *host {
 	t.Helper()
 	labtest.Need(t, "root", "tun")
@@ -161,13 +161,13 @@ func write(q *tun.Queue, hdr packet.VNetHdr, parts [][]byte) error {
 	return tun.NewWriter().Write(q, hdr, parts)
 }
 
-// reading is a queue that is being read to its end.
+// reading is a queue that a goroutine reads until an error.
 type reading struct {
 	packets chan tun.Packet // copies
-	err     chan error      // what ended it
+	err     chan error      // the error that ended it
 }
 
-// startReading begins to read a queue, in the background and without end.
+// startReading reads a queue in the background until an error.
 func startReading(q *tun.Queue) *reading {
 	r := &reading{packets: make(chan tun.Packet, 1<<14), err: make(chan error, 1)}
 	go func() {
@@ -200,26 +200,27 @@ func (r *reading) next(t *testing.T) tun.Packet {
 	panic("not reached")
 }
 
-// end returns what ended the reading.
+// end returns the error that ended the reading.
 func (r *reading) end(t *testing.T) error {
 	t.Helper()
 	return labtest.Within(t, "the end of Read", r.err)
 }
 
 const (
-	// deadline is for what should happen at once.
+	// deadline bounds the wait for something that should happen at once.
 	deadline = 10 * time.Second
-	// testTimeout is for a whole test.
+	// testTimeout bounds a whole test.
 	testTimeout = time.Minute
 )
 
-// endAfter ends a test that hangs in a read, by calling end, which closes what it reads.
+// endAfter calls end after testTimeout: closing a descriptor ends a test that hangs in
+// reading it.
 func endAfter(t testing.TB, end func()) {
 	timer := time.AfterFunc(testTimeout, end)
 	t.Cleanup(func() { timer.Stop() })
 }
 
-// datagram builds a UDP packet with right checksums, by other code than goipip's.
+// datagram builds a UDP packet with correct checksums, independently of goipip's code.
 func datagram(t testing.TB, from, to netip.AddrPort, payload string) packet.IPv4 {
 	t.Helper()
 	ip := &layers.IPv4{
@@ -238,7 +239,7 @@ func datagram(t testing.TB, from, to netip.AddrPort, payload string) packet.IPv4
 	return buf.Bytes()
 }
 
-// udpPayload returns the payload of a UDP packet, "" if it is none.
+// udpPayload returns the payload of a UDP packet, "" for another packet.
 func udpPayload(p packet.IPv4) string {
 	if !p.Valid() || p.Protocol() != packet.ProtoUDP {
 		return ""
@@ -306,8 +307,8 @@ func checkTraffic(t *testing.T, q *tun.Queue, r *reading, c *net.UDPConn) {
 	checkReceived(t, c, in)
 }
 
-// socketpair returns a queue's end and a test's end of a pair of sockets that
-// keep the borders of messages, as a TUN does. Both are non-blocking.
+// socketpair returns a queue's end and a test's end of a pair of sockets that preserve
+// message boundaries, as a TUN does. Both are non-blocking.
 func socketpair(t testing.TB) (queue *os.File, test int) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)

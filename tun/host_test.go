@@ -51,7 +51,7 @@ func TestHost_Concurrent(t *testing.T) {
 	}
 }
 
-// A device outlives its Host, but cannot be changed any more.
+// After Host.Close, devices carry packets but cannot be changed.
 func TestHost_Close(t *testing.T) {
 	h := newHost(t)
 	d := openUp(t, h, tun.Config{Name: "tun01", Queues: 1})
@@ -81,13 +81,13 @@ func TestHost_Close(t *testing.T) {
 		t.Errorf("QueueDrops() = %d, want the last known 7", got)
 	}
 	r := startReading(d.Queues()[0])
-	for range 4096 { // what the ring holds
+	for range 4096 { // the packets in the ring
 		r.next(t)
 	}
 	checkTraffic(t, d.Queues()[0], r, c)
 }
 
-// A subnet has a broadcast address where there is one for it (RFC 3021).
+// Subnets of more than two addresses have a broadcast address (RFC 3021).
 func TestSetup_Broadcast(t *testing.T) {
 	h := newHost(t)
 	d := open(t, h, tun.Config{Name: "tun01", Queues: 1})
@@ -112,7 +112,7 @@ func TestSetup_Broadcast(t *testing.T) {
 	}
 }
 
-// A route that the link has already is no error of Setup, one that leads elsewhere is.
+// Setup accepts a route that the link has already, but not one that leads elsewhere.
 func TestSetup_RouteExists(t *testing.T) {
 	h := newHost(t)
 	l := link

@@ -29,7 +29,7 @@ func checkRead(t *testing.T, q *tun.Queue, want error) {
 	}
 }
 
-// A link that a person deletes ends Reads that wait, and all later calls.
+// Deleting the link wakes readers, and all later calls fail.
 func TestDeleted_WhileReading(t *testing.T) {
 	h := newHost(t)
 	d := openUp(t, h, tun.Config{Name: "tun01", Queues: 3, Offload: true})
@@ -57,7 +57,7 @@ func TestDeleted_WhileReading(t *testing.T) {
 	checkWrite(t, d.Queues()[0], os.ErrClosed)
 }
 
-// The same where nothing waits at that moment, and in either order.
+// The same where no reader waits, and the first call is a read or a write.
 func TestDeleted_BeforeUse(t *testing.T) {
 	tests := []struct {
 		name string
@@ -83,8 +83,8 @@ func TestDeleted_BeforeUse(t *testing.T) {
 	}
 }
 
-// On a link that is down each packet is lost, and on one that is up again they
-// pass, with Reads that wait throughout.
+// While the link is down each packet is lost, and when it is up again packets pass. A
+// reader waits throughout.
 func TestDown(t *testing.T) {
 	h := newHost(t)
 	d := open(t, h, tun.Config{Name: "tun01", Queues: 1, Offload: true})
@@ -138,8 +138,8 @@ func TestRenamed(t *testing.T) {
 	}
 }
 
-// A link that was moved to another namespace, down and without its addresses as
-// the kernel leaves it, is of use there.
+// A link can be used in another namespace after it was moved there, which takes it down and
+// removes its addresses.
 func TestMovedToNamespace(t *testing.T) {
 	labtest.Need(t, "root", "tun")
 	lab := labtest.New(t)

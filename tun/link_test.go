@@ -20,7 +20,7 @@ import (
 	"goipip/tun"
 )
 
-// Other programs take the link for the kernel's own ipip device.
+// To other programs the link looks like the kernel's own ipip device.
 func TestO1_LooksLikeIPIP(t *testing.T) {
 	for _, offload := range []bool{false, true} {
 		t.Run(fmt.Sprintf("offload=%v", offload), func(t *testing.T) {
@@ -96,7 +96,7 @@ func TestO1_ShownByIP(t *testing.T) {
 	}
 }
 
-// Until Setup, the device is there but takes no part in anything.
+// Until Setup, the link is down and without addresses.
 func TestOpen_DownWithoutAddress(t *testing.T) {
 	h := newHost(t)
 	open(t, h, tun.Config{Name: "tun01", Queues: 1})
@@ -139,7 +139,7 @@ func TestSetup_Address(t *testing.T) {
 		local string
 		peer  string
 		want  []string
-		route string // what the kernel then reaches through the link
+		route string // an address that the kernel then reaches through the link
 	}{
 		{"none", "", "", nil, ""},
 		{"subnet", "10.1.2.3/24", "", []string{"10.1.2.3/24"}, "10.1.2.99"},
@@ -172,7 +172,7 @@ func TestSetup_Address(t *testing.T) {
 	}
 }
 
-// The ends of the MTU's range, and what lies beyond.
+// The ends of the MTU's range, and values outside it.
 func TestSetup_MTU(t *testing.T) {
 	h := newHost(t)
 	d := open(t, h, tun.Config{Name: "tun01", Queues: 1})
@@ -209,8 +209,8 @@ func TestSetup_Deleted(t *testing.T) {
 	}
 }
 
-// Where the kernel gives each link an IPv6 address and speaks IPv6 on it by
-// itself, it leaves this one alone.
+// Where the kernel gives each link an IPv6 address and sends IPv6 packets by itself, it does
+// neither on this link.
 func TestG6_NoIPv6(t *testing.T) {
 	h := newHost(t)
 	for conf, value := range map[string]string{
@@ -229,7 +229,7 @@ func TestG6_NoIPv6(t *testing.T) {
 	d := openUp(t, h, tun.Config{Name: "tun01", Queues: 1, Offload: true})
 	r := startReading(d.Queues()[0])
 
-	// A plain TUN shows that there would be something, and when.
+	// A plain TUN shows what the kernel does otherwise, and when.
 	noisy := openPlain(t, h, "plain")
 	if err := h.SetUp("plain"); err != nil {
 		t.Fatal(err)

@@ -15,7 +15,7 @@ import (
 	"goipip/tun"
 )
 
-// Checksums that the kernel, or goipip, leaves to the other side of the device.
+// Checksums that the kernel or goipip leaves to the other side of the device.
 
 // localPackets makes the host send one packet of each protocol into the device.
 func localPackets(t *testing.T, h *host) map[string]func() {
@@ -47,8 +47,8 @@ func transportSum(p packet.IPv4) uint16 {
 	return packet.Sum(p.Payload(), packet.PseudoHeaderSum(p))
 }
 
-// With offload the kernel leaves the checksum of local packets to the reader,
-// and says where it is to go.
+// With offload the kernel leaves the checksum of local packets to the reader, and says
+// where it goes.
 func TestOffload_Read(t *testing.T) {
 	h := newHost(t)
 	d := openUp(t, h, tun.Config{Name: "tun01", Queues: 1, Offload: true})
@@ -84,7 +84,7 @@ func TestOffload_Read(t *testing.T) {
 	}
 }
 
-// Without it, packets come as they go on the wire.
+// Without it, packets are as they would be on the wire.
 func TestNoOffload_Read(t *testing.T) {
 	h := newHost(t)
 	d := openUp(t, h, tun.Config{Name: "tun01", Queues: 1})
@@ -103,7 +103,7 @@ func TestNoOffload_Read(t *testing.T) {
 	}
 }
 
-// What the kernel accepts of what is written, and what it does not.
+// Which checksums of written packets the kernel accepts.
 func TestWrite_Checksum(t *testing.T) {
 	const payload = "the payload"
 	partial := packet.VNetHdr{
@@ -137,7 +137,7 @@ func TestWrite_Checksum(t *testing.T) {
 			if tt.change != nil {
 				tt.change(p)
 			}
-			// In parts, as header and payload come from different buffers.
+			// In parts, like a header and a payload from different buffers.
 			if err := write(q, tt.hdr, [][]byte{p[:packet.IPv4HdrLen], p[packet.IPv4HdrLen:]}); err != nil {
 				t.Fatal(err)
 			}
@@ -158,7 +158,8 @@ func TestWrite_Checksum(t *testing.T) {
 	}
 }
 
-// leavePseudoSum makes the UDP checksum what a sender leaves to a device.
+// leavePseudoSum sets the UDP checksum to the sum of the pseudo-header, as a sender does that
+// leaves the rest to a device.
 func leavePseudoSum(p packet.IPv4) {
 	sum := packet.PseudoHeaderSum(p)
 	field := p.Payload()[packet.UDPCsumOffset:]
@@ -201,7 +202,7 @@ func udpChecksumErrors(t *testing.T, h *host) (n int) {
 	return n
 }
 
-// A header that does not fit its packet loses this packet only.
+// A header that does not fit loses its packet, and no other.
 func TestWrite_Refused(t *testing.T) {
 	h := newHost(t)
 	d := openUp(t, h, tun.Config{Name: "tun01", Queues: 1, Offload: true})
@@ -233,7 +234,7 @@ func TestWrite_Refused(t *testing.T) {
 	}
 }
 
-// The largest packets pass both ways where the link's MTU takes them.
+// The largest packets pass both ways if the link's MTU allows them.
 func TestLargestPackets(t *testing.T) {
 	const mtu = 65515
 	largest := strings.Repeat("x", mtu-packet.IPv4HdrLen-packet.UDPHdrLen)

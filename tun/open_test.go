@@ -38,8 +38,8 @@ func TestOpen_Name(t *testing.T) {
 	}
 }
 
-// A name that is taken, by whatever kind of link, is an error that tells a
-// person what to do, and the link that has it stays as it is.
+// A name that is taken by any kind of link is an error that names the remedy, and the link
+// with that name stays as it is.
 func TestOpen_NameTaken(t *testing.T) {
 	h := newHost(t)
 	open(t, h, tun.Config{Name: "tun01", Queues: 2, Offload: true})
@@ -90,7 +90,7 @@ func TestOpen_NameRefused(t *testing.T) {
 	}
 }
 
-// tryOpen opens a device that should not open, and closes it if it did.
+// tryOpen opens a device that should not open, and closes it if it does.
 func tryOpen(h *host, cfg tun.Config) error {
 	return h.Do(func() error {
 		d, err := h.tun.Open(cfg)
@@ -101,7 +101,7 @@ func tryOpen(h *host, cfg tun.Config) error {
 	})
 }
 
-// describeLinks returns what there is to say about each link, but for counters.
+// describeLinks returns the attributes of all links, without counters.
 func describeLinks(t *testing.T, h *host) (links []netlink.LinkAttrs) {
 	t.Helper()
 	list, err := h.Netlink().LinkList()
@@ -116,8 +116,8 @@ func describeLinks(t *testing.T, h *host) (links []netlink.LinkAttrs) {
 	return links
 }
 
-// There are as many queues as were asked for, and the control descriptor is
-// none of them.
+// There are as many queues as Config asks for, and the control descriptor is not one of
+// them.
 func TestOpen_Queues(t *testing.T) {
 	h := newHost(t)
 	for _, n := range []int{1, 2, 8, tun.MaxQueues} {

@@ -15,8 +15,7 @@ import (
 	"goipip/tun"
 )
 
-// What a queue does with its descriptor, on a pair of sockets in place of a
-// device.
+// Queues on a pair of sockets in place of a device.
 
 // newQueue returns a queue on a socket, and the descriptor of the other end.
 func newQueue(t testing.TB, vnet bool) (*tun.Queue, *os.File, int) {
@@ -41,7 +40,7 @@ func mustWrite(t testing.TB, fd int, b []byte) {
 	}
 }
 
-// message returns what a TUN with vnet would give to read for payload.
+// message returns payload as a read from a TUN returns it, behind hdr if vnet.
 func message(hdr packet.VNetHdr, vnet bool, payload []byte) []byte {
 	if !vnet {
 		return payload
@@ -51,7 +50,7 @@ func message(hdr packet.VNetHdr, vnet bool, payload []byte) []byte {
 	return append(b, payload...)
 }
 
-// everyField is a header of which no field is zero, or like another.
+// everyField is a header whose fields are all different, and none is zero.
 var everyField = packet.VNetHdr{Flags: 1, GSOType: 2, HdrLen: 0x0304, GSOSize: 0x0506, CsumStart: 0x0708, CsumOffset: 0x090a}
 
 // bothKinds runs a test for a plain queue and for one with the virtio-net header.
@@ -61,8 +60,8 @@ func bothKinds(t *testing.T, f func(t *testing.T, vnet bool)) {
 	}
 }
 
-// writeAll writes messages until the socket's buffer is full, and returns how
-// many it took.
+// writeAll writes messages until the socket's buffer is full, and returns how many it
+// wrote.
 func writeAll(t *testing.T, peer int, messages [][]byte) int {
 	t.Helper()
 	for i, m := range messages {
@@ -110,7 +109,7 @@ func TestQueue_ReadBatch(t *testing.T) {
 	})
 }
 
-// A full batch of packets as long as an Ethernet carries comes in one Read.
+// One Read returns a full batch of packets of Ethernet's size.
 func TestQueue_ReadEthernet(t *testing.T) {
 	bothKinds(t, func(t *testing.T, vnet bool) {
 		q, _, peer := newQueue(t, vnet)
@@ -126,8 +125,8 @@ func TestQueue_ReadEthernet(t *testing.T) {
 	})
 }
 
-// checkBatch checks packets, of which the first has the number first, and
-// writes over each, which must not show in the others.
+// checkBatch checks packets, which are numbered from first on, and overwrites each, which
+// must not change the others.
 func checkBatch(t *testing.T, packets []tun.Packet, want [][]byte, vnet bool, first int) {
 	t.Helper()
 	for i, p := range packets {
@@ -149,7 +148,7 @@ func checkBatch(t *testing.T, packets []tun.Packet, want [][]byte, vnet bool, fi
 	}
 }
 
-// The largest packets leave room for few others, and none is cut.
+// The largest packets leave room for few others, and none is truncated.
 func TestQueue_ReadLargest(t *testing.T) {
 	bothKinds(t, func(t *testing.T, vnet bool) {
 		q, _, peer := newQueue(t, vnet)
@@ -178,7 +177,7 @@ func TestQueue_ReadLargest(t *testing.T) {
 	})
 }
 
-// Packets stay what they are until the next Read, also when more arrive.
+// Packets stay unchanged until Reset, even when more arrive.
 func TestQueue_ReadValidUntilNext(t *testing.T) {
 	q, _, peer := newQueue(t, true)
 	r := tun.NewReader()
@@ -193,7 +192,7 @@ func TestQueue_ReadValidUntilNext(t *testing.T) {
 	}
 }
 
-// What is too short for a header is no packet, and does not end the queue.
+// A message shorter than the header is skipped, and the next packet is read.
 func TestQueue_ReadShort(t *testing.T) {
 	q, _, peer := newQueue(t, true)
 	r := tun.NewReader()
@@ -238,7 +237,7 @@ func TestQueue_ClosedWhileReading(t *testing.T) {
 	}
 }
 
-// An error that no TUN gives is passed on.
+// An unexpected error is returned.
 func TestQueue_ReadError(t *testing.T) {
 	f, err := os.OpenFile("/dev/null", os.O_WRONLY, 0)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"goipip/tun"
 )
 
-// An empty queue gives nothing, at once.
+// Read of an empty queue returns at once.
 func TestReader_NeverWaits(t *testing.T) {
 	bothKinds(t, func(t *testing.T, vnet bool) {
 		q, _, _ := newQueue(t, vnet)
@@ -24,8 +24,8 @@ func TestReader_NeverWaits(t *testing.T) {
 	})
 }
 
-// Reads of different queues fill one buffer. Each returns the packets of its queue, and
-// all stay what they are until Reset.
+// Reads of different queues fill one buffer. Each returns the packets of its queue, and all
+// stay unchanged until Reset.
 func TestReader_ManyQueues(t *testing.T) {
 	var queues []*tun.Queue
 	var peers []int
@@ -40,7 +40,7 @@ func TestReader_ManyQueues(t *testing.T) {
 		var want []string
 		for pass := range 3 {
 			for i, q := range queues {
-				for n := range i + pass { // none at first from the first
+				for n := range i + pass { // the first queue is empty in the first pass
 					payload := fmt.Sprintf("packet %d of queue %d, pass %d, round %d", n, i, pass, round)
 					mustWrite(t, peers[i], message(everyField, q.VNet(), []byte(payload)))
 					want = append(want, payload)
@@ -119,8 +119,8 @@ func TestReader_Room(t *testing.T) {
 	}
 }
 
-// One busy queue does not keep a Reader: what one Read returns is bounded, also in a
-// buffer that has packets already.
+// A busy queue cannot occupy a Reader: BatchSize limits each Read, also one into a buffer
+// with packets.
 func TestReader_Batch(t *testing.T) {
 	a, _, peerA := newQueue(t, false)
 	b, _, peerB := newQueue(t, false)
@@ -216,7 +216,7 @@ func TestWriter_Allocs(t *testing.T) {
 	})
 }
 
-// A busy queue of Ethernet's packets: Read, Reset, in a loop.
+// Read of a full batch of packets of Ethernet's size.
 func BenchmarkReader(b *testing.B) {
 	q, _, peer := newQueue(b, true)
 	r := tun.NewReader()

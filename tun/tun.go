@@ -230,7 +230,7 @@ func (d *Device) Queues() []*Queue { return d.queues }
 // return os.ErrClosed from then on. It waits for calls that are under way. Closing once
 // more does nothing.
 func (d *Device) Close() error {
-	d.settleDrops()
+	d.QueueDrops() // for calls after Close
 	return d.closeQueues()
 }
 

@@ -18,7 +18,7 @@ import (
 	"goipip/tun"
 )
 
-// A packet is written as one message, whatever its number of parts.
+// A packet of any number of parts is written as one message.
 func TestQueue_WriteGathers(t *testing.T) {
 	long := randomBytes(rand.New(rand.NewPCG(5, 6)), 60000)
 	tests := []struct {
@@ -59,7 +59,7 @@ func TestQueue_WriteGathers(t *testing.T) {
 	})
 }
 
-// What the kernel does not take is refused, and the next packet passes.
+// A packet that the kernel refuses is lost, and the next one passes.
 func TestQueue_WriteRefused(t *testing.T) {
 	q, _, peer := newQueue(t, false)
 	tooMany := make([][]byte, 1025) // UIO_MAXIOV is 1024
@@ -94,7 +94,7 @@ func fill(t *testing.T, file *os.File) {
 	}
 }
 
-// Where there is no room at the moment, the packet is lost at once.
+// A packet for which there is no room is lost at once.
 func TestQueue_WriteNeverWaits(t *testing.T) {
 	q, file, peer := newQueue(t, false)
 	fill(t, file)
