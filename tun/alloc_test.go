@@ -8,13 +8,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"goipip/internal/netlab"
 	"goipip/internal/packet"
 	"goipip/tun"
 )
 
-// checkAllocs fails where a run of work allocates, or reports that it did not do
-// its work: a function that does nothing allocates nothing either.
+// checkAllocs fails if a run of work allocates, or reports that it did not do its work:
+// a function that does nothing allocates nothing either.
 func checkAllocs(t *testing.T, work func() bool) {
 	t.Helper()
 	failed := false
@@ -30,6 +29,7 @@ func checkAllocs(t *testing.T, work func() bool) {
 func TestQueue_Allocs(t *testing.T) {
 	bothKinds(t, func(t *testing.T, vnet bool) {
 		q, _, peer := newQueue(t, vnet)
+		r, w := tun.NewReader(), tun.NewWriter()
 		in := message(everyField, vnet, []byte("in"))
 		hdr := packet.VNetHdr{}
 		if vnet {
@@ -47,13 +47,13 @@ func TestQueue_Allocs(t *testing.T) {
 						return false
 					}
 				}
-				packets, err := q.Read()
+				packets, err := read(r, q)
 				return err == nil && len(packets) == batch && string(packets[batch-1].Bytes) == "in"
 			})
 		})
 		t.Run("Write", func(t *testing.T) {
 			checkAllocs(t, func() bool {
-				if q.Write(hdr, parts) != nil {
+				if w.Write(q, hdr, parts) != nil {
 					return false
 				}
 				n, err := unix.Read(peer, buf)
@@ -62,12 +62,12 @@ func TestQueue_Allocs(t *testing.T) {
 		})
 		t.Run("Write, refused", func(t *testing.T) {
 			tooMany := make([][]byte, 1025) // UIO_MAXIOV is 1024
-			checkAllocs(t, func() bool { return q.Write(hdr, tooMany) == tun.ErrRefused })
+			checkAllocs(t, func() bool { return w.Write(q, hdr, tooMany) == tun.ErrRefused })
 		})
 	})
 }
 
-// Many more parts than any packet has cost nothing, once there is room for them.
+// Even 1000 parts allocate nothing, once the Writer has grown.
 func TestQueue_AllocsOfManyParts(t *testing.T) {
 	f, err := os.OpenFile("/dev/null", os.O_WRONLY, 0)
 	if err != nil {
@@ -78,20 +78,21 @@ func TestQueue_AllocsOfManyParts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w := tun.NewWriter()
 	parts := make([][]byte, 1000)
 	for i := range parts {
 		parts[i] = []byte{byte(i)}
 	}
-	checkAllocs(t, func() bool { return q.Write(everyField, parts) == nil })
+	checkAllocs(t, func() bool { return w.Write(q, everyField, parts) == nil })
 }
 
-// On a device: the host's packets are read and come back to it.
+// On a device: a packet of the host is read, and written back as an echo.
 func TestDevice_Allocs(t *testing.T) {
 	for _, offload := range []bool{false, true} {
 		t.Run(fmt.Sprintf("offload=%v", offload), func(t *testing.T) {
 			h := newHost(t)
 			d := openUp(t, h, tun.Config{Name: "tun01", Queues: 1, Offload: offload})
-			q := d.Queues()[0]
+			q, r, w := d.Queues()[0], tun.NewReader(), tun.NewWriter()
 			fd := dial(t, h, far)
 			parts := make([][]byte, 2)
 			payload, buf := make([]byte, 1000), make([]byte, 2000)
@@ -100,18 +101,18 @@ func TestDevice_Allocs(t *testing.T) {
 				if _, err := unix.Write(fd, payload); err != nil {
 					return false
 				}
-				packets, err := q.Read()
+				packets, err := read(r, q)
 				if err != nil || len(packets) != 1 {
 					return false
 				}
-				// An echo: that the addresses change places changes no checksum,
-				// and the ports are the same.
+				// Swapping the addresses changes no checksum, and the ports are
+				// equal.
 				p := packet.IPv4(packets[0].Bytes)
 				from, to := p.Source(), p.Destination()
 				p.SetSource(to)
 				p.SetDestination(from)
 				parts[0], parts[1] = p[:packet.IPv4HdrLen], p[packet.IPv4HdrLen:]
-				if q.Write(packets[0].VNet, parts) != nil {
+				if w.Write(q, packets[0].VNet, parts) != nil {
 					return false
 				}
 				n, err := unix.Read(fd, buf)
@@ -121,9 +122,8 @@ func TestDevice_Allocs(t *testing.T) {
 	}
 }
 
-// dial returns a UDP socket on h whose two ports are the same, and whose read
-// fails after a while.
-func dial(t *testing.T, h *netlab.Host, to netip.AddrPort) (fd int) {
+// dial returns a UDP socket on h with equal ports at both ends. Its reads time out.
+func dial(t *testing.T, h *host, to netip.AddrPort) (fd int) {
 	t.Helper()
 	err := h.Do(func() (err error) {
 		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)

@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/tun"
 )
@@ -74,8 +73,8 @@ func TestOpen_CloseOnExec(t *testing.T) {
 	}
 }
 
-// Every queue, though water opened it, has the virtio-net header that the
-// control descriptor asked for, and none has it that was not to.
+// Every queue that water opened has the virtio-net header if and only if the control
+// descriptor asked for it.
 func TestOpen_VNetHeader(t *testing.T) {
 	h := newHost(t)
 	for _, offload := range []bool{false, true} {
@@ -117,7 +116,7 @@ func checkFlags(t *testing.T, fd int, vnet bool) {
 	}
 }
 
-// Devices come and go, and devices fail to come, without a descriptor left.
+// Opening devices, successfully or not, and closing them leaks no descriptor.
 func TestOpen_NoDescriptorLeaks(t *testing.T) {
 	labtest.Long(t)
 	h := newHost(t)
@@ -150,7 +149,7 @@ func TestOpen_NoDescriptorLeaks(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			tt.cycle(t) // what the runtime opens for itself, it opens here
+			tt.cycle(t) // the runtime opens descriptors of its own here
 			before := allDescriptors(t)
 			for range 50 {
 				tt.cycle(t)
@@ -162,7 +161,7 @@ func TestOpen_NoDescriptorLeaks(t *testing.T) {
 	}
 }
 
-func failingOpen(h *netlab.Host, name string) func(t *testing.T) {
+func failingOpen(h *host, name string) func(t *testing.T) {
 	return func(t *testing.T) {
 		if err := tryOpen(h, tun.Config{Name: name, Queues: 1, Offload: true}); err == nil {
 			t.Fatalf("Open of %q worked", name)

@@ -9,10 +9,16 @@ import (
 	"goipip/tun"
 )
 
-// The other end of this tunnel is a mirror: what goes in comes out again, from
-// the address that it was for. It needs root, and runs until the link is deleted.
+// The other end of this tunnel is a mirror: each packet comes back from the address that
+// it was sent to. The program needs root, and runs until the link is deleted.
 func Example() {
-	device, err := tun.Open(tun.Config{Name: "mirror", Queues: 1, Offload: true})
+	host, err := tun.NewHost()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer host.Close()
+	device, err := host.Open(tun.Config{Name: "mirror", Queues: 1, Offload: true})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -28,9 +34,11 @@ func Example() {
 		return
 	}
 
-	queue := device.Queues()[0]
+	queue, reader, writer := device.Queues()[0], tun.NewReader(), tun.NewWriter()
 	for {
-		packets, err := queue.Read()
+		waitReadable(queue) // by poll(2)
+		reader.Reset()
+		packets, err := reader.Read(queue)
 		if errors.Is(err, tun.ErrDeleted) {
 			return
 		} else if err != nil {
@@ -46,7 +54,7 @@ func Example() {
 			ip.SetSource(to)
 			ip.SetDestination(from)
 			// A checksum that is still to be finished stays so.
-			if err := queue.Write(p.VNet, [][]byte{ip}); err != nil {
+			if err := writer.Write(queue, p.VNet, [][]byte{ip}); err != nil {
 				fmt.Println("lost a packet:", err)
 			}
 		}

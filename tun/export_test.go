@@ -1,10 +1,10 @@
 package tun
 
-// NewQueue makes a queue of a descriptor that a test brings.
+// NewQueue makes a queue of a test's descriptor.
 var NewQueue = newQueue
 
-// QdiscError tells whether Setup fails by an error of the qdisc's.
+// QdiscError returns the error with which Setup fails after an error of the qdisc.
 var QdiscError = qdiscError
 
-// Close closes what its device would.
+// Close closes the queue, as its device would.
 func (q *Queue) Close() error { return q.fd.Close() }

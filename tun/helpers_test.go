@@ -6,7 +6,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,7 +28,7 @@ var (
 	there = netip.MustParseAddr("172.66.2.101")
 )
 
-// link is what Setup makes of a test's device.
+// link is the configuration of most devices in tests.
 var link = tun.Link{
 	MTU:     1480,
 	Remote:  netip.MustParseAddr("192.168.1.129"),
@@ -34,28 +36,46 @@ var link = tun.Link{
 	Peer:    there,
 }
 
-// newHost returns a namespace for devices of its own.
-func newHost(t *testing.T) *netlab.Host {
+// host is a network namespace for devices.
+type host struct {
+	*netlab.Host
+	tun *tun.Host
+}
+
+// newHost returns a host in a lab of its own.
+func newHost(t *testing.T) *host {
 	t.Helper()
 	labtest.Need(t, "root", "tun")
 	return addHost(t, labtest.New(t), "host")
 }
 
-func addHost(t *testing.T, lab *netlab.Lab, name string) *netlab.Host {
+func addHost(t *testing.T, lab *netlab.Lab, name string) *host {
 	t.Helper()
 	h, err := lab.Host(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return h
+	return &host{h, newTunHost(t, h)}
+}
+
+func newTunHost(t *testing.T, h *netlab.Host) (th *tun.Host) {
+	t.Helper()
+	if err := h.Do(func() (err error) {
+		th, err = tun.NewHost()
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(th.Close)
+	return th
 }
 
 // open opens a device on h, and closes it when the test ends.
-func open(t *testing.T, h *netlab.Host, cfg tun.Config) *tun.Device {
+func open(t *testing.T, h *host, cfg tun.Config) *tun.Device {
 	t.Helper()
 	var d *tun.Device
 	err := h.Do(func() (err error) {
-		d, err = tun.Open(cfg)
+		d, err = h.tun.Open(cfg)
 		return err
 	})
 	if err != nil {
@@ -67,22 +87,22 @@ func open(t *testing.T, h *netlab.Host, cfg tun.Config) *tun.Device {
 }
 
 // openUp opens a device on h that is up and has an address.
-func openUp(t *testing.T, h *netlab.Host, cfg tun.Config) *tun.Device {
+func openUp(t *testing.T, h *host, cfg tun.Config) *tun.Device {
 	t.Helper()
 	d := open(t, h, cfg)
-	setup(t, h, d, link)
+	setup(t, d, link)
 	return d
 }
 
-func setup(t *testing.T, h *netlab.Host, d *tun.Device, l tun.Link) {
+func setup(t *testing.T, d *tun.Device, l tun.Link) {
 	t.Helper()
-	if err := h.Do(func() error { return d.Setup(l) }); err != nil {
+	if err := d.Setup(l); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // linkNames returns the names of all links on h.
-func linkNames(t *testing.T, h *netlab.Host) []string {
+func linkNames(t *testing.T, h *host) []string {
 	t.Helper()
 	links, err := h.Netlink().LinkList()
 	if err != nil {
@@ -95,23 +115,65 @@ func linkNames(t *testing.T, h *netlab.Host) []string {
 	return names
 }
 
-func hasLink(t *testing.T, h *netlab.Host, name string) bool {
+func hasLink(t *testing.T, h *host, name string) bool {
 	t.Helper()
 	return slices.Contains(linkNames(t, h), name)
 }
 
-// reading is a queue that is being read to its end.
-type reading struct {
-	packets chan tun.Packet // copies
-	err     chan error      // what ended it
+// read reads a queue into an empty buffer, as soon as there is something or an error.
+func read(r *tun.Reader, q *tun.Queue) ([]tun.Packet, error) {
+	r.Reset()
+	for {
+		if packets, err := r.Read(q); len(packets) > 0 || err != nil {
+			return packets, err
+		}
+		waitReadable(q)
+	}
 }
 
-// startReading begins to read a queue, in the background and without end.
+// waitReadable waits until a queue is readable, has an error, or is closed.
+func waitReadable(q *tun.Queue) {
+	for {
+		fd, ok := q.FD().Acquire()
+		if !ok {
+			return
+		}
+		fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, _ := unix.Poll(fds[:], 1) // in ms; Close waits for Release
+		q.FD().Release()
+		if n > 0 {
+			return
+		}
+	}
+}
+
+// waitParked waits until n goroutines wait in waitReadable.
+func waitParked(t *testing.T, n int) {
+	t.Helper()
+	stacks := make([]byte, 1<<20)
+	labtest.WaitFor(t, "goroutines in waitReadable", func() bool {
+		return strings.Count(string(stacks[:runtime.Stack(stacks, true)]), "tun_test.waitReadable(") == n
+	})
+}
+
+// write writes one packet with a Writer of its own.
+func write(q *tun.Queue, hdr packet.VNetHdr, parts [][]byte) error {
+	return tun.NewWriter().Write(q, hdr, parts)
+}
+
+// reading is a queue that a goroutine reads until an error.
+type reading struct {
+	packets chan tun.Packet // copies
+	err     chan error      // the error that ended it
+}
+
+// startReading reads a queue in the background until an error.
 func startReading(q *tun.Queue) *reading {
 	r := &reading{packets: make(chan tun.Packet, 1<<14), err: make(chan error, 1)}
 	go func() {
+		reader := tun.NewReader()
 		for {
-			packets, err := q.Read()
+			packets, err := read(reader, q)
 			for _, p := range packets {
 				r.packets <- tun.Packet{Bytes: bytes.Clone(p.Bytes), VNet: p.VNet}
 			}
@@ -138,26 +200,27 @@ func (r *reading) next(t *testing.T) tun.Packet {
 	panic("not reached")
 }
 
-// end returns what ended the reading.
+// end returns the error that ended the reading.
 func (r *reading) end(t *testing.T) error {
 	t.Helper()
 	return labtest.Within(t, "the end of Read", r.err)
 }
 
 const (
-	// deadline is for what should happen at once.
+	// deadline bounds the wait for something that should happen at once.
 	deadline = 10 * time.Second
-	// testTimeout is for a whole test.
+	// testTimeout bounds a whole test.
 	testTimeout = time.Minute
 )
 
-// endAfter has a test that hangs in a Read call end, which closes what it reads.
+// endAfter calls end after testTimeout: closing a descriptor ends a test that hangs in
+// reading it.
 func endAfter(t testing.TB, end func()) {
 	timer := time.AfterFunc(testTimeout, end)
 	t.Cleanup(func() { timer.Stop() })
 }
 
-// datagram builds a UDP packet with right checksums, by other code than goipip's.
+// datagram builds a UDP packet with correct checksums, independently of goipip's code.
 func datagram(t testing.TB, from, to netip.AddrPort, payload string) packet.IPv4 {
 	t.Helper()
 	ip := &layers.IPv4{
@@ -176,7 +239,7 @@ func datagram(t testing.TB, from, to netip.AddrPort, payload string) packet.IPv4
 	return buf.Bytes()
 }
 
-// udpPayload returns the payload of a UDP packet, "" if it is none.
+// udpPayload returns the payload of a UDP packet, "" for another packet.
 func udpPayload(p packet.IPv4) string {
 	if !p.Valid() || p.Protocol() != packet.ProtoUDP {
 		return ""
@@ -185,7 +248,7 @@ func udpPayload(p packet.IPv4) string {
 }
 
 // listen opens a UDP socket on h.
-func listen(t *testing.T, h *netlab.Host, a netip.Addr) *net.UDPConn {
+func listen(t *testing.T, h *host, a netip.Addr) *net.UDPConn {
 	t.Helper()
 	var c *net.UDPConn
 	err := h.Do(func() (err error) {
@@ -238,14 +301,14 @@ func checkTraffic(t *testing.T, q *tun.Queue, r *reading, c *net.UDPConn) {
 		t.Fatalf("read %q, want %q", got, out)
 	}
 	p := datagram(t, far, localAddr(c), in)
-	if err := q.Write(packet.VNetHdr{}, [][]byte{p}); err != nil {
+	if err := write(q, packet.VNetHdr{}, [][]byte{p}); err != nil {
 		t.Fatal(err)
 	}
 	checkReceived(t, c, in)
 }
 
-// socketpair returns a queue's end and a test's end of a pair of sockets that
-// keep the borders of messages, as a TUN does. Both are non-blocking.
+// socketpair returns a queue's end and a test's end of a pair of sockets that preserve
+// message boundaries, as a TUN does. Both are non-blocking.
 func socketpair(t testing.TB) (queue *os.File, test int) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)

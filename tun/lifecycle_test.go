@@ -8,7 +8,6 @@ import (
 
 	"github.com/vishvananda/netns"
 
-	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
 	"goipip/tun"
@@ -18,19 +17,19 @@ import (
 func checkWrite(t *testing.T, q *tun.Queue, want error) {
 	t.Helper()
 	p := datagram(t, far, far, "x")
-	if err := q.Write(packet.VNetHdr{}, [][]byte{p}); !errors.Is(err, want) {
+	if err := write(q, packet.VNetHdr{}, [][]byte{p}); !errors.Is(err, want) {
 		t.Errorf("Write: %v, want %v", err, want)
 	}
 }
 
 func checkRead(t *testing.T, q *tun.Queue, want error) {
 	t.Helper()
-	if packets, err := q.Read(); !errors.Is(err, want) || len(packets) != 0 {
+	if packets, err := read(tun.NewReader(), q); !errors.Is(err, want) || len(packets) != 0 {
 		t.Errorf("Read: %d packets, %v, want %v", len(packets), err, want)
 	}
 }
 
-// A link that a person deletes ends Reads that wait, and all later calls.
+// Deleting the link wakes readers, and all later calls fail.
 func TestDeleted_WhileReading(t *testing.T) {
 	h := newHost(t)
 	d := openUp(t, h, tun.Config{Name: "tun01", Queues: 3, Offload: true})
@@ -38,7 +37,7 @@ func TestDeleted_WhileReading(t *testing.T) {
 	for _, q := range d.Queues() {
 		readings = append(readings, startReading(q))
 	}
-	labtest.WaitParked(t, "tun.(*Queue).Read", len(readings))
+	waitParked(t, len(readings))
 	if err := h.DeleteLink("tun01"); err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +57,7 @@ func TestDeleted_WhileReading(t *testing.T) {
 	checkWrite(t, d.Queues()[0], os.ErrClosed)
 }
 
-// The same where nothing waits at that moment, and in either order.
+// The same where no reader waits, and the first call is a read or a write.
 func TestDeleted_BeforeUse(t *testing.T) {
 	tests := []struct {
 		name string
@@ -73,7 +72,7 @@ func TestDeleted_BeforeUse(t *testing.T) {
 				h := newHost(t)
 				d := open(t, h, tun.Config{Name: "tun01", Queues: 1})
 				if up {
-					setup(t, h, d, link)
+					setup(t, d, link)
 				}
 				if err := h.DeleteLink("tun01"); err != nil {
 					t.Fatal(err)
@@ -84,14 +83,14 @@ func TestDeleted_BeforeUse(t *testing.T) {
 	}
 }
 
-// On a link that is down each packet is lost, and on one that is up again they
-// pass, with Reads that wait throughout.
+// While the link is down each packet is lost, and when it is up again packets pass. A
+// reader waits throughout.
 func TestDown(t *testing.T) {
 	h := newHost(t)
 	d := open(t, h, tun.Config{Name: "tun01", Queues: 1, Offload: true})
 	q := d.Queues()[0]
 	checkWrite(t, q, tun.ErrDown)
-	setup(t, h, d, link)
+	setup(t, d, link)
 
 	r := startReading(q)
 	c := listen(t, h, here)
@@ -139,8 +138,8 @@ func TestRenamed(t *testing.T) {
 	}
 }
 
-// A link that was moved to another namespace, down and without its addresses as
-// the kernel leaves it, is of use there.
+// A link can be used in another namespace after it was moved there, which takes it down and
+// removes its addresses.
 func TestMovedToNamespace(t *testing.T) {
 	labtest.Need(t, "root", "tun")
 	lab := labtest.New(t)
@@ -148,7 +147,7 @@ func TestMovedToNamespace(t *testing.T) {
 	d := openUp(t, h, tun.Config{Name: "tun01", Queues: 1, Offload: true})
 	q := d.Queues()[0]
 	r := startReading(q)
-	labtest.WaitParked(t, "tun.(*Queue).Read", 1)
+	waitParked(t, 1)
 
 	move(t, h, "tun01", other)
 	if hasLink(t, h, "tun01") || !hasLink(t, other, "tun01") {
@@ -173,7 +172,7 @@ func TestMovedToNamespace(t *testing.T) {
 	}
 }
 
-func move(t *testing.T, from *netlab.Host, name string, to *netlab.Host) {
+func move(t *testing.T, from *host, name string, to *host) {
 	t.Helper()
 	l, err := from.Netlink().LinkByName(name)
 	if err != nil {
@@ -199,7 +198,7 @@ func TestClose(t *testing.T) {
 	for _, q := range d.Queues() {
 		readings = append(readings, startReading(q))
 	}
-	labtest.WaitParked(t, "tun.(*Queue).Read", len(readings))
+	waitParked(t, len(readings))
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}

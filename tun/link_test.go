@@ -15,13 +15,12 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
-	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
 	"goipip/tun"
 )
 
-// Other programs take the link for the kernel's own ipip device.
+// To other programs the link looks like the kernel's own ipip device.
 func TestO1_LooksLikeIPIP(t *testing.T) {
 	for _, offload := range []bool{false, true} {
 		t.Run(fmt.Sprintf("offload=%v", offload), func(t *testing.T) {
@@ -55,7 +54,7 @@ func netipSlice(b []byte) netip.Addr {
 }
 
 // linkAttr returns an attribute of the link (rtnetlink(7)).
-func linkAttr(t *testing.T, h *netlab.Host, d *tun.Device, attr uint16) (value []byte) {
+func linkAttr(t *testing.T, h *host, d *tun.Device, attr uint16) (value []byte) {
 	t.Helper()
 	err := h.Do(func() error {
 		req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
@@ -97,7 +96,7 @@ func TestO1_ShownByIP(t *testing.T) {
 	}
 }
 
-// Until Setup, the device is there but takes no part in anything.
+// Until Setup, the link is down and without addresses.
 func TestOpen_DownWithoutAddress(t *testing.T) {
 	h := newHost(t)
 	open(t, h, tun.Config{Name: "tun01", Queues: 1})
@@ -113,7 +112,7 @@ func TestOpen_DownWithoutAddress(t *testing.T) {
 	}
 }
 
-func addresses(t *testing.T, h *netlab.Host, name string, family int) (list []string) {
+func addresses(t *testing.T, h *host, name string, family int) (list []string) {
 	t.Helper()
 	l, err := h.Netlink().LinkByName(name)
 	if err != nil {
@@ -140,7 +139,7 @@ func TestSetup_Address(t *testing.T) {
 		local string
 		peer  string
 		want  []string
-		route string // what the kernel then reaches through the link
+		route string // an address that the kernel then reaches through the link
 	}{
 		{"none", "", "", nil, ""},
 		{"subnet", "10.1.2.3/24", "", []string{"10.1.2.3/24"}, "10.1.2.99"},
@@ -156,7 +155,7 @@ func TestSetup_Address(t *testing.T) {
 			if tt.peer != "" {
 				l.Peer = netip.MustParseAddr(tt.peer)
 			}
-			setup(t, h, d, l)
+			setup(t, d, l)
 			if diff := cmp.Diff(tt.want, addresses(t, h, "tun01", netlink.FAMILY_V4)); diff != "" {
 				t.Errorf("addresses (-want +got):\n%s", diff)
 			}
@@ -173,12 +172,12 @@ func TestSetup_Address(t *testing.T) {
 	}
 }
 
-// The ends of the MTU's range, and what lies beyond.
+// The ends of the MTU's range, and values outside it.
 func TestSetup_MTU(t *testing.T) {
 	h := newHost(t)
 	d := open(t, h, tun.Config{Name: "tun01", Queues: 1})
 	for mtu, ok := range map[int]bool{67: false, 68: true, 576: true, 65515: true, 65536: false} {
-		err := h.Do(func() error { return d.Setup(tun.Link{MTU: mtu, Remote: link.Remote}) })
+		err := d.Setup(tun.Link{MTU: mtu, Remote: link.Remote})
 		if (err == nil) != ok {
 			t.Errorf("mtu %d: %v, want ok = %v", mtu, err, ok)
 		}
@@ -204,14 +203,14 @@ func TestSetup_Deleted(t *testing.T) {
 	if err := h.DeleteLink("tun01"); err != nil {
 		t.Fatal(err)
 	}
-	err := h.Do(func() error { return d.Setup(link) })
+	err := d.Setup(link)
 	if err == nil || !strings.Contains(err.Error(), "set up tun01: ") {
 		t.Errorf("Setup: %v, want an error that names the link", err)
 	}
 }
 
-// Where the kernel gives each link an IPv6 address and speaks IPv6 on it by
-// itself, it leaves this one alone.
+// Where the kernel gives each link an IPv6 address and sends IPv6 packets by itself, it does
+// neither on this link.
 func TestG6_NoIPv6(t *testing.T) {
 	h := newHost(t)
 	for conf, value := range map[string]string{
@@ -230,7 +229,7 @@ func TestG6_NoIPv6(t *testing.T) {
 	d := openUp(t, h, tun.Config{Name: "tun01", Queues: 1, Offload: true})
 	r := startReading(d.Queues()[0])
 
-	// A plain TUN shows that there would be something, and when.
+	// A plain TUN shows what the kernel does otherwise, and when.
 	noisy := openPlain(t, h, "plain")
 	if err := h.SetUp("plain"); err != nil {
 		t.Fatal(err)
@@ -256,7 +255,7 @@ func TestG6_NoIPv6(t *testing.T) {
 }
 
 // openPlain opens a TUN as any program does. Its Read fails at the deadline.
-func openPlain(t *testing.T, h *netlab.Host, name string) *os.File {
+func openPlain(t *testing.T, h *host, name string) *os.File {
 	t.Helper()
 	var f *os.File
 	err := h.Do(func() error {

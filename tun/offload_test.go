@@ -10,16 +10,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
 	"goipip/tun"
 )
 
-// Checksums that the kernel, or goipip, leaves to the other side of the device.
+// Checksums that the kernel or goipip leaves to the other side of the device.
 
 // localPackets makes the host send one packet of each protocol into the device.
-func localPackets(t *testing.T, h *netlab.Host) map[string]func() {
+func localPackets(t *testing.T, h *host) map[string]func() {
 	return map[string]func(){
 		"UDP": func() { send(t, listen(t, h, here), strings.Repeat("odd", 333)) },
 		"TCP": func() {
@@ -48,8 +47,8 @@ func transportSum(p packet.IPv4) uint16 {
 	return packet.Sum(p.Payload(), packet.PseudoHeaderSum(p))
 }
 
-// With offload the kernel leaves the checksum of local packets to the reader,
-// and says where it is to go.
+// With offload the kernel leaves the checksum of local packets to the reader, and says
+// where it goes.
 func TestOffload_Read(t *testing.T) {
 	h := newHost(t)
 	d := openUp(t, h, tun.Config{Name: "tun01", Queues: 1, Offload: true})
@@ -85,7 +84,7 @@ func TestOffload_Read(t *testing.T) {
 	}
 }
 
-// Without it, packets come as they go on the wire.
+// Without it, packets are as they would be on the wire.
 func TestNoOffload_Read(t *testing.T) {
 	h := newHost(t)
 	d := openUp(t, h, tun.Config{Name: "tun01", Queues: 1})
@@ -104,7 +103,7 @@ func TestNoOffload_Read(t *testing.T) {
 	}
 }
 
-// What the kernel accepts of what is written, and what it does not.
+// Which checksums of written packets the kernel accepts.
 func TestWrite_Checksum(t *testing.T) {
 	const payload = "the payload"
 	partial := packet.VNetHdr{
@@ -138,8 +137,8 @@ func TestWrite_Checksum(t *testing.T) {
 			if tt.change != nil {
 				tt.change(p)
 			}
-			// In parts, as header and payload come from different buffers.
-			if err := q.Write(tt.hdr, [][]byte{p[:packet.IPv4HdrLen], p[packet.IPv4HdrLen:]}); err != nil {
+			// In parts, like a header and a payload from different buffers.
+			if err := write(q, tt.hdr, [][]byte{p[:packet.IPv4HdrLen], p[packet.IPv4HdrLen:]}); err != nil {
 				t.Fatal(err)
 			}
 			if tt.accept {
@@ -148,7 +147,7 @@ func TestWrite_Checksum(t *testing.T) {
 				labtest.WaitFor(t, "a checksum error", func() bool { return udpChecksumErrors(t, h) == 1 })
 			}
 			last := datagram(t, far, localAddr(c), "last")
-			if err := q.Write(packet.VNetHdr{}, [][]byte{last}); err != nil {
+			if err := write(q, packet.VNetHdr{}, [][]byte{last}); err != nil {
 				t.Fatal(err)
 			}
 			checkReceived(t, c, "last")
@@ -159,7 +158,8 @@ func TestWrite_Checksum(t *testing.T) {
 	}
 }
 
-// leavePseudoSum makes the UDP checksum what a sender leaves to a device.
+// leavePseudoSum sets the UDP checksum to the sum of the pseudo-header, as a sender does that
+// leaves the rest to a device.
 func leavePseudoSum(p packet.IPv4) {
 	sum := packet.PseudoHeaderSum(p)
 	field := p.Payload()[packet.UDPCsumOffset:]
@@ -170,7 +170,7 @@ func changePayload(p packet.IPv4) { p[len(p)-1]++ }
 
 // udpChecksumErrors returns the host's counter of UDP packets with a wrong
 // checksum.
-func udpChecksumErrors(t *testing.T, h *netlab.Host) (n int) {
+func udpChecksumErrors(t *testing.T, h *host) (n int) {
 	t.Helper()
 	err := h.Do(func() error {
 		snmp, err := os.ReadFile("/proc/thread-self/net/snmp")
@@ -202,7 +202,7 @@ func udpChecksumErrors(t *testing.T, h *netlab.Host) (n int) {
 	return n
 }
 
-// A header that does not fit its packet loses this packet only.
+// A header that does not fit loses its packet, and no other.
 func TestWrite_Refused(t *testing.T) {
 	h := newHost(t)
 	d := openUp(t, h, tun.Config{Name: "tun01", Queues: 1, Offload: true})
@@ -223,10 +223,10 @@ func TestWrite_Refused(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if err := q.Write(tt.hdr, tt.parts); !errors.Is(err, tun.ErrRefused) {
+			if err := write(q, tt.hdr, tt.parts); !errors.Is(err, tun.ErrRefused) {
 				t.Errorf("Write: %v, want %v", err, tun.ErrRefused)
 			}
-			if err := q.Write(packet.VNetHdr{}, [][]byte{p}); err != nil {
+			if err := write(q, packet.VNetHdr{}, [][]byte{p}); err != nil {
 				t.Fatal(err)
 			}
 			checkReceived(t, c, "payload")
@@ -234,7 +234,7 @@ func TestWrite_Refused(t *testing.T) {
 	}
 }
 
-// The largest packets pass both ways where the link's MTU takes them.
+// The largest packets pass both ways if the link's MTU allows them.
 func TestLargestPackets(t *testing.T) {
 	const mtu = 65515
 	largest := strings.Repeat("x", mtu-packet.IPv4HdrLen-packet.UDPHdrLen)
@@ -244,7 +244,7 @@ func TestLargestPackets(t *testing.T) {
 			d := open(t, h, tun.Config{Name: "tun01", Queues: 1, Offload: offload})
 			big := link
 			big.MTU = mtu
-			setup(t, h, d, big)
+			setup(t, d, big)
 			c := listen(t, h, here)
 			r := startReading(d.Queues()[0])
 			for range 3 {
@@ -255,7 +255,7 @@ func TestLargestPackets(t *testing.T) {
 					t.Fatalf("read %d bytes, want %d", len(got), len(largest))
 				}
 			}
-			if err := d.Queues()[0].Write(packet.VNetHdr{}, [][]byte{datagram(t, far, localAddr(c), largest)}); err != nil {
+			if err := write(d.Queues()[0], packet.VNetHdr{}, [][]byte{datagram(t, far, localAddr(c), largest)}); err != nil {
 				t.Fatal(err)
 			}
 			checkReceived(t, c, largest)

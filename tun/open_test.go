@@ -9,7 +9,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 
-	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/tun"
 )
@@ -39,8 +38,8 @@ func TestOpen_Name(t *testing.T) {
 	}
 }
 
-// A name that is taken, by whatever kind of link, is an error that tells a
-// person what to do, and the link that has it stays as it is.
+// A name that is taken by any kind of link is an error that names the remedy, and the link
+// with that name stays as it is.
 func TestOpen_NameTaken(t *testing.T) {
 	h := newHost(t)
 	open(t, h, tun.Config{Name: "tun01", Queues: 2, Offload: true})
@@ -60,7 +59,7 @@ func TestOpen_NameTaken(t *testing.T) {
 			if !errors.Is(err, os.ErrExist) {
 				t.Fatalf("Open: %v, want %v", err, os.ErrExist)
 			}
-			for _, word := range []string{name, "--name", "ip link delete"} {
+			for _, word := range []string{name, "choose another name", "ip link delete"} {
 				if !strings.Contains(err.Error(), word) {
 					t.Errorf("the message %q does not say %q", err, word)
 				}
@@ -91,10 +90,10 @@ func TestOpen_NameRefused(t *testing.T) {
 	}
 }
 
-// tryOpen opens a device that should not open, and closes it if it did.
-func tryOpen(h *netlab.Host, cfg tun.Config) error {
+// tryOpen opens a device that should not open, and closes it if it does.
+func tryOpen(h *host, cfg tun.Config) error {
 	return h.Do(func() error {
-		d, err := tun.Open(cfg)
+		d, err := h.tun.Open(cfg)
 		if err == nil {
 			err = errors.Join(errors.New("opened"), d.Close())
 		}
@@ -102,8 +101,8 @@ func tryOpen(h *netlab.Host, cfg tun.Config) error {
 	})
 }
 
-// describeLinks returns what there is to say about each link, but for counters.
-func describeLinks(t *testing.T, h *netlab.Host) (links []netlink.LinkAttrs) {
+// describeLinks returns the attributes of all links, without counters.
+func describeLinks(t *testing.T, h *host) (links []netlink.LinkAttrs) {
 	t.Helper()
 	list, err := h.Netlink().LinkList()
 	if err != nil {
@@ -117,8 +116,8 @@ func describeLinks(t *testing.T, h *netlab.Host) (links []netlink.LinkAttrs) {
 	return links
 }
 
-// There are as many queues as were asked for, and the control descriptor is
-// none of them.
+// There are as many queues as Config asks for, and the control descriptor is not one of
+// them.
 func TestOpen_Queues(t *testing.T) {
 	h := newHost(t)
 	for _, n := range []int{1, 2, 8, tun.MaxQueues} {
@@ -157,7 +156,7 @@ func TestQueues_ShareTraffic(t *testing.T) {
 	for _, q := range d.Queues() {
 		readings = append(readings, startReading(q))
 	}
-	labtest.WaitParked(t, "tun.(*Queue).Read", len(readings))
+	waitParked(t, len(readings))
 
 	const flows, each = 64, 3
 	want := map[string]int{}

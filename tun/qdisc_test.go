@@ -9,13 +9,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/tun"
 )
 
-// A link takes little memory that the kernel cannot reclaim. With the default
-// qdisc it is 25 MB: three rings of txqueuelen for each of 256 transmit queues.
+// A link takes little memory that the kernel cannot reclaim. With the default qdisc it would
+// be 25 MB: three rings of txqueuelen for each of 256 transmit queues.
 func TestHazard16_Memory(t *testing.T) {
 	const tries, links, limit = 3, 8, 1 << 20 // bytes a link
 	h := newHost(t)
@@ -26,7 +25,7 @@ func TestHazard16_Memory(t *testing.T) {
 		before := slabUnreclaimable(t)
 		for i := range links {
 			d := open(t, h, tun.Config{Name: fmt.Sprintf("tun%d-%d", try, i), Queues: 1, Offload: true})
-			setup(t, h, d, tun.Link{MTU: 1480, Remote: link.Remote})
+			setup(t, d, tun.Link{MTU: 1480, Remote: link.Remote})
 		}
 		perLink = append(perLink, (slabUnreclaimable(t)-before)/links)
 	}
@@ -55,8 +54,8 @@ func slabUnreclaimable(t *testing.T) int {
 	return 0
 }
 
-// The link has the qdisc of the kernel's ipip device, whatever happens to it, until
-// somebody replaces it; and it carries packets with any.
+// The link keeps the qdisc of the kernel's ipip device until another program replaces it,
+// and carries packets with any.
 func TestHazard16_Noqueue(t *testing.T) {
 	labtest.Need(t, "ip")
 	h := newHost(t)
@@ -90,7 +89,7 @@ func TestHazard16_Noqueue(t *testing.T) {
 	}
 }
 
-// startReadingAll begins to read all queues of a device as one.
+// startReadingAll reads all queues of a device as one.
 func startReadingAll(d *tun.Device) *reading {
 	all := startReading(d.Queues()[0])
 	for _, q := range d.Queues()[1:] {
@@ -110,12 +109,12 @@ func startReadingAll(d *tun.Device) *reading {
 }
 
 // qdisc returns the kind of the link's root qdisc.
-func qdisc(t *testing.T, h *netlab.Host, d *tun.Device) string {
+func qdisc(t *testing.T, h *host, d *tun.Device) string {
 	t.Helper()
 	return strings.TrimRight(string(linkAttr(t, h, d, unix.IFLA_QDISC)), "\x00")
 }
 
-// A kernel that gives no choice of qdiscs makes the link all the same.
+// Setup works on a kernel without a choice of qdiscs.
 func TestHazard16_NoChoice(t *testing.T) {
 	for _, tt := range []struct {
 		err   error

@@ -11,13 +11,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
 	"goipip/tun"
 )
 
-// What a queue does with its descriptor, on a pair of sockets in place of a
-// device.
+// Queues on a pair of sockets in place of a device.
 
 // newQueue returns a queue on a socket, and the descriptor of the other end.
 func newQueue(t testing.TB, vnet bool) (*tun.Queue, *os.File, int) {
@@ -42,7 +40,7 @@ func mustWrite(t testing.TB, fd int, b []byte) {
 	}
 }
 
-// message returns what a TUN with vnet would give to read for payload.
+// message returns payload as a read from a TUN returns it, behind hdr if vnet.
 func message(hdr packet.VNetHdr, vnet bool, payload []byte) []byte {
 	if !vnet {
 		return payload
@@ -52,7 +50,7 @@ func message(hdr packet.VNetHdr, vnet bool, payload []byte) []byte {
 	return append(b, payload...)
 }
 
-// everyField is a header of which no field is zero, or like another.
+// everyField is a header whose fields are all different, and none is zero.
 var everyField = packet.VNetHdr{Flags: 1, GSOType: 2, HdrLen: 0x0304, GSOSize: 0x0506, CsumStart: 0x0708, CsumOffset: 0x090a}
 
 // bothKinds runs a test for a plain queue and for one with the virtio-net header.
@@ -62,8 +60,8 @@ func bothKinds(t *testing.T, f func(t *testing.T, vnet bool)) {
 	}
 }
 
-// writeAll writes messages until the socket's buffer is full, and returns how
-// many it took.
+// writeAll writes messages until the socket's buffer is full, and returns how many it
+// wrote.
 func writeAll(t *testing.T, peer int, messages [][]byte) int {
 	t.Helper()
 	for i, m := range messages {
@@ -81,13 +79,14 @@ func writeAll(t *testing.T, peer int, messages [][]byte) int {
 func TestQueue_ReadBatch(t *testing.T) {
 	bothKinds(t, func(t *testing.T, vnet bool) {
 		q, _, peer := newQueue(t, vnet)
+		r := tun.NewReader()
 		rng := rand.New(rand.NewPCG(1, 2))
-		read := 0
+		done := 0
 		for _, n := range []int{1, 2, tun.BatchSize - 1, tun.BatchSize, tun.BatchSize + 1, 1, 2*tun.BatchSize + 3} {
 			var want, messages [][]byte
 			for i := range n {
 				hdr := everyField
-				hdr.GSOSize = uint16(read + i)
+				hdr.GSOSize = uint16(done + i)
 				want = append(want, randomBytes(rng, 1+rng.IntN(600)))
 				messages = append(messages, message(hdr, vnet, want[i]))
 			}
@@ -95,38 +94,39 @@ func TestQueue_ReadBatch(t *testing.T) {
 				t.Fatalf("the socket takes %d of %d messages", taken, n)
 			}
 			for len(want) > 0 {
-				packets, err := q.Read()
+				packets, err := read(r, q)
 				if err != nil {
 					t.Fatal(err)
 				}
 				if all := min(len(want), tun.BatchSize); len(packets) != all {
 					t.Fatalf("Read returned %d packets, and there were %d", len(packets), all)
 				}
-				checkBatch(t, packets, want[:len(packets)], vnet, read)
+				checkBatch(t, packets, want[:len(packets)], vnet, done)
 				want = want[len(packets):]
-				read += len(packets)
+				done += len(packets)
 			}
 		}
 	})
 }
 
-// A full batch of packets as long as an Ethernet carries comes in one Read.
+// One Read returns a full batch of packets of Ethernet's size.
 func TestQueue_ReadEthernet(t *testing.T) {
 	bothKinds(t, func(t *testing.T, vnet bool) {
 		q, _, peer := newQueue(t, vnet)
+		r := tun.NewReader()
 		full := message(everyField, vnet, make([]byte, 1500))
 		for range tun.BatchSize {
 			mustWrite(t, peer, full)
 		}
-		packets, err := q.Read()
+		packets, err := read(r, q)
 		if err != nil || len(packets) != tun.BatchSize {
 			t.Errorf("Read: %d packets, %v, want %d", len(packets), err, tun.BatchSize)
 		}
 	})
 }
 
-// checkBatch checks packets, of which the first has the number first, and
-// writes over each, which must not show in the others.
+// checkBatch checks packets, which are numbered from first on, and overwrites each, which
+// must not change the others.
 func checkBatch(t *testing.T, packets []tun.Packet, want [][]byte, vnet bool, first int) {
 	t.Helper()
 	for i, p := range packets {
@@ -148,10 +148,11 @@ func checkBatch(t *testing.T, packets []tun.Packet, want [][]byte, vnet bool, fi
 	}
 }
 
-// The largest packets leave room for few others, and none is cut.
+// The largest packets leave room for few others, and none is truncated.
 func TestQueue_ReadLargest(t *testing.T) {
 	bothKinds(t, func(t *testing.T, vnet bool) {
 		q, _, peer := newQueue(t, vnet)
+		r := tun.NewReader()
 		rng := rand.New(rand.NewPCG(3, 4))
 		want := [][]byte{randomBytes(rng, packet.IPv4MaxLen), {1}, randomBytes(rng, packet.IPv4MaxLen), {2}, {3}}
 		var messages [][]byte
@@ -162,7 +163,7 @@ func TestQueue_ReadLargest(t *testing.T) {
 			t.Fatalf("the socket takes %d messages", n)
 		}
 		for len(want) > 0 {
-			packets, err := q.Read()
+			packets, err := read(r, q)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -176,11 +177,12 @@ func TestQueue_ReadLargest(t *testing.T) {
 	})
 }
 
-// Packets stay what they are until the next Read, also when more arrive.
+// Packets stay unchanged until Reset, even when more arrive.
 func TestQueue_ReadValidUntilNext(t *testing.T) {
 	q, _, peer := newQueue(t, true)
+	r := tun.NewReader()
 	mustWrite(t, peer, message(packet.VNetHdr{}, true, []byte("first")))
-	packets, err := q.Read()
+	packets, err := read(r, q)
 	if err != nil || len(packets) != 1 {
 		t.Fatalf("Read: %d packets, %v", len(packets), err)
 	}
@@ -190,12 +192,13 @@ func TestQueue_ReadValidUntilNext(t *testing.T) {
 	}
 }
 
-// What is too short for a header is no packet, and does not end the queue.
+// A message shorter than the header is skipped, and the next packet is read.
 func TestQueue_ReadShort(t *testing.T) {
 	q, _, peer := newQueue(t, true)
+	r := tun.NewReader()
 	mustWrite(t, peer, make([]byte, packet.VNetHdrLen-1))
 	mustWrite(t, peer, message(everyField, true, []byte("next")))
-	packets, err := q.Read()
+	packets, err := read(r, q)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +211,7 @@ func TestQueue_ReadWaits(t *testing.T) {
 	q, _, peer := newQueue(t, false)
 	r := startReading(q)
 	for _, want := range []string{"one", "two"} {
-		labtest.WaitParked(t, "tun.(*Queue).Read", 1)
+		waitParked(t, 1)
 		mustWrite(t, peer, []byte(want))
 		if got := string(r.next(t).Bytes); got != want {
 			t.Errorf("Read %q, want %q", got, want)
@@ -219,22 +222,22 @@ func TestQueue_ReadWaits(t *testing.T) {
 func TestQueue_ClosedWhileReading(t *testing.T) {
 	q, _, _ := newQueue(t, true)
 	r := startReading(q)
-	labtest.WaitParked(t, "tun.(*Queue).Read", 1)
+	waitParked(t, 1)
 	if err := q.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.end(t); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("Read: %v, want %v", err, os.ErrClosed)
 	}
-	if _, err := q.Read(); !errors.Is(err, os.ErrClosed) {
+	if _, err := read(tun.NewReader(), q); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("another Read: %v, want %v", err, os.ErrClosed)
 	}
-	if err := q.Write(packet.VNetHdr{}, [][]byte{{1}}); !errors.Is(err, os.ErrClosed) {
+	if err := write(q, packet.VNetHdr{}, [][]byte{{1}}); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("Write: %v, want %v", err, os.ErrClosed)
 	}
 }
 
-// An error that no TUN gives is passed on.
+// An unexpected error is returned.
 func TestQueue_ReadError(t *testing.T) {
 	f, err := os.OpenFile("/dev/null", os.O_WRONLY, 0)
 	if err != nil {
@@ -245,7 +248,7 @@ func TestQueue_ReadError(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if packets, err := q.Read(); !errors.Is(err, unix.EBADF) || len(packets) != 0 {
+	if packets, err := read(tun.NewReader(), q); !errors.Is(err, unix.EBADF) || len(packets) != 0 {
 		t.Errorf("Read: %d packets, %v, want %v", len(packets), err, unix.EBADF)
 	}
 }

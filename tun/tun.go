@@ -1,10 +1,14 @@
-// Package tun is the device end of a tunnel: a TUN device that looks like the
-// kernel's own ipip device, and the queues through which its packets pass.
+// Package tun is the device end of a tunnel: TUN devices that look like the kernel's
+// own ipip devices, and the queues through which their packets pass.
 //
-// songgao/water opens every data queue. It cannot ask for the virtio-net header,
-// but a queue that joins an existing multi-queue device inherits that device's
-// flags (tun_set_iff in drivers/net/tun.c), so a control descriptor creates the
-// device first, with the header, and is gone when the queues are there.
+// A [Host] opens the devices of a network namespace. A [Device] owns its link and its
+// queues. A [Reader] and a [Writer] belong to a worker, and serve the queues of any
+// number of devices.
+//
+// songgao/water opens every data queue. It cannot ask for the virtio-net header, but a
+// queue that joins an existing multi-queue device inherits that device's flags
+// (tun_set_iff in drivers/net/tun.c). So a control descriptor creates the device first,
+// with the header, and is closed when the queues are there.
 package tun
 
 import (
@@ -16,26 +20,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MaxQueues is the most queues a device can have: the kernel's MAX_TAP_QUEUES
+// MaxQueues is the maximum number of queues of a device: the kernel's MAX_TAP_QUEUES
 // less the control descriptor's.
 const MaxQueues = 255
-
-// ErrDeleted means that the device is gone: somebody deleted the link. Every
-// later call on its queues returns it too.
-var ErrDeleted = errors.New("the link was deleted")
 
 // Config describes a device.
 type Config struct {
 	Name   string // at most 15 bytes; empty for the first free of goipip0, goipip1, …
-	Queues int    // 1 … MaxQueues
-	// Offload asks for the virtio-net header on each packet, and with it for
-	// superpackets, and checksums left to the other side. Where the kernel has no
-	// such header, the device works without.
+	Queues int    // 1 to MaxQueues
+	// Offload asks for the virtio-net header on each packet, and so for superpackets
+	// and for checksums left to the reader. Where the kernel has no such header, the
+	// device works without.
 	Offload bool
 }
 
-// Device is a TUN device that lives as long as its queues are open.
+// Device is a TUN device. It exists as long as its queues are open.
 type Device struct {
+	host   *Host
 	name   string
 	index  int
 	uso    bool
@@ -43,19 +44,20 @@ type Device struct {
 	drops  drops
 }
 
-// Open creates the device, which is down and without addresses until Setup, in
-// the network namespace of the calling thread. It never joins an existing one:
-// a name that is taken is an error that errors.Is(err, os.ErrExist).
-func Open(cfg Config) (*Device, error) {
-	d, err := open(cfg)
+// Open creates a device, which is down and without addresses until Setup. The calling
+// thread must be in the Host's network namespace, where the kernel creates the device.
+// Open never joins an existing device: errors.Is(err, os.ErrExist) reports that the name
+// is taken. Any goroutine may call it. Its cost does not depend on the number of links.
+func (h *Host) Open(cfg Config) (*Device, error) {
+	d, err := h.open(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("create tun %q: %w", cfg.Name, err)
 	}
 	return d, nil
 }
 
-func open(cfg Config) (_ *Device, err error) {
-	d := &Device{}
+func (h *Host) open(cfg Config) (_ *Device, err error) {
+	d := &Device{host: h}
 	control, err := d.create(cfg)
 	if err != nil {
 		return nil, err
@@ -64,9 +66,12 @@ func open(cfg Config) (_ *Device, err error) {
 
 	defer func() {
 		if err != nil {
-			d.Close()
+			d.closeQueues()
 		}
 	}()
+	if d.index, err = h.linkIndex(d.name); err != nil {
+		return nil, fmt.Errorf("find the new link: %w", err)
+	}
 	for range cfg.Queues {
 		q, err := openQueue(d.name)
 		if err != nil {
@@ -74,14 +79,10 @@ func open(cfg Config) (_ *Device, err error) {
 		}
 		d.queues = append(d.queues, q)
 	}
-	if err := d.drops.open(); err != nil {
-		return nil, fmt.Errorf("open netlink: %w", err)
-	}
-	d.index, err = linkIndex(d.name)
-	return d, err
+	return d, nil
 }
 
-// create makes the device by a descriptor that takes no part in its traffic.
+// create makes the device by a descriptor that carries no packets.
 func (d *Device) create(cfg Config) (control int, err error) {
 	control, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -112,8 +113,8 @@ func (d *Device) configure(control int, cfg Config) error {
 		return createError(err)
 	}
 	d.name = ifr.Name()
-	// While it is down, the device can become what the kernel's ipip device is to
-	// others (O1): link/ipip for ip(8), link-type RAW for tcpdump(8).
+	// While it is down, the device can take the link type of the kernel's ipip device
+	// (O1): ip(8) shows link/ipip, tcpdump(8) link-type RAW.
 	if err := unix.IoctlSetInt(control, unix.TUNSETLINK, unix.ARPHRD_TUNNEL); err != nil {
 		return os.NewSyscallError("TUNSETLINK", err)
 	}
@@ -125,14 +126,14 @@ func (d *Device) configure(control int, cfg Config) error {
 	return nil
 }
 
-// setOffload tells the kernel how much of its work may be left to a reader: as much
-// as it offers. What it does not know it refuses with EINVAL, and does itself; each
-// packet's header says which.
+// setOffload lets the kernel leave to the reader as much of its work as it offers. It
+// refuses with EINVAL what it does not know, and does that work itself. Each packet's
+// header says what is left.
 func (d *Device) setOffload(control int) error {
 	const (
 		csum = unix.TUN_F_CSUM
 		tso  = csum | unix.TUN_F_TSO4 | unix.TUN_F_TSO_ECN
-		uso  = tso | unix.TUN_F_USO4 | unix.TUN_F_USO6 // Linux 6.2; one needs the other
+		uso  = tso | unix.TUN_F_USO4 | unix.TUN_F_USO6 // Linux 6.2; only both together
 	)
 	for _, offload := range []int{uso, tso, csum} {
 		err := unix.IoctlSetInt(control, unix.TUNSETOFFLOAD, offload)
@@ -147,7 +148,7 @@ func (d *Device) setOffload(control int) error {
 	return nil
 }
 
-// openError says what a person can do about a /dev/net/tun that does not open.
+// openError adds to an error of opening /dev/net/tun what helps.
 func openError(err error) error {
 	err = &os.PathError{Op: "open", Path: "/dev/net/tun", Err: err}
 	switch {
@@ -159,15 +160,15 @@ func openError(err error) error {
 	return err
 }
 
-// createError does the same for a device that the kernel does not make.
+// createError adds to an error of TUNSETIFF what helps.
 func createError(err error) error {
 	switch err {
 	case unix.EBUSY: // what IFF_TUN_EXCL gives for a name that is taken
-		return fmt.Errorf("%w: choose another --name, or remove that link (ip link delete)", unix.EEXIST)
+		return fmt.Errorf("%w: choose another name, or remove that link (ip link delete)", unix.EEXIST)
 	case unix.EPERM:
 		return fmt.Errorf("%w: needs CAP_NET_ADMIN: run as root, or start the container with --cap-add NET_ADMIN", err)
 	case unix.EINVAL:
-		return fmt.Errorf("%w: the kernel does not take this name", err)
+		return fmt.Errorf("%w: the kernel does not accept this name", err)
 	}
 	return os.NewSyscallError("TUNSETIFF", err)
 }
@@ -210,24 +211,30 @@ func flagsOf(file *os.File) (flags uint16, err error) {
 	return flags, errors.Join(ctlErr, err)
 }
 
-// Name returns the name that the device was created with. A person may rename
-// it later; Index stays.
+// Name returns the name that the device was created with. The link may be renamed
+// later; Index stays.
 func (d *Device) Name() string { return d.name }
 
-// Index returns the interface index in the namespace that Open was called in.
+// Index returns the link's index in the Host's network namespace.
 func (d *Device) Index() int { return d.index }
 
-// USO reports whether the kernel knows superpackets of UDP (virtio-net's
-// GSO_UDP_L4).
+// USO reports whether the kernel knows superpackets of UDP (virtio-net's GSO_UDP_L4,
+// Linux 6.2).
 func (d *Device) USO() bool { return d.uso }
 
-// Queues returns the device's queues, which the device closes.
+// Queues returns the device's queues, as many as [Config] asked for. The device owns the
+// slice and closes the queues.
 func (d *Device) Queues() []*Queue { return d.queues }
 
-// Close closes all queues, which removes the device and ends their Reads.
+// Close closes all queues, which removes the link: reading from them and writing to them
+// return os.ErrClosed from then on. It waits for calls that are under way. Closing once
+// more does nothing.
 func (d *Device) Close() error {
-	d.QueueDrops() // for those who ask later
-	d.drops.close()
+	d.QueueDrops() // for calls after Close
+	return d.closeQueues()
+}
+
+func (d *Device) closeQueues() error {
 	var errs []error
 	for _, q := range d.queues {
 		errs = append(errs, q.fd.Close())

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 
@@ -18,7 +18,7 @@ import (
 	"goipip/tun"
 )
 
-// A packet is written as one message, whatever its number of parts.
+// A packet of any number of parts is written as one message.
 func TestQueue_WriteGathers(t *testing.T) {
 	long := randomBytes(rand.New(rand.NewPCG(5, 6)), 60000)
 	tests := []struct {
@@ -41,7 +41,7 @@ func TestQueue_WriteGathers(t *testing.T) {
 				if vnet {
 					hdr = everyField
 				}
-				if err := q.Write(hdr, tt.parts); err != nil {
+				if err := write(q, hdr, tt.parts); err != nil {
 					t.Fatal(err)
 				}
 				n, err := unix.Read(peer, buf)
@@ -59,14 +59,14 @@ func TestQueue_WriteGathers(t *testing.T) {
 	})
 }
 
-// What the kernel does not take is refused, and the next packet passes.
+// A packet that the kernel refuses is lost, and the next one passes.
 func TestQueue_WriteRefused(t *testing.T) {
 	q, _, peer := newQueue(t, false)
 	tooMany := make([][]byte, 1025) // UIO_MAXIOV is 1024
-	if err := q.Write(packet.VNetHdr{}, tooMany); !errors.Is(err, tun.ErrRefused) {
+	if err := write(q, packet.VNetHdr{}, tooMany); !errors.Is(err, tun.ErrRefused) {
 		t.Errorf("Write of %d parts: %v, want %v", len(tooMany), err, tun.ErrRefused)
 	}
-	if err := q.Write(packet.VNetHdr{}, [][]byte{[]byte("next")}); err != nil {
+	if err := write(q, packet.VNetHdr{}, [][]byte{[]byte("next")}); err != nil {
 		t.Fatal(err)
 	}
 	buf := make([]byte, 16)
@@ -94,65 +94,53 @@ func fill(t *testing.T, file *os.File) {
 	}
 }
 
-// Where there is no room at the moment, Write waits for it.
-func TestQueue_WriteWaits(t *testing.T) {
+// A packet for which there is no room is lost at once.
+func TestQueue_WriteNeverWaits(t *testing.T) {
 	q, file, peer := newQueue(t, false)
 	fill(t, file)
-	done := make(chan error, 1)
-	go func() { done <- q.Write(packet.VNetHdr{}, [][]byte{[]byte("wai"), []byte("ted")}) }()
-	labtest.WaitParked(t, "tun.(*Writer).Write", 1)
-
-	var got string
-	buf := make([]byte, 16)
-	labtest.WaitFor(t, "what was written", func() bool {
-		for {
-			n, err := unix.Read(peer, buf)
-			if err == unix.EAGAIN {
-				return strings.HasSuffix(got, "waited")
-			} else if err != nil {
-				t.Fatal(err)
-			}
-			got += string(buf[:n])
+	w := tun.NewWriter()
+	for range 3 {
+		if err := w.Write(q, packet.VNetHdr{}, [][]byte{[]byte("la"), []byte("te")}); !errors.Is(err, tun.ErrNoMemory) {
+			t.Errorf("Write to a full socket: %v, want %v", err, tun.ErrNoMemory)
 		}
-	})
-	if err := labtest.Within(t, "Write", done); err != nil {
+	}
+	buf := make([]byte, 16)
+	for {
+		n, err := unix.Read(peer, buf)
+		if err == unix.EAGAIN {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if got := string(buf[:n]); got != "filling" {
+			t.Errorf("read %q", got)
+		}
+	}
+	if err := w.Write(q, packet.VNetHdr{}, [][]byte{[]byte("next")}); err != nil {
 		t.Fatal(err)
 	}
-	if rest := strings.ReplaceAll(got, "filling", ""); rest != "waited" {
-		t.Errorf("read %q beside what filled the socket", rest)
+	if n, err := unix.Read(peer, buf); err != nil || string(buf[:n]) != "next" {
+		t.Errorf("then read %q, %v", buf[:max(n, 0)], err)
 	}
 }
 
-func TestQueue_ClosedWhileWriting(t *testing.T) {
-	q, file, _ := newQueue(t, false)
-	fill(t, file)
-	done := make(chan error, 1)
-	go func() { done <- q.Write(packet.VNetHdr{}, [][]byte{[]byte("late")}) }()
-	labtest.WaitParked(t, "tun.(*Writer).Write", 1)
-	if err := q.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := labtest.Within(t, "Write", done); !errors.Is(err, os.ErrClosed) {
-		t.Errorf("Write: %v, want %v", err, os.ErrClosed)
-	}
-}
-
-// Several writers of one queue, each of a goroutine of its own, do not mix their
-// packets up.
-func TestQueue_NewWriter(t *testing.T) {
+// Several Writers write to one queue at once, and their packets stay whole.
+func TestWriter_ShareQueue(t *testing.T) {
 	bothKinds(t, func(t *testing.T, vnet bool) {
 		q, _, peer := newQueue(t, vnet)
-		writers := []*tun.Writer{q.Writer, q.NewWriter(), q.NewWriter()}
+		writers := []*tun.Writer{tun.NewWriter(), tun.NewWriter(), tun.NewWriter()}
 		const each = 500
 		var wg sync.WaitGroup
 		for i, w := range writers {
-			if w.VNet() != vnet {
-				t.Errorf("writer %d: VNet() = %v, want %v", i, w.VNet(), vnet)
-			}
 			wg.Go(func() {
 				for n := range each {
 					hdr, number := writerHdr(vnet, i, n), fmt.Appendf(nil, "%d/%d", i, n)
-					if err := w.Write(hdr, [][]byte{number, []byte(" is "), number}); err != nil {
+					err := w.Write(q, hdr, [][]byte{number, []byte(" is "), number})
+					for errors.Is(err, tun.ErrNoMemory) && t.Context().Err() == nil { // the socket is full
+						runtime.Gosched()
+						err = w.Write(q, hdr, [][]byte{number, []byte(" is "), number})
+					}
+					if err != nil {
 						t.Error(err)
 					}
 				}

@@ -14,8 +14,8 @@ func appendIovec(iovs []unix.Iovec, b []byte) []unix.Iovec {
 	return append(iovs, iov)
 }
 
-// writev is writev(2) on iovecs that are already there; unix.Writev makes new
-// ones for each call. A TUN takes all or nothing.
+// writev is writev(2) with iovecs that the caller keeps; unix.Writev makes new ones
+// for each call. A TUN takes all or nothing.
 func writev(fd int, iovs []unix.Iovec) syscall.Errno {
 	_, _, errno := unix.Syscall(unix.SYS_WRITEV,
 		uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(iovs))), uintptr(len(iovs)))
