@@ -14,10 +14,16 @@ import (
 //
 // One goroutine owns it. A batch is a number of Adds and one Take.
 type Coalescer struct {
-	udp     bool
-	stopped bool
-	supers  []Super // those before n are of this batch
-	n       int
+	supers []Super // those before n are of this batch
+	n      int
+	added  int // packets in this batch
+}
+
+// Link is what a Coalescer must know of the link that packets go to. The goroutine of
+// the Coalescer owns it.
+type Link struct {
+	MTU      int  // in bytes, for [Unfinished]
+	TCP, UDP bool // the kernel takes superpackets: of UDP with USO (Linux 6.2)
 }
 
 // Super is one packet for the kernel: a received one, or several in one.
@@ -26,6 +32,7 @@ type Super struct {
 	Parts [][]byte       // its bytes, the first part with all headers
 	Count int            // of received packets in it
 	Len   int            // of these, from the inner IP header on, in bytes
+	First int            // the number of the first of them in its batch, from 0
 
 	packets  [][]byte // as received
 	parts    [][]byte // memory for Parts of more than one
@@ -45,6 +52,7 @@ const maxTransportHdrLen = packet.IPv4HdrLen + packet.TCPMaxHdrLen
 
 // flow tells which packets must stay in order.
 type flow struct {
+	link                *Link
 	source, destination [4]byte
 	ports               [4]byte
 	protocol            uint8
@@ -54,22 +62,18 @@ type flow struct {
 // (UDP_MAX_SEGMENTS, before Linux 6.10).
 const maxCount = 64
 
-// NewCoalescer returns a Coalescer for batches of up to n packets. It leaves UDP
-// alone unless the kernel takes superpackets of it (USO, Linux 6.2).
-func NewCoalescer(n int, udp bool) *Coalescer {
-	return &Coalescer{udp: udp, supers: make([]Super, n)}
-}
+// NewCoalescer returns a Coalescer for batches of up to n packets.
+func NewCoalescer(n int) *Coalescer { return &Coalescer{supers: make([]Super, n)} }
 
-// Stop ends merging: from now on every packet stays alone.
-func (c *Coalescer) Stop() { c.stopped = true }
-
-// Add appends a decapsulated packet to the batch. Its memory must stay as it is
-// until the Supers of the next Take are done with, which may change its headers.
-// mtu is that of the link, in bytes, for [Unfinished].
-func (c *Coalescer) Add(p packet.IPv4, mtu int) {
-	f, hdrLen, mergeable := c.classify(p)
-	h := Unfinished(p, mtu)
-	mergeable = mergeable && !c.stopped && h == packet.VNetHdr{}
+// Add appends a decapsulated packet for a link to the batch. Packets for different Links
+// have nothing to do with each other. The packet's memory must stay as it is until the
+// Supers of the next Take are done with, which may change its headers.
+func (c *Coalescer) Add(p packet.IPv4, link *Link) {
+	f, hdrLen, mergeable := c.classify(p, link)
+	h := Unfinished(p, link.MTU)
+	mergeable = mergeable && h == packet.VNetHdr{}
+	first := c.added
+	c.added++
 	if s := c.find(f); s != nil {
 		if mergeable && s.append(p, hdrLen) {
 			return
@@ -80,7 +84,7 @@ func (c *Coalescer) Add(p packet.IPv4, mtu int) {
 	c.n++
 	s.packets = append(s.packets[:0], p)
 	s.Parts = s.packets
-	s.VNet, s.Count, s.Len = h, 1, len(p)
+	s.VNet, s.Count, s.Len, s.First = h, 1, len(p), first
 	s.flow, s.hdrLen, s.size = f, hdrLen, len(p)-hdrLen
 	s.verified, s.push = false, false
 	s.open = mergeable
@@ -100,7 +104,7 @@ func (c *Coalescer) Take() []Super {
 			supers[i].finish()
 		}
 	}
-	c.n = 0
+	c.n, c.added = 0, 0
 	return supers
 }
 
@@ -119,7 +123,7 @@ func (c *Coalescer) find(f flow) *Super {
 // tell which flow between them it is of: a fragment, or one with a cut header.
 func (c *Coalescer) closeAll(f flow) {
 	for i := range c.n {
-		if s := &c.supers[i]; s.flow.source == f.source && s.flow.destination == f.destination {
+		if s := &c.supers[i]; s.flow.link == f.link && s.flow.source == f.source && s.flow.destination == f.destination {
 			s.open = false
 		}
 	}
@@ -127,8 +131,8 @@ func (c *Coalescer) closeAll(f flow) {
 
 // classify returns the flow of p, the length of its headers, and whether it is of
 // the kind that may be merged with others. Anything unusual is not.
-func (c *Coalescer) classify(p packet.IPv4) (f flow, hdrLen int, mergeable bool) {
-	f = flow{source: p.Source(), destination: p.Destination(), protocol: p.Protocol()}
+func (c *Coalescer) classify(p packet.IPv4, link *Link) (f flow, hdrLen int, mergeable bool) {
+	f = flow{link: link, source: p.Source(), destination: p.Destination(), protocol: p.Protocol()}
 	if p.IsFragment() {
 		c.closeAll(f)
 		return f, 0, false
@@ -144,7 +148,7 @@ func (c *Coalescer) classify(p packet.IPv4) (f flow, hdrLen int, mergeable bool)
 		f.ports = tcp.Ports()
 		hdrLen = p.HdrLen() + tcp.HdrLen()
 		flags := tcp.Flags() &^ packet.TCPPsh
-		return f, hdrLen, plain && flags == packet.TCPAck && tcp.Reserved() == 0 && tcp.Urgent() == 0 && len(p) > hdrLen
+		return f, hdrLen, link.TCP && plain && flags == packet.TCPAck && tcp.Reserved() == 0 && tcp.Urgent() == 0 && len(p) > hdrLen
 	case packet.ProtoUDP:
 		udp := packet.UDP(p.Payload())
 		if !udp.Valid() {
@@ -153,7 +157,7 @@ func (c *Coalescer) classify(p packet.IPv4) (f flow, hdrLen int, mergeable bool)
 		}
 		f.ports = udp.Ports()
 		hdrLen = p.HdrLen() + packet.UDPHdrLen
-		return f, hdrLen, c.udp && plain && udp.Length() == len(udp) && udp.Checksum() != 0 && len(p) > hdrLen
+		return f, hdrLen, link.UDP && plain && udp.Length() == len(udp) && udp.Checksum() != 0 && len(p) > hdrLen
 	}
 	return f, 0, false
 }

@@ -1,34 +1,34 @@
 package encap
 
 import (
-	"net/netip"
-
 	"goipip/internal/packet"
 	"goipip/internal/stats"
 )
 
-// Decapsulator strips and checks what a tunnel receives. It is safe for
-// concurrent use. What SetOwn tells it no inner packet may have as its source (G2).
+// Decapsulator strips and checks what a tunnel receives. It never changes, so that any
+// number of goroutines may use it.
 type Decapsulator struct {
-	ownAddrs
+	format        Format
 	local, remote [4]byte
+	host          *Host
 }
 
-// NewDecapsulator returns a Decapsulator for packets from remote to local. The
-// error names an address that is missing or not IPv4.
-func NewDecapsulator(local, remote netip.Addr) (*Decapsulator, error) {
-	l, r, err := pair(local, remote)
+// NewDecapsulator returns a Decapsulator for the packets that the other end of o sends:
+// its Format, and its addresses reversed. No inner packet may come from an address of
+// host (G2). The error names an address that is missing or not IPv4.
+func NewDecapsulator(o Outer, host *Host) (*Decapsulator, error) {
+	l, r, err := pair(o.Local, o.Remote)
 	if err != nil {
 		return nil, err
 	}
-	return &Decapsulator{local: l, remote: r}, nil
+	return &Decapsulator{format: o.Format, local: l, remote: r, host: host}, nil
 }
 
 // Decap returns the inner packet of an outer one, cut to its own total length.
 // It is a part of outer's memory; its ECN bits may have been rewritten (R5). With
 // a reason to drop the packet, nothing is returned.
 func (d *Decapsulator) Decap(outer packet.IPv4) (packet.IPv4, stats.Reason) {
-	if !outer.Valid() || outer.Protocol() != packet.ProtoIPIP || outer.IsFragment() {
+	if !outer.Valid() || outer.Protocol() != d.format.Protocol || outer.IsFragment() {
 		return nil, stats.Malformed // no raw socket returns that
 	}
 	if outer.Source() != d.remote || outer.Destination() != d.local { // G1
@@ -60,5 +60,5 @@ func (d *Decapsulator) Decap(outer packet.IPv4) (packet.IPv4, stats.Reason) {
 // protocols run over tunnels.
 func (d *Decapsulator) martian(inner packet.IPv4) bool {
 	src, dst := inner.Source(), inner.Destination()
-	return !unicast(src) || dst[0] == 0 || dst[0] == 127 || d.isOwn(src)
+	return !unicast(src) || dst[0] == 0 || dst[0] == 127 || d.host.has(src)
 }

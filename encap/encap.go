@@ -16,13 +16,22 @@ import (
 	"goipip/internal/stats"
 )
 
-// HdrLen is what encapsulation adds to a packet: an IPv4 header without options,
-// in bytes (T11).
-const HdrLen = packet.IPv4HdrLen
+// Format is what a tunnel's packets have before the inner one.
+type Format struct {
+	Protocol uint8 // of the outer header
+	HdrLen   int   // what encapsulation adds, in bytes; at most maxOuterLen
+}
+
+// IPIP is an IPv4 header without options (RFC 2003, T11).
+var IPIP = Format{Protocol: packet.ProtoIPIP, HdrLen: packet.IPv4HdrLen}
+
+// maxOuterLen is the most that a Format adds, in bytes.
+const maxOuterLen = packet.IPv4HdrLen
 
 // Outer describes the outer header of a tunnel's packets, in the terms of
 // ip-tunnel(8).
 type Outer struct {
+	Format        Format
 	Local, Remote netip.Addr // source and destination, both IPv4
 	TTL           uint8      // 1 … 255; 0 takes each inner packet's (O3)
 	TOS           uint8      // its ECN bits are ignored (O4)
@@ -30,28 +39,43 @@ type Outer struct {
 	NoPMTUDisc    bool       // set DF only where the inner packet has it (O5)
 }
 
-// Encapsulator writes outer headers. It is safe for concurrent use: all queues
-// of a tunnel share one, and with it one sequence of IDs. By what SetOwn tells it
-// the outer headers of this host's tunnels are known (T14).
+// Encapsulator writes outer headers. It never changes, so that any number of goroutines
+// may use it.
 type Encapsulator struct {
-	ownAddrs
 	outer    Outer
-	template [HdrLen]byte
-	id       atomic.Uint64
+	template [maxOuterLen]byte
+	ids      *IDs
+	host     *Host
 }
 
-// NewEncapsulator returns an Encapsulator for o. The error names an address that
-// is missing or not IPv4.
-func NewEncapsulator(o Outer) (*Encapsulator, error) {
+// IDs is the sequence of IDs in the outer headers of one pair of addresses (RFC 6864),
+// which goes on from one Encapsulator to the next. It is safe for concurrent use.
+type IDs struct{ last atomic.Uint64 }
+
+// NewIDs returns a sequence that begins anywhere: hardly with the IDs that a run before
+// this one used last.
+func NewIDs() *IDs {
+	ids := &IDs{}
+	ids.last.Store(uint64(rand.Uint32()))
+	return ids
+}
+
+// next returns an ID that is not among the last 65534. It is never 0, which would ask a
+// raw socket to choose (raw(7)).
+func (ids *IDs) next() uint16 { return uint16(ids.last.Add(1)%0xffff) + 1 }
+
+// NewEncapsulator returns an Encapsulator for o, whose IDs are ids. By the addresses of
+// host it knows the outer headers of this host's tunnels (T14). The error names an
+// address that is missing or not IPv4.
+func NewEncapsulator(o Outer, ids *IDs, host *Host) (*Encapsulator, error) {
 	local, remote, err := pair(o.Local, o.Remote)
 	if err != nil {
 		return nil, err
 	}
-	e := &Encapsulator{outer: o}
-	e.id.Store(uint64(rand.Uint32())) // not the IDs that a run before this one used last
+	e := &Encapsulator{outer: o, ids: ids, host: host}
 	hdr := packet.IPv4(e.template[:])
 	hdr.InitHeader()
-	hdr.SetProtocol(packet.ProtoIPIP)
+	hdr.SetProtocol(o.Format.Protocol)
 	hdr.SetSource(local)
 	hdr.SetDestination(remote)
 	hdr.SetTTL(o.TTL)
@@ -60,6 +84,9 @@ func NewEncapsulator(o Outer) (*Encapsulator, error) {
 	return e, nil
 }
 
+// HdrLen returns what encapsulation adds to a packet, in bytes.
+func (e *Encapsulator) HdrLen() int { return e.outer.Format.HdrLen }
+
 // Encap writes the outer header for the packet inner to hdr, which has at least
 // HdrLen bytes and does not overlap inner. On the wire, inner follows it
 // unchanged. With a result other than stats.Deliver, hdr is not written.
@@ -67,7 +94,7 @@ func (e *Encapsulator) Encap(hdr []byte, inner packet.IPv4) stats.Reason {
 	if why := e.Check(inner); why != stats.Deliver {
 		return why
 	}
-	if len(inner) > packet.IPv4MaxLen-HdrLen { // T1
+	if len(inner) > packet.IPv4MaxLen-e.HdrLen() { // T1
 		return stats.Malformed
 	}
 	e.EncapHeader(hdr, inner, len(inner))
@@ -96,9 +123,9 @@ func (e *Encapsulator) Check(inner packet.IPv4) stats.Reason {
 // of one that passed: a fragment or a segment. Of inner only the header is read, and
 // length is that of the whole inner packet, in bytes.
 func (e *Encapsulator) EncapHeader(hdr []byte, inner packet.IPv4, length int) {
-	outer := packet.IPv4(hdr[:HdrLen])
+	outer := packet.IPv4(hdr[:e.HdrLen()])
 	copy(outer, e.template[:])
-	outer.SetTotalLength(HdrLen + length)
+	outer.SetTotalLength(e.HdrLen() + length)
 
 	tos := e.outer.TOS
 	if e.outer.InheritTOS {
@@ -112,7 +139,7 @@ func (e *Encapsulator) EncapHeader(hdr []byte, inner packet.IPv4, length int) {
 		outer.SetDF(true)
 	}
 	if !outer.DF() { // T11: with DF, an ID of 0 is as good as any (RFC 6864 §4.1)
-		outer.SetID(e.nextID())
+		outer.SetID(e.ids.next())
 	}
 	outer.UpdateChecksum()
 }
@@ -120,7 +147,7 @@ func (e *Encapsulator) EncapHeader(hdr []byte, inner packet.IPv4, length int) {
 // ClearDF makes of outer, which Encap wrote, a header that permits fragments.
 func (e *Encapsulator) ClearDF(outer packet.IPv4) {
 	outer.SetDF(false)
-	outer.SetID(e.nextID())
+	outer.SetID(e.ids.next())
 	outer.UpdateChecksum()
 }
 
@@ -141,7 +168,7 @@ const maxNested = 4
 // its functions call each other (iptunnel_xmit in net/ipv4/ip_tunnel_core.c); here
 // the outer headers are what is left of that.
 func (e *Encapsulator) tooDeep(p packet.IPv4) bool {
-	for depth := 1; nested(p) && e.isOwn(p.Source()); depth++ {
+	for depth := 1; nested(p) && e.host.has(p.Source()); depth++ {
 		if depth == maxNested {
 			return true
 		}
@@ -158,12 +185,6 @@ func (e *Encapsulator) tooDeep(p packet.IPv4) bool {
 func nested(p packet.IPv4) bool {
 	return len(p) >= packet.IPv4HdrLen && p.Version() == 4 && p.Protocol() == packet.ProtoIPIP &&
 		p.HdrLen() >= packet.IPv4HdrLen && p.HdrLen() <= len(p)
-}
-
-// nextID returns an ID that is not among the last 65534. It is never 0, which
-// would ask a raw socket to choose (raw(7)).
-func (e *Encapsulator) nextID() uint16 {
-	return uint16(e.id.Add(1)%0xffff) + 1
 }
 
 // pair checks the two ends of a tunnel.

@@ -4,7 +4,7 @@ import "goipip/internal/packet"
 
 // MaxHdrLen is the most room that the headers before a piece of payload need, in
 // bytes: an outer header, an inner one, and TCP's.
-const MaxHdrLen = HdrLen + packet.IPv4MaxHdrLen + packet.TCPMaxHdrLen
+const MaxHdrLen = maxOuterLen + packet.IPv4MaxHdrLen + packet.TCPMaxHdrLen
 
 // Fragments cuts an IPv4 packet without DF into fragments, as a router does (RFC
 // 791 §3.2, ip_do_fragment in net/ipv4/ip_output.c). The zero value has none.
