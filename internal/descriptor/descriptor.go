@@ -19,7 +19,7 @@ import (
 // FD is a descriptor with one owner, who closes it, and any number of users.
 type FD struct {
 	fd     int
-	stop   int          // an eventfd, readable once the FD is closed
+	stop   int          // an eventfd, readable once the FD is closed; −1 for an FD of Dup
 	users  sync.RWMutex // each holds it for reading
 	closed atomic.Bool
 }
@@ -45,8 +45,8 @@ func New(fd int) (*FD, error) {
 	return f, nil
 }
 
-// Dup returns a duplicate of c's descriptor. The caller closes c, and with it what
-// the poller watches.
+// Dup returns a duplicate of c's descriptor, to be waited for in a Set: its Wait must not be
+// called. The caller closes c, and with it what Go's poller watches.
 func Dup(c syscall.Conn) (f *FD, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -58,7 +58,12 @@ func Dup(c syscall.Conn) (f *FD, err error) {
 			err = os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
 			return
 		}
-		f, err = New(dup)
+		if err = unix.SetNonblock(dup, true); err != nil {
+			unix.Close(dup)
+			err = os.NewSyscallError("fcntl F_SETFL", err)
+			return
+		}
+		f = &FD{fd: dup, stop: -1}
 	})
 	if ctlErr != nil {
 		return nil, ctlErr
@@ -134,10 +139,14 @@ func (f *FD) Close() error {
 	if f.closed.Swap(true) {
 		return nil
 	}
-	// An eventfd refuses only what overflows it (eventfd(2)).
-	_, _ = unix.Write(f.stop, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	if f.stop >= 0 {
+		// An eventfd refuses only what overflows it (eventfd(2)).
+		_, _ = unix.Write(f.stop, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	}
 	f.users.Lock()
 	defer f.users.Unlock()
-	unix.Close(f.stop)
+	if f.stop >= 0 {
+		unix.Close(f.stop)
+	}
 	return os.NewSyscallError("close", unix.Close(f.fd))
 }

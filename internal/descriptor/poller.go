@@ -43,10 +43,12 @@ func (p *Poller) Again() bool {
 		return false
 	}
 	p.left--
-	// sched_yield(2) runs another thread of this CPU, if there is one.
-	_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+	yield()
 	return true
 }
+
+// yield runs another thread of this CPU, if there is one (sched_yield(2)).
+func yield() { _, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 
 // Wait is the FD's Wait for In.
 func (p *Poller) Wait() bool {
