@@ -30,16 +30,10 @@ func TestPathMTU(t *testing.T) {
 		must(t, l.left.Netlink().RuleAdd(r))
 	}
 	p := newProber(t, l.left)
-	check := func(cfg config, want, byProtocol int) {
+	check := func(cfg config, want int) {
 		t.Helper()
-		for _, by := range []bool{false, true} {
-			want := want
-			if by {
-				want = byProtocol
-			}
-			if mtu, err := p.mtu(cfg, by); err != nil || mtu != want {
-				t.Errorf("by protocol %v: MTU of %+v = %d, %v, want %d", by, cfg, mtu, err, want)
-			}
+		if mtu, err := p.mtu(cfg); err != nil || mtu != want {
+			t.Errorf("MTU of %+v = %d, %v, want %d", cfg, mtu, err, want)
 		}
 	}
 	with := func(change func(*config)) config {
@@ -47,42 +41,38 @@ func TestPathMTU(t *testing.T) {
 		change(&cfg)
 		return cfg
 	}
-	check(l.cfg, 1500, 1500)
+	check(l.cfg, 1500)
 
 	marked := with(func(c *config) { c.Mark = 7 })
 	rule(100, 1401, func(r *netlink.Rule) { r.Mark = 7 })
-	check(l.cfg, 1500, 1500)
-	check(marked, 1401, 1401)
-	check(l.cfg, 1500, 1500)
+	check(l.cfg, 1500)
+	check(marked, 1401)
+	check(l.cfg, 1500)
 	withTOS := with(func(c *config) { c.TOS = 0x10 })
 	rule(101, 1402, func(r *netlink.Rule) { r.Tos = 0x10 })
-	check(l.cfg, 1500, 1500)
-	check(withTOS, 1402, 1402)
+	check(l.cfg, 1500)
+	check(withTOS, 1402)
 	byDevice := with(func(c *config) { c.Device = deviceIndex(t, l.left, "eth1") })
-	check(byDevice, 1200, 1200)
-	check(l.cfg, 1500, 1500)
-	check(marked, 1401, 1401)
+	check(byDevice, 1200)
+	check(l.cfg, 1500)
+	check(marked, 1401)
 
 	rule(102, 1403, func(r *netlink.Rule) { r.IPProto = packet.ProtoIPIP })
-	check(l.cfg, 1500, 1403)
+	check(l.cfg, 1403)
 
-	for _, by := range []bool{false, true} {
-		if _, err := p.mtu(with(func(c *config) { c.Device = noSuchDevice }), by); !errors.Is(err, unix.EADDRNOTAVAIL) {
-			t.Errorf("MTU by no device: %v, want %v", err, unix.EADDRNOTAVAIL)
-		}
-		// EINVAL from older kernels than 6.18.
-		_, err := p.mtu(with(func(c *config) { c.Local = thirdAddr }), by)
-		if !errors.Is(err, unix.ENETUNREACH) && !errors.Is(err, unix.EINVAL) {
-			t.Errorf("MTU from an address that is not there: %v, want %v", err, unix.ENETUNREACH)
-		}
+	if _, err := p.mtu(with(func(c *config) { c.Device = noSuchDevice })); !errors.Is(err, unix.EADDRNOTAVAIL) {
+		t.Errorf("MTU by no device: %v, want %v", err, unix.EADDRNOTAVAIL)
 	}
-	check(l.cfg, 1500, 1403)
+	// EINVAL from older kernels than 6.18.
+	_, err = p.mtu(with(func(c *config) { c.Local = thirdAddr }))
+	if !errors.Is(err, unix.ENETUNREACH) && !errors.Is(err, unix.EINVAL) {
+		t.Errorf("MTU from an address that is not there: %v, want %v", err, unix.ENETUNREACH)
+	}
+	check(l.cfg, 1403)
 
 	must(t, p.Close())
-	for _, by := range []bool{false, true} {
-		if _, err := p.mtu(l.cfg, by); !errors.Is(err, os.ErrClosed) {
-			t.Errorf("MTU after Close: %v, want %v", err, os.ErrClosed)
-		}
+	if _, err := p.mtu(l.cfg); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("MTU after Close: %v, want %v", err, os.ErrClosed)
 	}
 }
 
@@ -103,11 +93,11 @@ func newProber(t *testing.T, h *netlab.Host) prober {
 	return p
 }
 
-func (p prober) mtu(cfg config, byProtocol bool) (mtu int, err error) {
+func (p prober) mtu(cfg config) (mtu int, err error) {
 	route := cfg.route()
 	route.Local = cfg.Local
 	err = p.h.Do(func() (err error) {
-		mtu, err = p.MTU(route, byProtocol)
+		mtu, err = p.MTU(route)
 		return err
 	})
 	return mtu, err
@@ -118,11 +108,8 @@ func TestPathMTU_OtherNamespace(t *testing.T) {
 	left, right := newPair(t)
 	p := newProber(t, left)
 	p.h = right
-	if mtu, err := p.mtu(leftEnd, false); err != nil || mtu != 1500 {
+	if mtu, err := p.mtu(leftEnd); err != nil || mtu != 1500 {
 		t.Errorf("MTU = %d, %v, want 1500", mtu, err)
-	}
-	if mtu, err := p.mtu(rightEnd, true); err == nil {
-		t.Errorf("by protocol: MTU = %d", mtu)
 	}
 }
 
@@ -133,20 +120,20 @@ func TestPathMTUChanges(t *testing.T) {
 	cfg := config{Local: leftAddr, Remote: far}
 	newReceiver(t, left, cfg) // by which the kernel takes the error for its own
 	p := newProber(t, left)
-	if mtu, err := p.mtu(cfg, false); !errors.Is(err, unix.ENETUNREACH) {
+	if mtu, err := p.mtu(cfg); !errors.Is(err, unix.ENETUNREACH) {
 		t.Errorf("MTU without a route = %d, %v, want %v", mtu, err, unix.ENETUNREACH)
 	}
 	for range 2 {
 		must(t, left.AddRoute(far.String()+"/32", rightAddr.String()))
-		if mtu, err := p.mtu(cfg, false); err != nil || mtu != 1500 {
+		if mtu, err := p.mtu(cfg); err != nil || mtu != 1500 {
 			t.Errorf("MTU = %d, %v, want 1500", mtu, err)
 		}
 		icmpError{typ: ipv4.ICMPTypeDestinationUnreachable, code: 4, mtu: 1000, about: cfg}.send(t, left, right)
-		if mtu, err := p.mtu(cfg, false); err != nil || mtu != 1000 {
+		if mtu, err := p.mtu(cfg); err != nil || mtu != 1000 {
 			t.Errorf("MTU after 3/4 = %d, %v, want 1000", mtu, err)
 		}
 		must(t, left.Netlink().RouteDel(&netlink.Route{Dst: netlink.NewIPNet(far.AsSlice())}))
-		if mtu, err := p.mtu(cfg, false); !errors.Is(err, unix.ENETUNREACH) {
+		if mtu, err := p.mtu(cfg); !errors.Is(err, unix.ENETUNREACH) {
 			t.Errorf("MTU without the route = %d, %v, want %v", mtu, err, unix.ENETUNREACH)
 		}
 	}

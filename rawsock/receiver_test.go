@@ -264,11 +264,11 @@ func TestDescriptors(t *testing.T) {
 			if err := r.Add(pair); err != nil {
 				return err
 			}
-			_, mtuErr := p.MTU(noDevice, true)
+			_, mtuErr := p.MTU(noDevice)
 			if r.Connect(noDevice) == nil || g.Connect(pair, noDevice) == nil || mtuErr == nil {
 				return errors.New("a route by a device that is not there")
 			}
-			_, err = p.MTU(leftEnd.route(), true)
+			_, err = p.MTU(leftEnd.route())
 			return errors.Join(err, r.Connect(leftEnd.route()), g.Connect(pair, leftEnd.route()), r.Add(second), g.Disconnect(),
 				r.Close(), s.Close(), g.Close(), p.Close())
 		}))
