@@ -1,4 +1,4 @@
-package engine_test
+package tunnel_test
 
 import (
 	"errors"
@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"testing"
 
-	"goipip/internal/engine"
+	"goipip/internal/tunnel"
 )
 
 // An abstract Unix socket needs no privilege, so its name must not keep a tunnel
@@ -35,16 +35,16 @@ func TestHazard19_AnybodysSocket(t *testing.T) {
 }
 
 // open opens a tunnel on s that does not run, and closes it when the test ends.
-func (s *site) open(t *testing.T, cfg engine.Config) (tunnel *engine.Tunnel, err error) {
+func (s *site) open(t *testing.T, cfg tunnel.Config) (opened *tunnel.Tunnel, err error) {
 	t.Helper()
 	err = s.host.Do(func() (err error) {
-		tunnel, err = engine.Open(cfg, s.log)
+		opened, err = tunnel.Open(cfg, s.log)
 		return err
 	})
 	if err == nil {
-		t.Cleanup(tunnel.Close)
+		t.Cleanup(opened.Close)
 	}
-	return tunnel, err
+	return opened, err
 }
 
 // The message about a conflict names who has the ends, and how to end that.
@@ -80,7 +80,7 @@ func TestHazard19_Conflict(t *testing.T) {
 }
 
 // claimPath returns the file of a claim on cfg's ends on s.
-func claimPath(t *testing.T, s *site, cfg engine.Config) (path string) {
+func claimPath(t *testing.T, s *site, cfg tunnel.Config) (path string) {
 	t.Helper()
 	must(t, s.host.Do(func() error {
 		namespace, err := os.Readlink("/proc/thread-self/ns/net")
@@ -132,7 +132,7 @@ func TestHazard19_Leftover(t *testing.T) {
 		os.MkdirAll(filepath.Dir(path), 0o755),
 		os.WriteFile(path, []byte("4000000 a-long-name-xx\n"), 0o600),
 	)
-	c, err := engine.ClaimIn(base, "1", "ends")
+	c, err := tunnel.ClaimIn(base, "1", "ends")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,17 +151,17 @@ func TestHazard19_Leftover(t *testing.T) {
 // of an old one.
 func TestHazard19_Removed(t *testing.T) {
 	base := t.TempDir()
-	first, err := engine.ClaimIn(base, "1", "ends")
+	first, err := tunnel.ClaimIn(base, "1", "ends")
 	if err != nil {
 		t.Fatal(err)
 	}
 	must(t, os.RemoveAll(filepath.Join(base, "goipip")))
-	second, err := engine.ClaimIn(base, "1", "ends")
+	second, err := tunnel.ClaimIn(base, "1", "ends")
 	if err != nil {
 		t.Fatal(err)
 	}
 	first.Release()
-	if c, err := engine.ClaimIn(base, "1", "ends"); !errors.Is(err, engine.ErrHeld) {
+	if c, err := tunnel.ClaimIn(base, "1", "ends"); !errors.Is(err, tunnel.ErrHeld) {
 		t.Errorf("a held claim is given again: %v, %v", c, err)
 	}
 	second.Release()
@@ -178,9 +178,9 @@ func TestHazard19_Race(t *testing.T) {
 		name := []string{"ends", "ends", "ends", "other"}[i] // who only shares the directory
 		wg.Go(func() {
 			for n := 0; n < claims; {
-				c, err := engine.ClaimIn(base, "1", name)
+				c, err := tunnel.ClaimIn(base, "1", name)
 				switch {
-				case errors.Is(err, engine.ErrHeld) && name != "other":
+				case errors.Is(err, tunnel.ErrHeld) && name != "other":
 					held.Add(1)
 					continue
 				case err != nil:
@@ -243,8 +243,8 @@ func TestHazard19_Untrusted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			base := t.TempDir()
 			must(t, c.prepare(base))
-			claim, err := engine.ClaimIn(base, "1", "ends")
-			if (err == nil) != c.ok || errors.Is(err, engine.ErrHeld) {
+			claim, err := tunnel.ClaimIn(base, "1", "ends")
+			if (err == nil) != c.ok || errors.Is(err, tunnel.ErrHeld) {
 				t.Errorf("%v, want a claim: %v", err, c.ok)
 			}
 			if err == nil {

@@ -1,4 +1,4 @@
-package engine_test
+package tunnel_test
 
 import (
 	"net"

@@ -1,4 +1,4 @@
-package engine
+package tunnel
 
 import (
 	"errors"
@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"goipip/encap"
+	"goipip/internal/packet"
 	"goipip/tun"
 )
 
@@ -15,7 +15,7 @@ import (
 // and what still fits an IPv4 packet with the outer header (O2).
 const (
 	MinMTU = 68
-	MaxMTU = 65535 - encap.HdrLen
+	MaxMTU = 65535 - packet.IPv4HdrLen
 )
 
 // Config is all that there is to say about a tunnel. The zero value of a field
@@ -40,9 +40,15 @@ type Config struct {
 	Mark       uint32 // by which the route of outer packets is chosen, and that they bear (O10)
 	RelayICMP  bool   // tell the inner sender at once of an ICMP error, as RFC 2003 §4 has it; Linux waits (T8)
 
-	Road      Road
+	Transmit  TransmitPath
 	Queues    int  // 1 to tun.MaxQueues
 	NoOffload bool // leave nothing to the kernel on the other side of the TUN
+}
+
+// NeedsNewLink reports whether a tunnel cannot become one with the settings next unless its
+// link is made anew.
+func (c Config) NeedsNewLink(next Config) bool {
+	return c.Name != next.Name || c.Queues != next.Queues || c.NoOffload != next.NoOffload
 }
 
 // DefaultQueues is a queue for every two cores, because each has two loops. Four are

@@ -1,4 +1,4 @@
-package engine_test
+package tunnel_test
 
 import (
 	"net/netip"
@@ -7,21 +7,21 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
 	"goipip/internal/stats"
+	"goipip/internal/tunnel"
 )
 
 // Of all packets that came in, each is counted once: passed on, or under the reason
 // that there is for it. What comes in the link's counters tell, and a capture.
 func TestG5_EachPacketOnce(t *testing.T) {
 	t.Parallel()
-	for name, change := range map[string]func(*engine.Config){
-		"default":                 func(*engine.Config) {},
-		"offload off, nopmtudisc": func(c *engine.Config) { c.NoOffload, c.NoPMTUDisc = true, true },
-		"queues 3":                func(c *engine.Config) { c.Queues = 3 },
+	for name, change := range map[string]func(*tunnel.Config){
+		"default":                 func(*tunnel.Config) {},
+		"offload off, nopmtudisc": func(c *tunnel.Config) { c.NoOffload, c.NoPMTUDisc = true, true },
+		"queues 3":                func(c *tunnel.Config) { c.Queues = 3 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -1,8 +1,7 @@
-package engine
+package tunnel
 
 import (
 	"log/slog"
-	"net/netip"
 
 	"goipip/internal/underlay"
 	"goipip/rawsock"
@@ -27,7 +26,12 @@ func Examine() []Finding {
 }
 
 func examineTUN() error {
-	d, err := tun.Open(tun.Config{Queues: 1, Offload: true})
+	h, err := tun.NewHost()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	d, err := h.Open(tun.Config{Queues: 1, Offload: true})
 	if err != nil {
 		return err
 	}
@@ -35,8 +39,7 @@ func examineTUN() error {
 }
 
 func examineSocket() error {
-	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	r, err := rawsock.NewReceiver(rawsock.Config{Local: loopback, Remote: loopback}, 0, 1)
+	r, err := rawsock.NewReceiver(0, 1)
 	if err != nil {
 		return err
 	}

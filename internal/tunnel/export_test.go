@@ -1,22 +1,14 @@
-package engine
+package tunnel
 
 import (
 	"fmt"
 	"runtime"
 	"strings"
 	"time"
-
-	"goipip/rawsock"
 )
 
 // For tests of what has no clock that a test could set, and of more cases than a
 // network could bring about.
-
-type SoftErrors = softErrors
-
-func (s *softErrors) Note(now time.Time)      { s.note(now) }
-func (s *softErrors) Take(now time.Time) bool { return s.any.Load() && s.take(now) } // as transmit does
-func (s *softErrors) Any() bool               { return s.any.Load() }
 
 // Claim is a claim on a name below a directory that a test brings.
 type Claim struct{ claimed }
@@ -34,20 +26,19 @@ func (c *Claim) Release()            { c.release() }
 
 var ErrHeld = errHeld
 
-func IsSoftError(e rawsock.ICMPError, inheritTTL bool) bool { return isSoftError(e, inheritTTL) }
-
 // ICMPErrors returns how many ICMP errors the tunnel has handled.
-func (t *Tunnel) ICMPErrors() uint64 { return t.icmp.handled.Load() }
+func (t *Tunnel) ICMPErrors() uint64 { return t.engine.ICMPErrors() }
 
 // PauseUnderlay has the underlay's goroutine, which looks paths up, wait until resume.
 func (t *Tunnel) PauseUnderlay() (resume func()) {
-	t.way.settling.Lock()
-	t.way.following.Doubt()
-	settle, stacks := fmt.Sprintf("engine.(*way).Settle(%p", t.way), make([]byte, 1<<20)
+	w := t.way.Load()
+	w.settling.Lock()
+	w.following.Doubt()
+	settle, stacks := fmt.Sprintf("tunnel.(*way).Settle(%p", w), make([]byte, 1<<20)
 	for waits := false; !waits; time.Sleep(time.Millisecond) {
 		for stack := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
 			waits = waits || strings.Contains(stack, settle) && strings.Contains(stack, "sync.(*Mutex).Lock")
 		}
 	}
-	return t.way.settling.Unlock
+	return w.settling.Unlock
 }

@@ -1,4 +1,4 @@
-package engine_test
+package tunnel_test
 
 import (
 	"bytes"
@@ -13,11 +13,11 @@ import (
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 
-	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
 	"goipip/internal/stats"
+	"goipip/internal/tunnel"
 )
 
 // outerPackets returns the ipip packets from s that a router's capture has seen
@@ -79,8 +79,8 @@ func TestT12_OuterFragments(t *testing.T) {
 		t.Run(fmt.Sprintf("offload %v", offload), func(t *testing.T) {
 			t.Parallel()
 			n := across(t)
-			n.start(t, func(c *engine.Config) {
-				c.NoPMTUDisc, c.MTU, c.NoOffload = true, engine.MaxMTU, !offload
+			n.start(t, func(c *tunnel.Config) {
+				c.NoPMTUDisc, c.MTU, c.NoOffload = true, tunnel.MaxMTU, !offload
 			})
 			wire := capture(t, n.r1, "a0")
 			want := map[int]bool{}
@@ -106,7 +106,7 @@ func TestT12_OuterFragments(t *testing.T) {
 			for _, end := range n.directions() {
 				p := newProber(t, end[0], end[1])
 				p.fragments(t)
-				for _, size := range []int{1480, 1481, 9000, engine.MaxMTU, engine.MaxMTU + 1, 65535} {
+				for _, size := range []int{1480, 1481, 9000, tunnel.MaxMTU, tunnel.MaxMTU + 1, 65535} {
 					p.exchange(t, size)
 				}
 			}
@@ -132,7 +132,7 @@ func TestT12_InnerFragments(t *testing.T) {
 		t.Run(fmt.Sprintf("mtu %d", mtu), func(t *testing.T) {
 			t.Parallel()
 			n := across(t)
-			n.start(t, func(c *engine.Config) { c.MTU = mtu })
+			n.start(t, func(c *tunnel.Config) { c.MTU = mtu })
 			for _, path := range []int{1500, 1400, 600} {
 				n.shrink(t, path)
 				// Whoever meets the path first loses a packet (T12).
@@ -170,7 +170,7 @@ func TestT12_InnerFragments(t *testing.T) {
 func TestT12_InnerOptions(t *testing.T) {
 	t.Parallel()
 	n := across(t)
-	n.start(t, func(c *engine.Config) { c.MTU = 4000 })
+	n.start(t, func(c *tunnel.Config) { c.MTU = 4000 })
 	wire := capture(t, n.r1, "a0")
 	p := packet.IPv4(make([]byte, 2028))
 	copy(p, echoReply(n.a.inner, n.b.inner, 2028))
@@ -250,7 +250,7 @@ func TestT12_NoRoomForFragments(t *testing.T) {
 func TestT12_RefusedFragments(t *testing.T) {
 	t.Parallel()
 	n := across(t)
-	n.start(t, func(c *engine.Config) { c.NoPMTUDisc, c.MTU = true, engine.MaxMTU })
+	n.start(t, func(c *tunnel.Config) { c.NoPMTUDisc, c.MTU = true, tunnel.MaxMTU })
 	eth0, err := n.a.host.Netlink().LinkByName("eth0")
 	must(t, err)
 	const rate = 1000 // bytes a second
@@ -277,9 +277,9 @@ func TestT12_RefusedFragments(t *testing.T) {
 
 // Fragments allocate nothing, neither outer nor inner ones.
 func TestT12_HeapStaysFlat(t *testing.T) {
-	for name, change := range map[string]func(*engine.Config){
-		"outer": func(c *engine.Config) { c.MTU, c.NoPMTUDisc = 9000, true },
-		"inner": func(c *engine.Config) { c.MTU = 9000 },
+	for name, change := range map[string]func(*tunnel.Config){
+		"outer": func(c *tunnel.Config) { c.MTU, c.NoPMTUDisc = 9000, true },
+		"inner": func(c *tunnel.Config) { c.MTU = 9000 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := tunnels(t, change)

@@ -1,4 +1,4 @@
-package engine_test
+package tunnel_test
 
 import (
 	"net/netip"
@@ -10,11 +10,11 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
 	"goipip/internal/stats"
+	"goipip/internal/tunnel"
 )
 
 // What hostile probing found, each by its number. A tunnel that learns of something by
@@ -50,12 +50,12 @@ func (l *logs) says(t testing.TB, text string, after func()) time.Duration {
 func TestHazard4_RuleByProtocol(t *testing.T) {
 	t.Parallel()
 	labtest.Need(t, "ip")
-	for _, road := range []engine.Road{engine.RoadAuto, engine.RoadRaw} {
+	for _, road := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitRaw} {
 		n := across(t)
 		log := n.a.listen()
-		n.start(t, func(c *engine.Config) { c.Road = road })
-		if road == engine.RoadAuto {
-			n.takes(t, engine.RoadPacket)
+		n.start(t, func(c *tunnel.Config) { c.Transmit = road })
+		if road == tunnel.TransmitAuto {
+			n.takes(t, tunnel.TransmitPacket)
 		}
 		n.types(t, "ip rule add pref 100 ipproto 4 prohibit")
 		n.obeys(t, false)
@@ -63,8 +63,8 @@ func TestHazard4_RuleByProtocol(t *testing.T) {
 		n.a.drops(t, stats.Filtered)
 		n.types(t, "ip rule del pref 100")
 		n.obeys(t, true)
-		if road == engine.RoadAuto {
-			n.takes(t, engine.RoadPacket)
+		if road == tunnel.TransmitAuto {
+			n.takes(t, tunnel.TransmitPacket)
 		}
 		if log.count("WARN") == 0 {
 			t.Errorf("road %d: the tunnel does not say that nothing passes:\n%s", road, log)
@@ -80,12 +80,12 @@ func TestHazard4_RuleByProtocolAndMTU(t *testing.T) {
 		"of the device": "ip link set eth1 mtu 1300",
 		"of the route":  "ip route change 192.168.8.0/24 via 192.168.9.1 table 100 mtu 1300",
 	} {
-		for _, road := range []engine.Road{engine.RoadAuto, engine.RoadRaw} {
+		for _, road := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitRaw} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
 				n := across(t)
 				n.secondUplink(t)
-				n.start(t, func(c *engine.Config) { c.Road = road })
+				n.start(t, func(c *tunnel.Config) { c.Transmit = road })
 				n.types(t, "ip route add 192.168.8.0/24 via 192.168.9.1 table 100\nip rule add pref 100 ipproto 4 lookup 100\n"+route)
 				p := newProber(t, n.a, n.b)
 				p.learns(t, 1480, 1280)
@@ -101,9 +101,9 @@ func TestHazard4_RuleByProtocolAndMTU(t *testing.T) {
 // refuses hears of it: here the tunnel knows nothing of the change yet.
 func TestHazard4_EveryRefusalIsAnswered(t *testing.T) {
 	t.Parallel()
-	for _, road := range []engine.Road{engine.RoadRaw, engine.RoadPacket} {
+	for _, road := range []tunnel.TransmitPath{tunnel.TransmitRaw, tunnel.TransmitPacket} {
 		n := across(t)
-		n.start(t, func(c *engine.Config) { c.Road = road })
+		n.start(t, func(c *tunnel.Config) { c.Transmit = road })
 		n.takes(t, road)
 		tun01 := capture(t, n.a.host, "tun01")
 		var packets [][]byte
@@ -142,7 +142,7 @@ func TestHazard5_FiltersAtOnce(t *testing.T) {
 			n := across(t)
 			log := n.a.listen()
 			n.start(t, nil)
-			n.takes(t, engine.RoadPacket)
+			n.takes(t, tunnel.TransmitPacket)
 			if took := median(t, func() time.Duration {
 				raw := log.says(t, "by raw socket", func() { n.types(t, c.begin) })
 				log.says(t, "by packet socket", func() { n.types(t, c.end) })
@@ -161,12 +161,12 @@ func TestHazard6_LegacyIptables(t *testing.T) {
 	labtest.Need(t, "iptables-legacy")
 	n := across(t)
 	n.start(t, nil)
-	n.takes(t, engine.RoadPacket)
+	n.takes(t, tunnel.TransmitPacket)
 	// The other end's are another host's business.
 	if _, err := n.b.host.Output("iptables-legacy", "-A", "INPUT", "-s", "203.0.113.1", "-j", "DROP"); err != nil {
 		t.Fatal(err)
 	}
-	n.takes(t, engine.RoadPacket)
+	n.takes(t, tunnel.TransmitPacket)
 	n.types(t, "iptables-legacy -A OUTPUT -p 4 -j DROP")
 	n.obeys(t, false)
 	n.balance(t)
@@ -178,7 +178,7 @@ func TestHazard6_LegacyIptables(t *testing.T) {
 func TestHazard7_Device(t *testing.T) {
 	t.Parallel()
 	labtest.Need(t, "ip")
-	for _, road := range []engine.Road{engine.RoadAuto, engine.RoadRaw} {
+	for _, road := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitRaw} {
 		t.Run([]string{"auto", "raw"}[road], func(t *testing.T) {
 			t.Parallel()
 			n := across(t)
@@ -187,7 +187,7 @@ func TestHazard7_Device(t *testing.T) {
 			n.types(t, route)
 			n.a.outer = secondUplink
 			cfg := config(n.a, n.b)
-			cfg.Device, cfg.Road = "eth1", road
+			cfg.Device, cfg.Transmit = "eth1", road
 			log := n.a.listen()
 			n.a.start(t, cfg)
 			n.b.start(t, config(n.b, n.a))
@@ -215,8 +215,8 @@ func TestHazard7_Device(t *testing.T) {
 				n.r1.AddAddr("a1", "192.168.9.1/24"))
 			n.types(t, route)
 			n.obeys(t, true)
-			if road == engine.RoadAuto {
-				n.takes(t, engine.RoadPacket)
+			if road == tunnel.TransmitAuto {
+				n.takes(t, tunnel.TransmitPacket)
 			}
 			if got := log.count("is gone"); got != 1 {
 				t.Errorf("the tunnel says %d times that its device is gone:\n%s", got, log)
@@ -237,7 +237,7 @@ func TestHazard8_NextHopObjects(t *testing.T) {
 	log := n.a.listen()
 	n.start(t, nil)
 	n.types(t, "ping -c 1 -W 1 192.168.9.1")
-	n.takes(t, engine.RoadPacket)
+	n.takes(t, tunnel.TransmitPacket)
 	gateways := []string{"192.168.9.1 dev eth1", "192.168.6.1 dev eth0"}
 	turn := 0
 	if took := median(t, func() time.Duration {
@@ -253,7 +253,7 @@ func TestHazard8_NextHopObjects(t *testing.T) {
 func TestHazard9_ForgedQuote(t *testing.T) {
 	t.Parallel()
 	n := across(t)
-	n.start(t, func(c *engine.Config) { c.RelayICMP = true })
+	n.start(t, func(c *tunnel.Config) { c.RelayICMP = true })
 	client := n.client(t)
 	victim := capture(t, client.host, "eth0")
 	for _, s := range []*netlab.Host{n.a.host, client.host} {
@@ -362,7 +362,7 @@ func TestHazard20_NextHopInTheLog(t *testing.T) {
 	n.setAddr(t, "a0", "02:00:00:00:00:07")
 	log := n.a.listen()
 	n.start(t, nil)
-	n.takes(t, engine.RoadPacket)
+	n.takes(t, tunnel.TransmitPacket)
 	if log.count("next_hop=02:00:00:00:00:07") == 0 {
 		t.Errorf("the tunnel says:\n%s", log)
 	}
@@ -372,20 +372,20 @@ func TestHazard20_NextHopInTheLog(t *testing.T) {
 func TestO10_Hazard22_Mark(t *testing.T) {
 	t.Parallel()
 	labtest.Need(t, "ip", "nft")
-	for _, road := range []engine.Road{engine.RoadAuto, engine.RoadRaw} {
+	for _, road := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitRaw} {
 		n := across(t)
 		n.secondUplink(t)
 		must(t, n.a.host.SetMTU("eth1", 1400))
 		n.types(t, "ip route add 192.168.8.0/24 via 192.168.9.1 table 100\nip rule add pref 100 fwmark 7 lookup 100")
 		wire := capture(t, n.r1, "a1")
-		n.start(t, func(c *engine.Config) { c.Mark, c.Road = 7, road })
+		n.start(t, func(c *tunnel.Config) { c.Mark, c.Transmit = 7, road })
 		n.waitMTU(t, 1380)
 		labtest.WaitFor(t, "packets by the marked route", func() bool {
 			ping(t, n.a, n.b, netlab.PingOptions{Timeout: unanswered})
 			return len(n.a.outerPackets(wire)) > 0
 		})
-		if road == engine.RoadAuto {
-			n.takes(t, engine.RoadPacket)
+		if road == tunnel.TransmitAuto {
+			n.takes(t, tunnel.TransmitPacket)
 		} else {
 			n.types(t, chain("ip", "filter", "output")+"\nnft add rule ip t c ip protocol 4 meta mark != 7 drop")
 			n.obeys(t, true)

@@ -1,13 +1,13 @@
-package engine_test
+package tunnel_test
 
 import (
 	"net/netip"
 	"slices"
 	"testing"
 
-	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
+	"goipip/internal/tunnel"
 )
 
 // secondUplink is the address that the method of this name adds.
@@ -85,7 +85,7 @@ func TestO2_NotAfterAPerson(t *testing.T) {
 			t.Parallel()
 			n := across(t)
 			log := n.a.listen()
-			n.start(t, func(c *engine.Config) { c.MTU = mtu })
+			n.start(t, func(c *tunnel.Config) { c.MTU = mtu })
 			if mtu == 0 {
 				must(t, n.a.host.SetMTU("tun01", 1300))
 			}

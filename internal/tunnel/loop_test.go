@@ -1,15 +1,15 @@
-package engine_test
+package tunnel_test
 
 import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
 
-	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
 	"goipip/internal/stats"
+	"goipip/internal/tunnel"
 )
 
 // A route to the remote address through the tunnel itself is told once, costs a
@@ -80,7 +80,7 @@ func TestT4_RouteIntoTheTunnel(t *testing.T) {
 func TestT4_FirstPackets(t *testing.T) {
 	t.Parallel()
 	n := across(t)
-	n.start(t, func(c *engine.Config) { c.Road = engine.RoadRaw })
+	n.start(t, func(c *tunnel.Config) { c.Transmit = tunnel.TransmitRaw })
 	before, took := n.a.tunnel.Stats().TX, n.a.took(t)
 	must(t, n.a.host.AddRoute("192.168.8.101/32", "tun01"))
 	const packets = 200

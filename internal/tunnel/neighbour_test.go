@@ -1,4 +1,4 @@
-package engine_test
+package tunnel_test
 
 import (
 	"net"
@@ -7,10 +7,10 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/stats"
+	"goipip/internal/tunnel"
 )
 
 // longestStall is how long a TCP connection may rest while the kernel finds out
@@ -69,15 +69,15 @@ func TestRoad_LinkLayerAddress(t *testing.T) {
 			}))
 		},
 	} {
-		for _, road := range []engine.Road{engine.RoadRaw, engine.RoadAuto} {
+		for _, road := range []tunnel.TransmitPath{tunnel.TransmitRaw, tunnel.TransmitAuto} {
 			t.Run(name+[]string{" auto", " raw"}[road], func(t *testing.T) {
 				t.Parallel()
 				n := across(t)
 				n.hurry(t)
 				prepare(t, n)
-				n.start(t, func(c *engine.Config) { c.Road = road })
-				if road == engine.RoadAuto {
-					n.takes(t, engine.RoadPacket)
+				n.start(t, func(c *tunnel.Config) { c.Transmit = road })
+				if road == tunnel.TransmitAuto {
+					n.takes(t, tunnel.TransmitPacket)
 				}
 				s := startStream(t, n.a, n.b)
 				for _, addr := range []string{"02:00:00:00:00:01", "02:00:00:00:00:02"} {
@@ -89,8 +89,8 @@ func TestRoad_LinkLayerAddress(t *testing.T) {
 					})
 				}
 				s.finish(t, longestStall)
-				if road == engine.RoadAuto {
-					n.takes(t, engine.RoadPacket)
+				if road == tunnel.TransmitAuto {
+					n.takes(t, tunnel.TransmitPacket)
 				}
 				n.balance(t)
 			})
@@ -107,7 +107,7 @@ func TestRoad_NeighbourIsAsked(t *testing.T) {
 	n.hurry(t)
 	log := n.a.listen()
 	n.start(t, nil)
-	n.takes(t, engine.RoadPacket)
+	n.takes(t, tunnel.TransmitPacket)
 	raw := log.count("by raw socket")
 	stop := flood(t, n.a, n.b)
 	for range 3 {
@@ -159,7 +159,7 @@ func TestRoad_NeighbourVanishes(t *testing.T) {
 			n.hurry(t)
 			log := n.a.listen()
 			n.start(t, nil)
-			n.takes(t, engine.RoadPacket)
+			n.takes(t, tunnel.TransmitPacket)
 			stop := flood(t, n.a, n.b)
 			raw := log.count("by raw socket")
 			c.leave(t, n)
@@ -169,7 +169,7 @@ func TestRoad_NeighbourVanishes(t *testing.T) {
 			}
 			c.come(t, n)
 			stop()
-			n.takes(t, engine.RoadPacket)
+			n.takes(t, tunnel.TransmitPacket)
 			n.balance(t)
 		})
 	}
@@ -193,7 +193,7 @@ func TestRoad_Routes(t *testing.T) {
 	// The tunnel's address stays when a device loses its own.
 	must(t, n.a.host.AddAddr("lo", "192.168.6.101/32"))
 	n.start(t, nil)
-	n.takes(t, engine.RoadPacket)
+	n.takes(t, tunnel.TransmitPacket)
 	s := startStream(t, n.a, n.b)
 	wires := map[string]*netlab.Capture{}
 	by := func(device string) {
@@ -207,7 +207,7 @@ func TestRoad_Routes(t *testing.T) {
 	prefix, err := netlink.ParseIPNet("192.168.8.0/24")
 	must(t, err, n.a.host.Netlink().RouteReplace(&netlink.Route{Dst: prefix, Gw: net.IPv4(192, 168, 9, 1)}))
 	by("a1")
-	n.takes(t, engine.RoadPacket)
+	n.takes(t, tunnel.TransmitPacket)
 	n.a.drops(t)
 
 	// The route goes, with its device, and by itself.
@@ -220,13 +220,13 @@ func TestRoad_Routes(t *testing.T) {
 		labtest.WaitFor(t, "packets without a route", func() bool { return n.a.tunnel.Stats().TX.Drops[stats.NoRoute] > before })
 		must(t, n.a.host.AddRoute("192.168.8.0/24", "192.168.6.1"))
 		by("a0")
-		n.takes(t, engine.RoadPacket)
+		n.takes(t, tunnel.TransmitPacket)
 	}
 	// A device that is down for a moment.
 	must(t, n.a.host.SetDown("eth0"), n.a.host.SetUp("eth0"), n.a.host.AddRoute("192.168.8.0/24", "192.168.6.1"))
 	by("a0")
 	s.finish(t, longestStall)
-	n.takes(t, engine.RoadPacket)
+	n.takes(t, tunnel.TransmitPacket)
 	n.balance(t)
 	n.a.drops(t, stats.NoRoute)
 }

@@ -1,4 +1,4 @@
-package engine_test
+package tunnel_test
 
 import (
 	"bytes"
@@ -13,10 +13,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/stats"
+	"goipip/internal/tunnel"
 )
 
 // How long a ping waits: for an answer that must come, and where there may be none.
@@ -66,7 +66,7 @@ func across(t testing.TB) *network {
 
 // start starts both ends of the tunnel, and returns when it carries packets and has
 // counted those.
-func (n *network) start(t testing.TB, change func(*engine.Config)) {
+func (n *network) start(t testing.TB, change func(*tunnel.Config)) {
 	t.Helper()
 	for _, end := range n.directions() {
 		cfg := config(end[0], end[1])
@@ -118,7 +118,7 @@ func (s *site) balance(t testing.TB) {
 }
 
 // balance does nothing about a link that is not on host any more.
-func balance(t testing.TB, host *netlab.Host, tunnel *engine.Tunnel) {
+func balance(t testing.TB, host *netlab.Host, tunnel *tunnel.Tunnel) {
 	t.Helper()
 	var given, taken, counted uint64
 	var now stats.Snapshot

@@ -1,4 +1,4 @@
-package engine_test
+package tunnel_test
 
 import (
 	"bytes"
@@ -13,10 +13,10 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/stats"
+	"goipip/internal/tunnel"
 )
 
 // prober sends datagrams with DF, and knows what its kernel knows of the path.
@@ -141,7 +141,7 @@ func TestT7_LocalSender(t *testing.T) {
 	for _, queues := range []int{1, 3} {
 		n := across(t)
 		n.strict(t)
-		n.start(t, func(c *engine.Config) { c.Queues = queues })
+		n.start(t, func(c *tunnel.Config) { c.Queues = queues })
 		before := 1480
 		for _, mtu := range []int{1400, 600} {
 			n.shrink(t, mtu)

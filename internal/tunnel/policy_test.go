@@ -1,4 +1,4 @@
-package engine_test
+package tunnel_test
 
 import (
 	"net"
@@ -7,10 +7,10 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/stats"
+	"goipip/internal/tunnel"
 )
 
 // byTOS adds a way from a to b by eth1 for outer packets of a TOS, and returns its
@@ -33,15 +33,15 @@ func (n *network) byTOS(t testing.TB, tos uint) (table int) {
 func TestT3_O4_PolicyRouting(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		change func(*engine.Config)
+		change func(*tunnel.Config)
 		wire   uint8 // TOS
 		other  bool  // the packets go by eth1
 	}{
-		"tos 0x10": {func(c *engine.Config) { c.TOS = 0x10 }, 0x10, true},
-		"tos 0x13": {func(c *engine.Config) { c.TOS = 0x13 }, 0x10, true}, // ECN bits are not TOS
-		"tos 0x08": {func(c *engine.Config) { c.TOS = 0x08 }, 0x08, false},
-		"none":     {func(c *engine.Config) {}, 0, false},
-		"inherit":  {func(c *engine.Config) { c.InheritTOS = true }, 0x10, false},
+		"tos 0x10": {func(c *tunnel.Config) { c.TOS = 0x10 }, 0x10, true},
+		"tos 0x13": {func(c *tunnel.Config) { c.TOS = 0x13 }, 0x10, true}, // ECN bits are not TOS
+		"tos 0x08": {func(c *tunnel.Config) { c.TOS = 0x08 }, 0x08, false},
+		"none":     {func(c *tunnel.Config) {}, 0, false},
+		"inherit":  {func(c *tunnel.Config) { c.InheritTOS = true }, 0x10, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

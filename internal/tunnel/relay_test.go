@@ -1,4 +1,4 @@
-package engine_test
+package tunnel_test
 
 import (
 	"bytes"
@@ -6,10 +6,10 @@ import (
 	"testing"
 	"time"
 
-	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
+	"goipip/internal/tunnel"
 )
 
 // With --icmp rfc2003 a sender hears of a shorter path by its first packet that is
@@ -21,7 +21,7 @@ func TestT7_E_RelayedAtOnce(t *testing.T) {
 			t.Parallel()
 			n := across(t)
 			n.strict(t)
-			n.start(t, func(c *engine.Config) { c.RelayICMP = true })
+			n.start(t, func(c *tunnel.Config) { c.RelayICMP = true })
 			sender := n.a
 			if forwarded {
 				sender = n.client(t)
@@ -58,7 +58,7 @@ func TestT7_E_RelayedAtOnce(t *testing.T) {
 func TestT7_E_RelayedMTU(t *testing.T) {
 	t.Parallel()
 	n := across(t)
-	n.start(t, func(c *engine.Config) { c.RelayICMP = true })
+	n.start(t, func(c *tunnel.Config) { c.RelayICMP = true })
 	tun01 := capture(t, n.a.host, "tun01")
 	df := n.tooBig()
 	whole := echoReply(stranger, n.b.inner, 1480)
@@ -101,7 +101,7 @@ func TestT7_E_RelayedMTU(t *testing.T) {
 func TestG7_E_RelayLimit(t *testing.T) {
 	t.Parallel()
 	n := across(t)
-	n.start(t, func(c *engine.Config) { c.RelayICMP = true })
+	n.start(t, func(c *tunnel.Config) { c.RelayICMP = true })
 	tun01 := capture(t, n.a.host, "tun01")
 	must(t, n.r1.Sysctl("net.ipv4.icmp_msgs_per_sec", "0"))
 	start := time.Now()

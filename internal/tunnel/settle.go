@@ -1,76 +1,26 @@
-package engine
+package tunnel
 
 import (
-	"errors"
-
 	"goipip/encap"
 	"goipip/internal/packet"
 	"goipip/internal/underlay"
 )
 
-// Settle does what a change of the path calls for and may take a moment: it binds
-// sockets to their device, connects them, sets the link's MTU, and logs.
+// Settle does what a change of the path calls for and may take a moment: it connects
+// sockets, sets the link's MTU, and logs.
 func (w *way) Settle() {
 	w.settling.Lock()
 	defer w.settling.Unlock()
+	w.settle()
+}
+
+// settle needs settling.
+func (w *way) settle() {
 	s := w.situation.Load()
-	w.bind(s.path.Bound)
-	w.connect()
+	w.engine.Connect()
 	w.logTrouble(s)
 	if s.here && s.path.Device != 0 && !s.loop {
 		w.followMTU(s.path)
-	}
-}
-
-// bind binds the sockets that send to a device (O6), which may have come again under
-// another index.
-func (w *way) bind(device int) {
-	if device == 0 || device == w.bound {
-		return
-	}
-	var err error
-	for _, tx := range w.transmits {
-		err = errors.Join(err, tx.sender.SetDevice(device))
-	}
-	for _, s := range w.connecting() {
-		err = errors.Join(err, s.SetDevice(device))
-	}
-	switch {
-	case err == nil:
-		w.bound = device
-	case w.unbound != device:
-		w.unbound = device
-		w.log.Warn("cannot bind to the device that packets leave by: they are dropped", "device", w.cfg.Device, "err", err)
-	}
-}
-
-// socket is one that receives.
-type socket interface {
-	Connect() error
-	SetDevice(index int) error
-}
-
-// connecting returns the sockets that receive, in the order in which they connect.
-func (w *way) connecting() []socket {
-	var sockets []socket
-	if w.guard != nil {
-		sockets = append(sockets, w.guard)
-	}
-	for _, rx := range w.receives {
-		sockets = append(sockets, rx.receiver)
-	}
-	return sockets
-}
-
-// connect connects the sockets that receive, which takes a route. Without that the
-// tunnel works too, but the kernel copies the packets of every other ipip tunnel
-// to its sockets.
-func (w *way) connect() {
-	for _, s := range w.connecting()[w.connected:] {
-		if s.Connect() != nil {
-			return
-		}
-		w.connected++
 	}
 }
 
@@ -130,7 +80,7 @@ func (w *way) tunnelMTU() int {
 	if p.Reason == "" { // by a rule that chooses by protocol
 		return mtuOver(p.MTU)
 	}
-	if l, ok := w.host.Link(p.Bound); ok {
+	if l, ok := w.host.underlay.Link(p.Bound); ok {
 		return mtuOver(l.MTU)
 	}
 	return mtuOver(ethernet)
@@ -138,7 +88,7 @@ func (w *way) tunnelMTU() int {
 
 // mtuOver is the MTU of a tunnel over a device of an MTU, both in bytes.
 func mtuOver(device int) int {
-	return max(min(device, packet.IPv4MaxLen)-encap.HdrLen, MinMTU)
+	return max(min(device, packet.IPv4MaxLen)-encap.IPIP.HdrLen, MinMTU)
 }
 
 // followMTU makes the link's MTU follow the route's device, unless it was set otherwise
@@ -148,7 +98,7 @@ func (w *way) followMTU(p underlay.Path) {
 	if w.cfg.MTU != 0 || w.MTU() != w.derivedMTU || mtu == w.derivedMTU {
 		return
 	}
-	if err := w.host.SetMTU(w.device.Index(), mtu); err != nil {
+	if err := w.host.underlay.SetMTU(w.device.Index(), mtu); err != nil {
 		if w.refusedMTU != mtu {
 			w.refusedMTU = mtu
 			w.log.Warn("cannot set the mtu of the link", "mtu", mtu, "err", err)
@@ -156,5 +106,5 @@ func (w *way) followMTU(p underlay.Path) {
 		return
 	}
 	w.log.Info("the mtu of the link follows the route to the remote address", "mtu", mtu)
-	w.derivedMTU = mtu
+	w.derivedMTU, w.link.MTU = mtu, mtu
 }

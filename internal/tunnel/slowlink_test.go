@@ -1,4 +1,4 @@
-package engine_test
+package tunnel_test
 
 import (
 	"errors"
@@ -10,10 +10,10 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/stats"
+	"goipip/internal/tunnel"
 )
 
 // heldBytes is what the queue of a slow device holds: more than any usual socket buffer.
@@ -26,7 +26,7 @@ type stuck struct {
 	before stats.Direction // when the queue was empty
 }
 
-func newStuck(t *testing.T, road engine.Road) *stuck {
+func newStuck(t *testing.T, road tunnel.TransmitPath) *stuck {
 	t.Helper()
 	labtest.Need(t, "ip")
 	s := &stuck{network: across(t)}
@@ -39,9 +39,9 @@ func newStuck(t *testing.T, road engine.Road) *stuck {
 		gateway := map[string]string{"eth0": "192.168.6.1", "eth1": "192.168.9.1"}[dev]
 		s.types(t, fmt.Sprintf("ip neigh replace %s dev %s lladdr %v nud permanent", gateway, dev, link.Attrs().HardwareAddr))
 	}
-	s.start(t, func(c *engine.Config) { c.Road = road })
-	if road == engine.RoadAuto {
-		s.takes(t, engine.RoadPacket)
+	s.start(t, func(c *tunnel.Config) { c.Transmit = road })
+	if road == tunnel.TransmitAuto {
+		s.takes(t, tunnel.TransmitPacket)
 	}
 	eth0, err := s.a.host.Netlink().LinkByName("eth0")
 	must(t, err)
@@ -168,7 +168,7 @@ func (s *stuck) flood(t *testing.T) (stop func()) {
 	return stop
 }
 
-var slowRoads = map[string]engine.Road{"auto": engine.RoadAuto, "raw": engine.RoadRaw}
+var slowRoads = map[string]tunnel.TransmitPath{"auto": tunnel.TransmitAuto, "raw": tunnel.TransmitRaw}
 
 // What the queue of a device has no room for is lost, and counted, packet by packet.
 func TestHazard3_FullQueueIsCounted(t *testing.T) {
@@ -239,7 +239,7 @@ func TestHazard3_EndsWithFullQueue(t *testing.T) {
 			t.Parallel()
 			s := newStuck(t, road)
 			cfg := config(s.a, s.b)
-			cfg.Road = road
+			cfg.Transmit = road
 			stop := s.flood(t)
 			i := 0
 			if took := median(t, func() time.Duration {
@@ -247,7 +247,7 @@ func TestHazard3_EndsWithFullQueue(t *testing.T) {
 				want := error(nil)
 				start := time.Now()
 				if i++; i%2 == 0 {
-					want = engine.ErrDeleted
+					want = tunnel.ErrDeleted
 					must(t, s.a.host.DeleteLink("tun01"))
 				} else {
 					s.a.cancel()

@@ -1,4 +1,4 @@
-package engine_test
+package tunnel_test
 
 import (
 	"bytes"
@@ -11,9 +11,9 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
+	"goipip/internal/tunnel"
 )
 
 // told pings from a to b until want senders in all have heard of an error, and some
@@ -65,7 +65,7 @@ func TestT8_E_RouterErrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			n := across(t)
-			n.start(t, func(cfg *engine.Config) { cfg.TTL = c.ttl })
+			n.start(t, func(cfg *tunnel.Config) { cfg.TTL = c.ttl })
 			for _, m := range c.quiet {
 				tun01 := capture(t, n.a.host, "tun01")
 				n.a.sendICMPErrors(t, n.r1, n.b, 3, m.typ, m.code, m.word)
@@ -194,7 +194,7 @@ func TestE_RelayedAtOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			n := across(t)
-			n.start(t, func(c *engine.Config) { c.TTL, c.RelayICMP = ttl, true })
+			n.start(t, func(c *tunnel.Config) { c.TTL, c.RelayICMP = ttl, true })
 			tun01 := capture(t, n.a.host, "tun01")
 			var want []string
 			for _, m := range []struct {

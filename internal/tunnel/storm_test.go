@@ -1,4 +1,4 @@
-package engine_test
+package tunnel_test
 
 import (
 	"bytes"
@@ -9,10 +9,10 @@ import (
 	"testing"
 	"time"
 
-	"goipip/internal/engine"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
 	"goipip/internal/stats"
+	"goipip/internal/tunnel"
 )
 
 // stranger is the inner address of a sender that a knows nothing of, so that its
@@ -55,7 +55,7 @@ func TestG7_RateLimit(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			n := across(t)
-			n.start(t, func(cfg *engine.Config) { cfg.Queues = c.queues })
+			n.start(t, func(cfg *tunnel.Config) { cfg.Queues = c.queues })
 			n.shorten(t)
 			before := n.a.tunnel.Stats().TX.Drops[stats.TooBig]
 			took := n.a.took(t)
@@ -103,7 +103,7 @@ func (s *site) took(t testing.TB) uint64 {
 func TestG7_NoError(t *testing.T) {
 	t.Parallel()
 	n := across(t)
-	n.start(t, func(c *engine.Config) { c.TTL = 64 })
+	n.start(t, func(c *tunnel.Config) { c.TTL = 64 })
 	n.shorten(t)
 	change := func(f func(packet.IPv4)) packet.IPv4 {
 		p := n.tooBig()

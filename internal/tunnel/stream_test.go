@@ -1,4 +1,4 @@
-package engine_test
+package tunnel_test
 
 import (
 	"crypto/sha256"
@@ -15,10 +15,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
+	"goipip/internal/tunnel"
 )
 
 // stream is a TCP connection that carries data until finish.
@@ -135,10 +135,10 @@ func (s *stream) finish(t testing.TB, longest time.Duration) {
 // again when it has grown and the kernel has forgotten (TestT7_Expires).
 func TestT7_TCPGoesOn(t *testing.T) {
 	t.Parallel()
-	for name, change := range map[string]func(*engine.Config){
+	for name, change := range map[string]func(*tunnel.Config){
 		"default": nil,
 		// DF comes from the senders.
-		"offload off, queues 2, nopmtudisc": func(c *engine.Config) { c.NoOffload, c.Queues, c.NoPMTUDisc = true, 2, true },
+		"offload off, queues 2, nopmtudisc": func(c *tunnel.Config) { c.NoOffload, c.Queues, c.NoPMTUDisc = true, 2, true },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

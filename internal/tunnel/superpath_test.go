@@ -1,4 +1,4 @@
-package engine_test
+package tunnel_test
 
 import (
 	"bytes"
@@ -9,10 +9,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/stats"
+	"goipip/internal/tunnel"
 )
 
 // segmented has the prober leave the cutting of what it writes to the tunnel, into
@@ -114,11 +114,11 @@ func TestT7_Superpacket(t *testing.T) {
 func TestT12_Superpacket(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		change func(*engine.Config)
+		change func(*tunnel.Config)
 		mtu    int // of the link
 	}{
-		"inner": {func(c *engine.Config) {}, 1480},
-		"outer": {func(c *engine.Config) { c.NoPMTUDisc, c.MTU = true, 4000 }, 4000},
+		"inner": {func(c *tunnel.Config) {}, 1480},
+		"outer": {func(c *tunnel.Config) { c.NoPMTUDisc, c.MTU = true, 4000 }, 4000},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

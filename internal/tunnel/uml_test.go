@@ -1,4 +1,4 @@
-package engine_test
+package tunnel_test
 
 import (
 	"fmt"
@@ -9,10 +9,10 @@ import (
 	"testing"
 	"time"
 
-	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
+	"goipip/internal/tunnel"
 )
 
 // The ipip module and goipip put each other's fragments together again, of outer
@@ -50,12 +50,12 @@ func TestT12_R1_KernelPeer(t *testing.T) {
 
 	for _, c := range []struct {
 		name, options string // of the module's end
-		change        func(*engine.Config)
+		change        func(*tunnel.Config)
 		path          int // MTU of the router's link to the guest
 	}{
-		{"outer", "nopmtudisc", func(c *engine.Config) { c.NoPMTUDisc, c.MTU = true, engine.MaxMTU }, 1500},
-		{"outer, over a shorter path", "nopmtudisc", func(c *engine.Config) { c.NoPMTUDisc, c.MTU = true, engine.MaxMTU }, 1400},
-		{"inner", "", func(c *engine.Config) { c.MTU = 9000 }, 1400},
+		{"outer", "nopmtudisc", func(c *tunnel.Config) { c.NoPMTUDisc, c.MTU = true, tunnel.MaxMTU }, 1500},
+		{"outer, over a shorter path", "nopmtudisc", func(c *tunnel.Config) { c.NoPMTUDisc, c.MTU = true, tunnel.MaxMTU }, 1400},
+		{"inner", "", func(c *tunnel.Config) { c.MTU = 9000 }, 1400},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			run("ip tunnel add tun02 mode ipip remote 192.168.6.101 local 192.168.8.101 " + c.options)
@@ -76,7 +76,7 @@ func TestT12_R1_KernelPeer(t *testing.T) {
 				return ping(t, a, b, netlab.PingOptions{Size: 1452, Timeout: unanswered}).Received > 0
 			})
 			wire := capture(t, router, "a0")
-			for _, size := range []int{1, 1452, 1453, 20000, engine.MaxMTU - 28} {
+			for _, size := range []int{1, 1452, 1453, 20000, tunnel.MaxMTU - 28} {
 				if r := ping(t, a, b, netlab.PingOptions{Size: size, Count: 3, Timeout: answered}); r.Received != 3 {
 					t.Errorf("ping with %d bytes: %v", size, r)
 				}

@@ -1,41 +1,43 @@
-package engine
+package tunnel
 
 import (
-	"net/netip"
 	"sync"
 	"sync/atomic"
 
+	"goipip/encap"
+	"goipip/internal/engine"
 	"goipip/internal/underlay"
 	"goipip/rawsock"
 
 	"golang.org/x/time/rate"
 )
 
-// way is what a tunnel knows of the underlay and does about it. It is the underlay's
-// Follower: the Watcher's goroutines call its methods.
+// way is what a tunnel with certain settings knows of its path and does about it. It is the
+// underlay's Follower: the Watcher's goroutines call its methods. A change of the
+// settings makes another.
 type way struct {
 	*Tunnel
+	cfg       Config
 	following *underlay.Following
 
 	// For the methods that are called one at a time.
 	latest underlay.Path
-	own    []netip.Addr // addresses of this host
 	here   bool         // the link is in the namespace that it was made in
 	hop    *rawsock.Hop // where the packet socket sends; nil for the raw socket
 	// rawReason is why the raw socket sends, as logged.
 	rawReason string
+	bound     int // index of the device that packets leave by, as known last
+
+	planning sync.Mutex
+	next     *engine.Plan // the latest
+	live     bool         // the loops go by it
 
 	situation atomic.Pointer[situation]
 
-	// For Settle.
+	// settling is held by what may take a moment: settle, and a change of the link.
 	settling   sync.Mutex
 	trouble    string // why no packet leaves, as logged
 	troubleLog *rate.Limiter
-	bound      int // index of the device that sockets are bound to
-	unbound    int // index of the device that they could not be bound to, as logged
-	derivedMTU int // of the link, as it was set last, in bytes
-	refusedMTU int // that the link did not take, as logged
-	connected  int // sockets, the first ones
 }
 
 // situation is where the tunnel stands.
@@ -45,32 +47,52 @@ type situation struct {
 	loop bool // the path leads into the tunnel itself (T4)
 }
 
-func newWay(t *Tunnel) *way {
-	return &way{
-		Tunnel:     t,
-		here:       true,
-		troubleLog: rate.NewLimiter(logPerSecond, logBurst),
-		bound:      t.boundDevice,
+func newWay(t *Tunnel, cfg Config, bound int) *way {
+	w := &way{Tunnel: t, cfg: cfg, here: true, bound: bound, troubleLog: rate.NewLimiter(logPerSecond, logBurst)}
+	if before := t.way.Load(); before != nil {
+		w.here, w.trouble, w.troubleLog = before.here, before.trouble, before.troubleLog
 	}
+	return w
 }
 
-// query is what the tunnel asks the underlay.
-func (w *way) query() underlay.Query {
-	return underlay.Query{
-		Local:   w.cfg.Local,
-		Remote:  w.cfg.Remote,
-		Device:  w.cfg.Device,
-		TOS:     w.cfg.routeTOS(),
-		Mark:    w.cfg.Mark,
-		Link:    w.device.Index(),
-		NextHop: w.cfg.Road != RoadRaw,
-		PathMTU: w.receives[0].receiver.PathMTU,
+// follow begins to follow the path, and returns when the loops go by it.
+func (w *way) follow() error {
+	w.following = w.host.underlay.Follow(w.query(), w)
+	w.Tunnel.way.Store(w)
+	w.planning.Lock()
+	first := w.next
+	w.planning.Unlock()
+	if err := w.begin(*first); err != nil { // which may take a moment
+		return err
 	}
+	w.planning.Lock()
+	defer w.planning.Unlock()
+	w.live = true
+	if w.next != first {
+		return w.packets.Load().SetPlan(*w.next)
+	}
+	return nil
+}
+
+// begin has the loops go by the first Plan of w.
+func (w *way) begin(first engine.Plan) error {
+	if packets := w.packets.Load(); packets != nil {
+		return packets.SetPlan(first)
+	}
+	packets, err := w.engine.Add(engine.TunnelConfig{Device: w.device, MTU: w.MTU(), Plan: first, Owner: w.Tunnel, Log: w.log})
+	if err != nil {
+		return err
+	}
+	w.packets.Store(packets)
+	return nil
 }
 
 // PathChanged has the loops go by p from their next batch on.
 func (w *way) PathChanged(p underlay.Path) {
 	w.latest = p
+	if p.Bound != 0 {
+		w.bound = p.Bound
+	}
 	w.apply()
 }
 
@@ -78,30 +100,13 @@ func (w *way) apply() {
 	s := &situation{path: w.latest, here: w.here}
 	s.loop = w.here && s.path.Device == w.device.Index()
 	w.situation.Store(s)
-	w.tx.path.Store(&path{
-		mtu:          s.path.MTU,
-		locked:       s.path.Locked,
-		loop:         s.loop,
-		localMissing: s.path.LocalMissing,
-	})
-	w.chooseHop(s)
-}
-
-// AddressesChanged takes over this host's own addresses (G2, T14).
-func (w *way) AddressesChanged(own []netip.Addr) {
-	w.own = own
-	w.tx.encap.SetOwn(own)
-	w.setMartians()
-}
-
-// setMartians has packets dropped that come from one of this host's own addresses (G2).
-// A link in another namespace belongs to a host of other addresses, whose kernel drops
-// what comes from those (fib_validate_source in net/ipv4/fib_frontend.c).
-func (w *way) setMartians() {
-	if w.here {
-		w.decap.SetOwn(w.own)
-	} else {
-		w.decap.SetOwn(nil)
+	plan := w.plan(s)
+	w.planning.Lock()
+	defer w.planning.Unlock()
+	w.next = &plan
+	if w.live {
+		// Between the same addresses it does not fail.
+		_ = w.packets.Load().SetPlan(plan)
 	}
 }
 
@@ -109,19 +114,63 @@ func (w *way) setMartians() {
 // another namespace keeps the MTU that it had last.
 func (w *way) LinkChanged(l underlay.Link, here bool) {
 	if l.Up {
-		w.mtu.Store(int64(l.MTU))
+		w.setMTU(l.MTU)
 	}
 	if w.here != here {
 		w.here = here
-		w.setMartians()
 		w.apply()
 	}
 }
 
 // Sent returns how many packets have been sent.
-func (w *way) Sent() (n uint64) {
-	for _, tx := range w.transmits {
-		n += tx.count.Packets()
+func (w *way) Sent() uint64 {
+	if packets := w.packets.Load(); packets != nil {
+		return packets.Sent()
 	}
-	return n
+	return 0
+}
+
+// plan is what w's settings and path come to.
+func (w *way) plan(s *situation) engine.Plan {
+	c := &w.cfg
+	route := rawsock.Route{Remote: c.Remote, Device: s.path.Bound, TOS: c.routeTOS(), Mark: c.Mark, Hop: w.chooseHop(s)}
+	if c.Device != "" && s.path.Bound == 0 {
+		route.Device = w.bound // which is gone: packets must not leave by another
+	}
+	return engine.Plan{
+		Outer: encap.Outer{
+			Format:     encap.IPIP,
+			Local:      c.Local,
+			Remote:     c.Remote,
+			TTL:        c.TTL,
+			TOS:        c.TOS,
+			InheritTOS: c.InheritTOS,
+			NoPMTUDisc: c.NoPMTUDisc,
+		},
+		Path: engine.Path{
+			MTU:          s.path.MTU,
+			Locked:       s.path.Locked,
+			Loop:         s.loop,
+			LocalMissing: s.path.LocalMissing,
+			ByDevice:     c.Device != "",
+		},
+		Route:     route,
+		Away:      !w.here,
+		RelayICMP: c.RelayICMP,
+	}
+}
+
+// query is what the tunnel asks the underlay.
+func (w *way) query() underlay.Query {
+	probe := rawsock.Route{Local: w.cfg.Local, Remote: w.cfg.Remote, Device: w.bound, TOS: w.cfg.routeTOS(), Mark: w.cfg.Mark}
+	return underlay.Query{
+		Local:   w.cfg.Local,
+		Remote:  w.cfg.Remote,
+		Device:  w.cfg.Device,
+		TOS:     w.cfg.routeTOS(),
+		Mark:    w.cfg.Mark,
+		Link:    w.device.Index(),
+		NextHop: w.cfg.Transmit != TransmitRaw,
+		PathMTU: func() (int, error) { return w.host.pathMTU(probe) },
+	}
 }

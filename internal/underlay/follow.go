@@ -57,9 +57,6 @@ type Hop struct {
 // with the Watcher locked: they must neither wait nor call the Watcher.
 type Follower interface {
 	PathChanged(Path)
-	// AddressesChanged tells of the IPv4 addresses of this host. The slice must not be
-	// changed.
-	AddressesChanged(own []netip.Addr)
 	// LinkChanged tells of the Follower's own link; false when it has left this
 	// namespace.
 	LinkChanged(l Link, here bool)
@@ -95,7 +92,6 @@ func (w *Watcher) Follow(q Query, to Follower) *Following {
 	f := &Following{w: w, query: q, follower: to}
 	w.mu.Lock()
 	w.followings[f] = struct{}{}
-	to.AddressesChanged(w.own)
 	if l, ok := w.links[q.Link]; ok {
 		to.LinkChanged(l, true)
 	}

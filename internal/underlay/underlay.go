@@ -42,16 +42,17 @@ type Watcher struct {
 
 	// mu guards what follows, and orders the calls of Followers. It is held only for
 	// moments: never across a request to the kernel.
-	mu          sync.Mutex
-	links       map[int]Link
-	addresses   map[address]struct{}
-	own         []netip.Addr // of addresses, each once
-	ruleByProto bool         // some rule chooses by protocol, which no lookup can ask for
-	filtered    string       // what filters outer packets; empty for nothing
-	filterEvent uint64       // counts the events about filters
-	conflict    string       // what else answers ipip packets, as logged
-	followings  map[*Following]struct{}
-	stale       struct{ own, rules, filters bool } // to be looked at by the next pass
+	mu               sync.Mutex
+	links            map[int]Link
+	addresses        map[address]struct{}
+	own              []netip.Addr // of addresses, each once
+	ruleByProto      bool         // some rule chooses by protocol, which no lookup can ask for
+	filtered         string       // what filters outer packets; empty for nothing
+	filterEvent      uint64       // counts the events about filters
+	conflict         string       // what else answers ipip packets, as logged
+	followings       map[*Following]struct{}
+	addressFollowers []func([]netip.Addr)
+	stale            struct{ own, rules, filters bool } // to be looked at by the next pass
 }
 
 // Open starts to watch the network namespace of the calling thread. What concerns all
@@ -241,9 +242,19 @@ func (w *Watcher) setOwn() {
 	}
 	before := w.own
 	w.own = own
+	for _, f := range w.addressFollowers {
+		f(own)
+	}
 	for f := range w.followings {
-		f.follower.AddressesChanged(own)
 		f.publishAgain() // which tells whether the local address is there
 		f.stale = f.stale || slices.Contains(own, f.query.Local) != slices.Contains(before, f.query.Local)
 	}
+}
+
+// FollowAddresses calls f at once and after each change.
+func (w *Watcher) FollowAddresses(f func(own []netip.Addr)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.addressFollowers = append(w.addressFollowers, f)
+	f(w.own)
 }

@@ -39,7 +39,7 @@ var Settings = map[string]Setting{
 	"offload": choice(func(c *engine.Config) *bool { return &c.NoOffload },
 		[]string{"auto", "off"}, []bool{false, true}),
 	"tx": choice(func(c *engine.Config) *engine.Road { return &c.Road },
-		[]string{"auto", "raw", "packet"}, []engine.Road{engine.RoadAuto, engine.RoadRaw, engine.RoadPacket}),
+		[]string{"auto", "raw", "packet"}, []engine.Road{engine.TransmitAuto, engine.TransmitRaw, engine.TransmitPacket}),
 }
 
 // The words of log-level and log-format, the default first.

@@ -1,4 +1,4 @@
-package engine_test
+package tunnel_test
 
 import (
 	"context"
@@ -12,10 +12,10 @@ import (
 	"testing"
 	"time"
 
-	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/stats"
+	"goipip/internal/tunnel"
 )
 
 // site is one end of the tunnel under test.
@@ -23,7 +23,7 @@ type site struct {
 	host         *netlab.Host
 	outer, inner netip.Addr
 	log          *slog.Logger
-	tunnel       *engine.Tunnel
+	tunnel       *tunnel.Tunnel
 	cancel       context.CancelFunc
 	ended        chan error
 }
@@ -60,8 +60,8 @@ func hosts(t testing.TB) (a, b *site) {
 	return a, b
 }
 
-func config(near, far *site) engine.Config {
-	return engine.Config{
+func config(near, far *site) tunnel.Config {
+	return tunnel.Config{
 		Name:    "tun01",
 		Local:   near.outer,
 		Remote:  far.outer,
@@ -73,13 +73,13 @@ func config(near, far *site) engine.Config {
 
 // start opens and runs cfg on s until the test ends or stop. A tunnel that runs to
 // the end of the test must have counted each packet (G5).
-func (s *site) start(t testing.TB, cfg engine.Config) {
+func (s *site) start(t testing.TB, cfg tunnel.Config) {
 	t.Helper()
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.host.Do(func() (err error) {
-		s.tunnel, err = engine.Open(cfg, s.log)
+		s.tunnel, err = tunnel.Open(cfg, s.log)
 		return err
 	}); err != nil {
 		t.Fatal(err)
@@ -114,7 +114,7 @@ func (s *site) end(t testing.TB) error {
 }
 
 // tunnels returns two hosts with a running tunnel between them.
-func tunnels(t testing.TB, change func(*engine.Config)) (a, b *site) {
+func tunnels(t testing.TB, change func(*tunnel.Config)) (a, b *site) {
 	t.Helper()
 	a, b = hosts(t)
 	for _, end := range [][2]*site{{a, b}, {b, a}} {
@@ -138,7 +138,7 @@ func ping(t testing.TB, from, to *site, o netlab.PingOptions) netlab.PingResult 
 
 func TestTunnelCarriesAndCounts(t *testing.T) {
 	for _, queues := range []int{1, 3} {
-		a, b := tunnels(t, func(c *engine.Config) { c.Queues = queues })
+		a, b := tunnels(t, func(c *tunnel.Config) { c.Queues = queues })
 		const n = 20
 		o := netlab.PingOptions{Count: n, Interval: time.Millisecond, Size: 100}
 		if r := ping(t, a, b, o); r.Received != n {
@@ -187,7 +187,7 @@ func TestRunReturnsErrDeleted(t *testing.T) {
 		if err := s.host.DeleteLink("tun01"); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.end(t); !errors.Is(err, engine.ErrDeleted) {
+		if err := s.end(t); !errors.Is(err, tunnel.ErrDeleted) {
 			t.Errorf("Run = %v, want ErrDeleted", err)
 		}
 	}
@@ -225,17 +225,17 @@ func TestNothingIsLeft(t *testing.T) {
 // TestFailedOpenLeavesNothing fails at each step that can fail.
 func TestFailedOpenLeavesNothing(t *testing.T) {
 	a, b := hosts(t)
-	for name, change := range map[string]func(*engine.Config){
-		"name taken":     func(c *engine.Config) { c.Name = "eth0" },
-		"no such device": func(c *engine.Config) { c.Device = "nope" },
-		"bad mtu":        func(c *engine.Config) { c.MTU = 1 << 20 },
+	for name, change := range map[string]func(*tunnel.Config){
+		"name taken":     func(c *tunnel.Config) { c.Name = "eth0" },
+		"no such device": func(c *tunnel.Config) { c.Device = "nope" },
+		"bad mtu":        func(c *tunnel.Config) { c.MTU = 1 << 20 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := config(a, b)
 			change(&cfg)
 			open := func() error {
 				return a.host.Do(func() error {
-					_, err := engine.Open(cfg, quiet())
+					_, err := tunnel.Open(cfg, quiet())
 					return err
 				})
 			}
@@ -316,7 +316,7 @@ func TestHeapStaysFlat(t *testing.T) {
 	const packets, window = 100_000, 64
 	for name, offload := range map[string]bool{"offload": true, "plain": false} {
 		t.Run(name, func(t *testing.T) {
-			a, b := tunnels(t, func(c *engine.Config) { c.NoOffload = !offload })
+			a, b := tunnels(t, func(c *tunnel.Config) { c.NoOffload = !offload })
 			f := newFlow(t, a, b)
 			defer f.out.Close()
 			defer f.in.Close()

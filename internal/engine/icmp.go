@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"net/netip"
-	"sync/atomic"
 	"time"
 
 	"goipip/encap"
@@ -14,80 +13,75 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// errorsPerSecond bounds the ICMP errors that a tunnel looks at, whatever their number:
+// errorsPerSecond bounds the ICMP errors that an Engine looks at, whatever their number:
 // as many as a host sends by itself (net.ipv4.icmp_msgs_per_sec). The kernel drops what
 // the socket does not hold.
 const errorsPerSecond = 1000
 
-// icmpErrors is the state of hearICMP.
-type icmpErrors struct {
-	heard   int           // since the last wait
-	handled atomic.Uint64 // of all time
-	replies *tun.Writer   // for errors relayed to inner senders
-}
-
-// hearICMP handles the ICMP errors about the tunnel's packets until the ErrorSocket is closed.
-func (t *Tunnel) hearICMP(ctx context.Context) error {
+// hearICMP handles the ICMP errors about the tunnels' packets until ctx is done or the
+// ErrorSocket closed.
+func (e *Engine) hearICMP(ctx context.Context) {
 	limit := rate.NewLimiter(errorsPerSecond, 2*rawsock.ErrorBatch)
+	writer := tun.NewWriter()
+	heard := 0
+	handle := func(err rawsock.ICMPError) {
+		heard++
+		if t := e.table.find(keyOf(err.Pair)); t != nil {
+			t.icmpReceived(err, writer)
+		}
+		e.handled.Add(1)
+	}
 	for {
-		t.icmp.heard = 0
-		if err := t.errors.ReadErrors(t.icmpReceived); err != nil {
-			return err
+		heard = 0
+		if e.errors.ReadErrors(handle) != nil {
+			return
 		}
-		if t.icmp.heard == 0 { // a flood of malformed messages
-			t.icmp.heard = rawsock.ErrorBatch
+		if heard == 0 { // a flood of malformed messages
+			heard = rawsock.ErrorBatch
 		}
-		if err := limit.WaitN(ctx, min(t.icmp.heard, limit.Burst())); err != nil {
-			return err
+		if limit.WaitN(ctx, min(heard, limit.Burst())) != nil {
+			return
 		}
 	}
 }
 
 // icmpReceived handles one ICMP error (E). Redirects and the path MTU the kernel has
-// applied by itself.
-func (t *Tunnel) icmpReceived(e rawsock.ICMPError) {
-	t.icmp.heard++
-	defer t.icmp.handled.Add(1)
-	relay := t.cfg.RelayICMP && t.wentThrough(e.Inner)
+// applied by itself. Errors to be relayed are written by w.
+func (t *Tunnel) icmpReceived(e rawsock.ICMPError, w *tun.Writer) {
+	plan := t.plan.Load()
+	relay := plan.RelayICMP && t.wentThrough(plan, e.Inner)
 	switch {
 	case e.Type == packet.ICMPUnreachable && e.Code == packet.ICMPCodeFragNeeded:
-		t.fragNeeded(e, relay)
+		// With RFC 2003 a sender that wants DF hears of the MTU at once, or else with its
+		// next packet that is too long (T7).
+		mtu := t.owner.PathMTUReported(e.MTU)
+		if relay && e.Inner.DF() {
+			t.relay(w, e, packet.ICMPCodeFragNeeded, mtu-plan.encap.HdrLen())
+		}
 	case relay:
 		if code, ok := relayedCode(e); ok {
-			t.relay(e, code, 0)
+			t.relay(w, e, code, 0)
 		}
-	case isSoftError(e, t.cfg.TTL == 0):
-		t.tx.soft.note(time.Now())
+	case isSoftError(e, plan.Outer.TTL == 0):
+		t.soft.note(time.Now())
 	}
 }
 
 // wentThrough reports whether a packet like inner, which must be quoted as far as 8
 // bytes behind its header, would leave by the tunnel's link. An error that quotes
 // another is forged, or about a route that is gone: its sender hears nothing at once.
-func (t *Tunnel) wentThrough(inner packet.IPv4) bool {
-	return len(inner) >= packet.IPv4HdrLen+8 &&
-		t.way.situation.Load().here &&
-		t.host.LeadsInto(netip.AddrFrom4(inner.Destination()), t.device.Index())
-}
-
-// fragNeeded takes note of a shorter path. A sender that wants DF hears of the MTU
-// that the path has for it now: with RFC 2003 at once, or else with the next packet
-// that is too long (T7).
-func (t *Tunnel) fragNeeded(e rawsock.ICMPError, relay bool) {
-	t.way.following.Report(e.MTU)
-	if relay && e.Inner.DF() {
-		mtu := t.way.following.LimitReport(e.MTU)
-		t.relay(e, packet.ICMPCodeFragNeeded, mtu-encap.HdrLen)
-	}
+func (t *Tunnel) wentThrough(plan *plan, inner packet.IPv4) bool {
+	return len(inner) >= packet.IPv4HdrLen+8 && !plan.Away &&
+		t.owner.LeadsIn(netip.AddrFrom4(inner.Destination()))
 }
 
 // relay tells the sender of the inner packet.
-func (t *Tunnel) relay(e rawsock.ICMPError, code uint8, mtu int) {
+func (t *Tunnel) relay(w *tun.Writer, e rawsock.ICMPError, code uint8, mtu int) {
 	var b [encap.MaxICMPLen]byte
 	message := encap.ICMPError(b[:], e.Inner, packet.ICMPUnreachable, code, mtu)
-	if message != nil && t.tx.limit.allow(message) {
+	if message != nil && t.engine.replies.allow(message) {
 		// A link that is down or gone shows elsewhere.
-		_ = t.icmp.replies.Write(packet.VNetHdr{}, [][]byte{message})
+		_ = w.Write(t.device.Queues()[0], packet.VNetHdr{}, [][]byte{message})
 	}
 }
 
@@ -110,7 +104,7 @@ func relayedCode(e rawsock.ICMPError) (code uint8, ok bool) {
 	return 0, false
 }
 
-// icmpLimit bounds the ICMP errors that a tunnel sends (G7): a thousand a second,
+// icmpLimit bounds the ICMP errors that an Engine sends (G7): a thousand a second,
 // as net.ipv4.icmp_msgs_per_sec does, and a tenth of that to any one sender, so
 // that one who floods does not keep the others from hearing.
 type icmpLimit struct {

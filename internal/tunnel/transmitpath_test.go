@@ -1,4 +1,4 @@
-package engine_test
+package tunnel_test
 
 import (
 	"bytes"
@@ -8,18 +8,18 @@ import (
 	"strings"
 	"testing"
 
-	"goipip/internal/engine"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
 	"goipip/internal/stats"
+	"goipip/internal/tunnel"
 )
 
 // takes returns when a's packets take a road, by what the kernel says: its IP layer
 // sees those that packet sockets send once, within the tunnel, and others twice. There
 // may be other packets in the tunnel meanwhile, if they are many against those of the
 // moment when one is counted here and not there yet.
-func (n *network) takes(t testing.TB, road engine.Road) {
+func (n *network) takes(t testing.TB, road tunnel.TransmitPath) {
 	t.Helper()
 	const count, length = 4, 428
 	labtest.WaitFor(t, fmt.Sprint("packets to take road ", road), func() bool {
@@ -30,7 +30,7 @@ func (n *network) takes(t testing.TB, road engine.Road) {
 		}
 		octets, inner = n.a.outOctets(t)-octets, n.a.tunnel.Stats().TX.Bytes-inner
 		twice := float64(octets) > 1.5*float64(inner)
-		return twice == (road == engine.RoadRaw)
+		return twice == (road == tunnel.TransmitRaw)
 	})
 }
 
@@ -91,12 +91,12 @@ func TestRoad_Auto(t *testing.T) {
 			// None of these sees IPv4 packets of this host.
 			n.types(t, chain("ip6", "filter", "output")+"\n"+chain("bridge", "filter", "output")+"\nnft add table ip empty\nnft add chain ip empty jumped")
 			n.start(t, nil)
-			n.takes(t, engine.RoadPacket)
+			n.takes(t, tunnel.TransmitPacket)
 			for turn := range 2 {
 				n.types(t, c.begin)
-				n.takes(t, engine.RoadRaw)
+				n.takes(t, tunnel.TransmitRaw)
 				n.types(t, c.end)
-				n.takes(t, engine.RoadPacket)
+				n.takes(t, tunnel.TransmitPacket)
 				if got := log.count("by packet socket"); got != turn+2 {
 					t.Errorf("the tunnel says %d times that it takes the packet road:\n%s", got, log)
 				}
@@ -116,9 +116,9 @@ func chain(family, kind, hook string) string {
 func TestRoad_IPsecBlocks(t *testing.T) {
 	t.Parallel()
 	labtest.Need(t, "ip")
-	for road, passes := range map[engine.Road]bool{engine.RoadAuto: false, engine.RoadRaw: false, engine.RoadPacket: true} {
+	for road, passes := range map[tunnel.TransmitPath]bool{tunnel.TransmitAuto: false, tunnel.TransmitRaw: false, tunnel.TransmitPacket: true} {
 		n := across(t)
-		n.start(t, func(c *engine.Config) { c.Road = road })
+		n.start(t, func(c *tunnel.Config) { c.Transmit = road })
 		// What is in the tunnel has a policy.
 		n.types(t, "ip xfrm policy add dir out dst 172.56.0.0/16\nip xfrm policy setdefault out block")
 		n.obeys(t, passes)
@@ -130,13 +130,13 @@ func TestRoad_IPsecOfIPIP(t *testing.T) {
 	t.Parallel()
 	labtest.Need(t, "ip")
 	for proto, passes := range map[string]bool{"4": false, "255": true} {
-		for _, road := range []engine.Road{engine.RoadAuto, engine.RoadRaw} {
+		for _, road := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitRaw} {
 			n := across(t)
-			n.start(t, func(c *engine.Config) { c.Road = road })
+			n.start(t, func(c *tunnel.Config) { c.Transmit = road })
 			n.types(t, "ip xfrm policy add dir out dst 192.168.8.0/24 proto "+proto+" action block")
 			n.obeys(t, passes)
 			if passes {
-				n.takes(t, engine.RoadRaw)
+				n.takes(t, tunnel.TransmitRaw)
 			}
 		}
 	}
@@ -166,23 +166,23 @@ func TestRoad_Firewall(t *testing.T) {
 	)
 	for _, c := range []struct {
 		name, rules string
-		road        engine.Road
+		road        tunnel.TransmitPath
 		passes      bool
 		drops       []stats.Reason
 	}{
-		{"auto", chain("ip", "filter", "output") + "\n" + drop, engine.RoadAuto, false, []stats.Reason{stats.Filtered}},
-		{"raw", chain("ip", "filter", "output") + "\n" + drop, engine.RoadRaw, false, []stats.Reason{stats.Filtered}},
-		{"packet", chain("ip", "filter", "output") + "\n" + drop, engine.RoadPacket, true, nil},
-		{"auto, stateful", chain("ip", "filter", "input") + "\n" + stateful, engine.RoadAuto, true, nil},
-		{"raw, stateful", chain("ip", "filter", "input") + "\n" + stateful, engine.RoadRaw, true, nil},
-		{"packet, stateful", chain("ip", "filter", "input") + "\n" + stateful, engine.RoadPacket, false, nil},
+		{"auto", chain("ip", "filter", "output") + "\n" + drop, tunnel.TransmitAuto, false, []stats.Reason{stats.Filtered}},
+		{"raw", chain("ip", "filter", "output") + "\n" + drop, tunnel.TransmitRaw, false, []stats.Reason{stats.Filtered}},
+		{"packet", chain("ip", "filter", "output") + "\n" + drop, tunnel.TransmitPacket, true, nil},
+		{"auto, stateful", chain("ip", "filter", "input") + "\n" + stateful, tunnel.TransmitAuto, true, nil},
+		{"raw, stateful", chain("ip", "filter", "input") + "\n" + stateful, tunnel.TransmitRaw, true, nil},
+		{"packet, stateful", chain("ip", "filter", "input") + "\n" + stateful, tunnel.TransmitPacket, false, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			n := across(t)
-			n.start(t, func(cfg *engine.Config) { cfg.Road = c.road })
-			if c.road != engine.RoadRaw {
-				n.takes(t, engine.RoadPacket)
+			n.start(t, func(cfg *tunnel.Config) { cfg.Transmit = c.road })
+			if c.road != tunnel.TransmitRaw {
+				n.takes(t, tunnel.TransmitPacket)
 			}
 			n.types(t, c.rules)
 			n.obeys(t, c.passes)
@@ -198,21 +198,21 @@ func TestRoad_Firewall(t *testing.T) {
 // right checksums, and IDs that differ where they must.
 func TestRoad_SameBytes(t *testing.T) {
 	t.Parallel()
-	for name, change := range map[string]func(*engine.Config){
-		"default":        func(*engine.Config) {},
-		"nopmtudisc":     func(c *engine.Config) { c.NoPMTUDisc = true },
-		"ttl, tos":       func(c *engine.Config) { c.TTL, c.TOS = 7, 0x10 },
-		"inherited tos":  func(c *engine.Config) { c.InheritTOS = true },
-		"offload off, 2": func(c *engine.Config) { c.NoOffload, c.Queues = true, 2 },
+	for name, change := range map[string]func(*tunnel.Config){
+		"default":        func(*tunnel.Config) {},
+		"nopmtudisc":     func(c *tunnel.Config) { c.NoPMTUDisc = true },
+		"ttl, tos":       func(c *tunnel.Config) { c.TTL, c.TOS = 7, 0x10 },
+		"inherited tos":  func(c *tunnel.Config) { c.InheritTOS = true },
+		"offload off, 2": func(c *tunnel.Config) { c.NoOffload, c.Queues = true, 2 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var seen [2][][]byte // outer and inner headers
-			for i, road := range []engine.Road{engine.RoadRaw, engine.RoadPacket} {
+			for i, road := range []tunnel.TransmitPath{tunnel.TransmitRaw, tunnel.TransmitPacket} {
 				n := across(t)
-				n.start(t, func(c *engine.Config) {
+				n.start(t, func(c *tunnel.Config) {
 					change(c)
-					c.Road = road
+					c.Transmit = road
 				})
 				n.takes(t, road)
 				wire := capture(t, n.r1, "a0")
@@ -255,10 +255,10 @@ func TestRoad_SameBytes(t *testing.T) {
 // T7: a router's ICMP 3/4 about what a packet socket sent is heard like any other.
 func TestT7_PacketRoad(t *testing.T) {
 	t.Parallel()
-	for _, road := range []engine.Road{engine.RoadAuto, engine.RoadPacket} {
+	for _, road := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitPacket} {
 		n := across(t)
-		n.start(t, func(c *engine.Config) { c.Road = road })
-		n.takes(t, engine.RoadPacket)
+		n.start(t, func(c *tunnel.Config) { c.Transmit = road })
+		n.takes(t, tunnel.TransmitPacket)
 		before := 1480
 		for _, mtu := range []int{1400, 600} {
 			n.shrink(t, mtu)
@@ -273,7 +273,7 @@ func TestT7_PacketRoad(t *testing.T) {
 		p := newProber(t, n.a, n.b)
 		p.fragments(t)
 		p.exchange(t, 1400)
-		n.takes(t, engine.RoadPacket)
+		n.takes(t, tunnel.TransmitPacket)
 		n.balance(t)
 		n.a.drops(t, stats.TooBig)
 	}
@@ -286,7 +286,7 @@ func TestRoad_DeviceAndTOS(t *testing.T) {
 		t.Parallel()
 		n := acrossDevice(t)
 		other := capture(t, n.r1, "a0")
-		n.takes(t, engine.RoadPacket)
+		n.takes(t, tunnel.TransmitPacket)
 		if got := n.a.outerPackets(other); len(got) > 0 {
 			t.Errorf("on eth0 are %d packets", len(got))
 		}
@@ -296,9 +296,9 @@ func TestRoad_DeviceAndTOS(t *testing.T) {
 			t.Parallel()
 			n := across(t)
 			n.byTOS(t, 0x10)
-			n.start(t, func(c *engine.Config) { c.TOS = tos })
+			n.start(t, func(c *tunnel.Config) { c.TOS = tos })
 			wires := map[string]*netlab.Capture{"a0": capture(t, n.r1, "a0"), "a1": capture(t, n.r1, "a1")}
-			n.takes(t, engine.RoadPacket)
+			n.takes(t, tunnel.TransmitPacket)
 			n.settle(t, wires["a0"]) // where the answers come by
 			for name, wire := range wires {
 				if got := len(n.a.outerPackets(wire)); (got > 0) != (name == device) {
@@ -314,7 +314,7 @@ func TestRoad_DeviceAndTOS(t *testing.T) {
 func TestRoad_OtherLinks(t *testing.T) {
 	t.Parallel()
 	labtest.Need(t, "ip")
-	for _, road := range []engine.Road{engine.RoadAuto, engine.RoadPacket} {
+	for _, road := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitPacket} {
 		n := across(t)
 		n.types(t, "ip link add vx0 type vxlan id 7 remote 192.168.6.1 local 192.168.6.101 dstport 4789")
 		if _, err := n.r1.Output("ip", "link", "add", "vx0", "type", "vxlan", "id", "7", "remote", "192.168.6.101", "local", "192.168.6.1", "dstport", "4789"); err != nil {
@@ -324,7 +324,7 @@ func TestRoad_OtherLinks(t *testing.T) {
 		n.deleteRoute(t, "192.168.8.0/24")
 		must(t, n.a.host.AddRoute("192.168.8.0/24", "192.168.9.1"))
 		log := n.a.listen()
-		n.start(t, func(c *engine.Config) { c.Road = road })
+		n.start(t, func(c *tunnel.Config) { c.Transmit = road })
 		for range 5 {
 			ping(t, n.a, n.b, netlab.PingOptions{})
 		}
@@ -349,6 +349,6 @@ func TestRoad_IPv6Gateway(t *testing.T) {
 	// A neighbour with the remote address is not the way there.
 	n.types(t, "ip neigh add 192.168.8.101 lladdr 02:00:00:00:00:99 dev eth0")
 	n.start(t, nil)
-	n.takes(t, engine.RoadPacket)
+	n.takes(t, tunnel.TransmitPacket)
 	n.balance(t)
 }

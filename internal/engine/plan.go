@@ -1,0 +1,67 @@
+package engine
+
+import (
+	"net/netip"
+
+	"goipip/encap"
+	"goipip/rawsock"
+)
+
+// Plan is what loops go by for the packets of a tunnel. It never changes; another takes its
+// place.
+type Plan struct {
+	Outer encap.Outer
+	Path  Path
+	// Route is how the packets leave; its Local is that of Outer.
+	Route rawsock.Route
+	// Away tells that the link is in another network namespace than the sockets: this
+	// host's addresses are not those of the link's host (G2), and no route of this host
+	// leads into it.
+	Away bool
+	// RelayICMP has inner senders told at once of ICMP errors, as RFC 2003 §4 has it.
+	RelayICMP bool
+}
+
+// Path is the way to the remote end.
+type Path struct {
+	MTU          int  // of the whole path, as far as known, in bytes
+	Locked       bool // DF is to be cleared, see underlay.Path
+	Loop         bool // it leads into the tunnel itself (T4)
+	LocalMissing bool // there is no route then (T3)
+	// ByDevice tells that packets leave by a configured device. What is known of their
+	// path's MTU is then known here only, and not to the kernel (O6).
+	ByDevice bool
+}
+
+// plan is a Plan with what is made of it.
+type plan struct {
+	Plan
+	encap *encap.Encapsulator
+	decap *encap.Decapsulator
+	probe rawsock.Route // for a Prober
+}
+
+func (e *Engine) newPlan(p Plan, ids *encap.IDs) (_ *plan, err error) {
+	n := &plan{Plan: p, probe: p.Route}
+	if n.encap, err = encap.NewEncapsulator(p.Outer, ids, &e.host); err != nil {
+		return nil, err
+	}
+	host := &e.host
+	if p.Away {
+		host = nil
+	}
+	if n.decap, err = encap.NewDecapsulator(p.Outer, host); err != nil {
+		return nil, err
+	}
+	n.probe.Local = p.Outer.Local
+	if p.Route.Device == 0 && p.Outer.Local == e.local {
+		n.Route.Local = netip.Addr{}
+	} else {
+		n.Route.Local = p.Outer.Local
+	}
+	return n, nil
+}
+
+func (p *plan) pair() rawsock.Pair {
+	return rawsock.Pair{Local: p.Outer.Local, Remote: p.Outer.Remote}
+}

@@ -1,0 +1,57 @@
+package engine
+
+import (
+	"encoding/binary"
+	"maps"
+	"sync/atomic"
+
+	"goipip/rawsock"
+)
+
+// table finds a tunnel by its outer addresses. Any number of loops may look, while one
+// goroutine at a time adds and removes: it replaces one of many small maps.
+type table [256]atomic.Pointer[map[key]*Tunnel]
+
+// key is a pair of outer addresses.
+type key uint64
+
+func newKey(local, remote [4]byte) key {
+	return key(binary.NativeEndian.Uint32(local[:])) | key(binary.NativeEndian.Uint32(remote[:]))<<32
+}
+
+func keyOf(p rawsock.Pair) key { return newKey(p.Local.As4(), p.Remote.As4()) }
+
+// shard takes the upper bits of a product, which depend on all bits of k.
+func (t *table) shard(k key) *atomic.Pointer[map[key]*Tunnel] {
+	const golden = 0x9e3779b97f4a7c15 // 2⁶⁴/φ
+	return &t[k*golden>>56]
+}
+
+// find returns the tunnel between two addresses, or nil.
+func (t *table) find(k key) *Tunnel {
+	if m := t.shard(k).Load(); m != nil {
+		return (*m)[k]
+	}
+	return nil
+}
+
+func (t *table) add(p rawsock.Pair, tunnel *Tunnel) {
+	k := keyOf(p)
+	next := map[key]*Tunnel{}
+	if m := t.shard(k).Load(); m != nil {
+		next = maps.Clone(*m)
+	}
+	next[k] = tunnel
+	t.shard(k).Store(&next)
+}
+
+// remove does nothing if the pair is another tunnel's by now.
+func (t *table) remove(p rawsock.Pair, tunnel *Tunnel) {
+	k := keyOf(p)
+	if t.find(k) != tunnel {
+		return
+	}
+	next := maps.Clone(*t.shard(k).Load())
+	delete(next, k)
+	t.shard(k).Store(&next)
+}

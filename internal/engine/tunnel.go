@@ -1,0 +1,233 @@
+package engine
+
+import (
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"goipip/encap"
+	"goipip/internal/stats"
+	"goipip/rawsock"
+	"goipip/tun"
+)
+
+// Owner is told what the packets of a tunnel call for outside the data plane. Loops call
+// PathInDoubt and Ended, which must not block; the goroutine of ICMP errors calls the others.
+type Owner interface {
+	// PathInDoubt tells that packets fare as they should not by the Plan's Path.
+	PathInDoubt()
+	// PathMTUReported tells of an MTU in bytes that a router has reported for the path. It
+	// returns what senders are to hear of it.
+	PathMTUReported(mtu int) int
+	// LeadsIn reports whether packets of this host to an inner address leave by the
+	// tunnel's link.
+	LeadsIn(to netip.Addr) bool
+	// Ended tells that the link carries no packets any more, with tun.ErrDeleted if it was
+	// deleted. It is called once at most, and not because of Close.
+	Ended(error)
+}
+
+// Tunnel is a tunnel whose packets an Engine carries.
+type Tunnel struct {
+	engine *Engine
+	owner  Owner
+	log    *slog.Logger
+	device *tun.Device
+	ids    *encap.IDs
+	plan   atomic.Pointer[plan]
+	peer   rawsock.Target
+	mtu    atomic.Int64 // of the link, in bytes
+	soft   softErrors
+
+	outs []*outPort // by queue
+	ins  []*inPort  // by worker
+
+	ended  atomic.Bool
+	closed sync.Once
+
+	// Under the Engine's mu.
+	dropsBefore uint64 // with other pairs, for want of room on a receiver
+	dropsOffset uint64 // of this pair, before it was this tunnel's
+}
+
+// TunnelConfig is what Add needs.
+type TunnelConfig struct {
+	Device *tun.Device // set up by the Owner, which closes it after the Tunnel
+	MTU    int         // of its link, in bytes
+	Plan   Plan
+	Owner  Owner
+	Log    *slog.Logger
+}
+
+// Add starts to carry a tunnel's packets. While there is one other tunnel it must be called
+// in the Engine's network namespace.
+func (e *Engine) Add(cfg TunnelConfig) (*Tunnel, error) {
+	t := &Tunnel{engine: e, owner: cfg.Owner, log: cfg.Log, device: cfg.Device, ids: encap.NewIDs()}
+	t.mtu.Store(int64(cfg.MTU))
+	p, err := e.newPlan(cfg.Plan, t.ids)
+	if err != nil {
+		return nil, err
+	}
+	t.use(p)
+	queues := cfg.Device.Queues()
+	for _, q := range queues {
+		t.outs = append(t.outs, &outPort{tunnel: t, queue: q})
+	}
+	for i := range e.ins {
+		q := queues[i%len(queues)]
+		t.ins = append(t.ins, &inPort{
+			tunnel: t,
+			queue:  q,
+			link:   encap.Link{TCP: q.VNet(), UDP: q.VNet() && cfg.Device.USO()},
+		})
+	}
+
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.tunnels[t] = struct{}{}
+	err = e.limitSockets()
+	if err == nil {
+		err = t.addPair(p)
+	}
+	for i, port := range t.outs {
+		if err == nil {
+			err = e.outs[i%len(e.outs)].set.Add(port.queue.FD(), port)
+		}
+	}
+	if err != nil {
+		t.remove()
+		return nil, err
+	}
+	return t, nil
+}
+
+// use has the loops go by p from their next batch on.
+func (t *Tunnel) use(p *plan) {
+	t.plan.Store(p)
+	t.peer.Set(p.Route)
+}
+
+// addPair has packets of the pair received. It needs the Engine's mu.
+func (t *Tunnel) addPair(p *plan) error {
+	t.engine.table.add(p.pair(), t)
+	for _, in := range t.engine.ins {
+		if err := in.receiver.Add(p.pair()); err != nil {
+			return err
+		}
+	}
+	t.dropsOffset = t.receiverDrops(p)
+	return nil
+}
+
+// removePair ends what addPair began.
+func (t *Tunnel) removePair(p *plan) {
+	t.engine.table.remove(p.pair(), t)
+	for _, in := range t.engine.ins {
+		_ = in.receiver.Remove(p.pair()) // of a socket that is closed, at worst
+	}
+	t.dropsBefore += t.receiverDrops(p) - t.dropsOffset
+	t.dropsOffset = t.receiverDrops(p)
+}
+
+// receiverDrops returns how many packets of a pair found no room on a receiver.
+func (t *Tunnel) receiverDrops(p *plan) (n uint64) {
+	for _, in := range t.engine.ins {
+		n += in.receiver.PairDrops(p.pair())
+	}
+	return n
+}
+
+// SetPlan replaces the Plan. With other addresses than before it must be called in the
+// Engine's network namespace. One goroutine at a time may call it, and Close.
+func (t *Tunnel) SetPlan(next Plan) error {
+	p, err := t.engine.newPlan(next, t.ids)
+	if err != nil {
+		return err
+	}
+	before := t.plan.Load()
+	if p.pair() == before.pair() {
+		t.use(p)
+		return nil
+	}
+	e := t.engine
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t.dropsBefore += t.receiverDrops(before) - t.dropsOffset
+	if err := t.addPair(p); err != nil {
+		t.engine.table.remove(p.pair(), t)
+		return err
+	}
+	t.use(p)
+	e.table.remove(before.pair(), t)
+	for _, in := range e.ins {
+		_ = in.receiver.Remove(before.pair())
+	}
+	return e.limitSockets()
+}
+
+// SetMTU tells of the MTU of the tunnel's link, in bytes. Any goroutine may call it.
+func (t *Tunnel) SetMTU(mtu int) { t.mtu.Store(int64(mtu)) }
+
+// MTU returns the MTU of the tunnel's link in bytes, as last told.
+func (t *Tunnel) MTU() int { return int(t.mtu.Load()) }
+
+// Sent returns how many packets have been sent.
+func (t *Tunnel) Sent() (n uint64) {
+	for _, port := range t.outs {
+		n += port.count.Packets()
+	}
+	return n
+}
+
+// Stats returns the counters of both directions, with what the kernel dropped before a
+// loop saw it (G5).
+func (t *Tunnel) Stats() stats.Snapshot {
+	var s stats.Snapshot
+	for _, port := range t.outs {
+		port.count.AddTo(&s.TX)
+	}
+	for _, port := range t.ins {
+		port.count.AddTo(&s.RX)
+	}
+	s.TX.Drops[stats.QueueFull] += t.device.QueueDrops()
+	e := t.engine
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s.RX.Drops[stats.RcvbufFull] += t.dropsBefore + t.receiverDrops(t.plan.Load()) - t.dropsOffset
+	if e.only == t {
+		s.RX.Drops[stats.RcvbufFull] += e.Unattributed()
+	}
+	return s
+}
+
+// end tells the Owner that the link does not work any more.
+func (t *Tunnel) end(err error) {
+	if !t.ended.Swap(true) {
+		t.owner.Ended(err)
+	}
+}
+
+// Close ends the carrying of packets: no loop uses the device any more when it returns,
+// but to deliver what it has received. Closing once more does nothing.
+func (t *Tunnel) Close() {
+	t.closed.Do(func() {
+		t.ended.Store(true)
+		t.engine.mu.Lock()
+		defer t.engine.mu.Unlock()
+		t.remove()
+	})
+}
+
+// remove needs the Engine's mu.
+func (t *Tunnel) remove() {
+	e := t.engine
+	for i, port := range t.outs {
+		e.outs[i%len(e.outs)].set.Remove(port.queue.FD())
+	}
+	t.removePair(t.plan.Load())
+	delete(e.tunnels, t)
+	if err := e.limitSockets(); err != nil {
+		e.log.Debug("the sockets of the last tunnel stay open for others", "err", err)
+	}
+}

@@ -1,0 +1,91 @@
+package tunnel
+
+import (
+	"log/slog"
+	"net/netip"
+	"sync"
+
+	"goipip/internal/engine"
+	"goipip/internal/underlay"
+	"goipip/rawsock"
+	"goipip/tun"
+)
+
+// Host is what the tunnels of one network namespace share: what is known of the namespace,
+// and the Engine that carries their packets.
+type Host struct {
+	log      *slog.Logger
+	workers  int
+	underlay *underlay.Watcher
+	devices  *tun.Host
+
+	probing sync.Mutex
+	prober  *rawsock.Prober
+
+	mu     sync.Mutex
+	engine *engine.Engine // nil before the first tunnel
+}
+
+// OpenHost returns a Host for the network namespace of the calling thread, whose Engine has
+// as many workers as given. Its goroutines log, so log must not block.
+func OpenHost(workers int, log *slog.Logger) (*Host, error) {
+	h := &Host{log: log, workers: workers}
+	var err error
+	if h.underlay, err = underlay.Open(log); err != nil {
+		return nil, err
+	}
+	if h.devices, err = tun.NewHost(); err != nil {
+		h.underlay.Close()
+		return nil, err
+	}
+	if h.prober, err = rawsock.NewProber(); err != nil {
+		h.underlay.Close()
+		h.devices.Close()
+		return nil, err
+	}
+	return h, nil
+}
+
+// pathMTU asks the kernel for the MTU of a route, in bytes.
+func (h *Host) pathMTU(r rawsock.Route) (int, error) {
+	h.probing.Lock()
+	defer h.probing.Unlock()
+	return h.prober.MTU(r)
+}
+
+// data returns the Engine, and opens it for the first tunnel, which is from local.
+func (h *Host) data(local netip.Addr) (_ *engine.Engine, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.engine != nil {
+		return h.engine, nil
+	}
+	h.engine, err = engine.Open(engine.Config{Workers: h.workers, Local: local, Log: h.log})
+	if err != nil {
+		return nil, err
+	}
+	h.underlay.FollowAddresses(h.engine.SetAddresses)
+	return h.engine, nil
+}
+
+// Unattributed is the Engine's.
+func (h *Host) Unattributed() uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.engine == nil {
+		return 0
+	}
+	return h.engine.Unattributed()
+}
+
+// Close closes what the tunnels shared, after the last of them.
+func (h *Host) Close() {
+	h.underlay.Close()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.engine != nil {
+		h.engine.Close()
+	}
+	h.devices.Close()
+	h.prober.Close()
+}
