@@ -7,8 +7,8 @@ import (
 	"net/netip"
 	"testing"
 
-	"goipip/internal/engine"
 	"goipip/internal/netlab"
+	"goipip/internal/tunnel"
 )
 
 // inProcess is goipip with both ends in this process, where -cpuprofile sees
@@ -28,7 +28,7 @@ func BenchmarkEngine(b *testing.B) {
 // startEngine runs an engine until the test ends.
 func startEngine(tb testing.TB, near, far *site) *netlab.Process {
 	tb.Helper()
-	cfg := engine.Config{
+	cfg := tunnel.Config{
 		Name:    link,
 		Local:   near.outer,
 		Remote:  far.outer,
@@ -39,16 +39,16 @@ func startEngine(tb testing.TB, near, far *site) *netlab.Process {
 	if err := cfg.Validate(); err != nil {
 		tb.Fatal(err)
 	}
-	var tunnel *engine.Tunnel
+	var running *tunnel.Tunnel
 	if err := near.host.Do(func() (err error) {
-		tunnel, err = engine.Open(cfg, slog.New(slog.DiscardHandler))
+		running, err = tunnel.Open(cfg, slog.New(slog.DiscardHandler))
 		return err
 	}); err != nil {
 		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- tunnel.Run(ctx) }()
+	go func() { ended <- running.Run(ctx) }()
 	tb.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 
 	"github.com/songgao/water"
 	"golang.org/x/sys/unix"
@@ -175,6 +176,9 @@ func createError(err error) error {
 
 // openQueue attaches one more queue to the device.
 func openQueue(name string) (*Queue, error) {
+	// water opens without O_CLOEXEC: a program that was started meanwhile would keep the link.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	w, err := water.New(water.Config{
 		DeviceType: water.TUN,
 		PlatformSpecificParams: water.PlatformSpecificParams{

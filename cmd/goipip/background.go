@@ -49,20 +49,13 @@ func (o *options) runInBackground(ctx context.Context) error {
 	if ctx, err = endWithNamespace(ctx); err != nil {
 		start.Warn("the tunnel will keep this network namespace alive", "err", err)
 	}
-	var log *slog.Logger // of the tunnel that is up
-	err = runTunnel(ctx, cfg, start, func(l *slog.Logger) {
-		log = l
+	return o.runOne(ctx, cfg, start, func() {
 		handler.done.Store(true)
 		terminal.Close(flushTimeout)
 		if err := errors.Join(leaveTerminal(), tell(ready)); err != nil {
-			log.Warn("cannot leave the terminal", "err", err)
+			start.Warn("cannot leave the terminal", "err", err)
 		}
 	})
-	if err != nil && log != nil {
-		log.Error(err.Error()) // standard error leads nowhere by now
-		return statusError(exitError)
-	}
-	return err
 }
 
 // startInBackground runs the same command line in a session of its own, and

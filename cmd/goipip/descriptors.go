@@ -9,7 +9,7 @@ import (
 	"strconv"
 
 	"goipip/internal/daemon/config"
-	"goipip/internal/engine"
+	"goipip/internal/tunnel"
 
 	"golang.org/x/sys/unix"
 )
@@ -69,7 +69,7 @@ func needDaemonDescriptors(tunnels []config.Tunnel) error {
 
 // needDemoDescriptors does so for the demo, whose tunnels need theirs.
 func needDemoDescriptors() error {
-	return needDescriptors("the demo", max(demoDescriptors, tunnelDescriptors+engine.DefaultQueues()*queueDescriptors))
+	return needDescriptors("the demo", max(demoDescriptors, tunnelDescriptors+tunnel.DefaultQueues()*queueDescriptors))
 }
 
 // closeOnExec keeps all descriptors from first on from programs that this process

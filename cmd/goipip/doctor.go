@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 
-	"goipip/internal/engine"
+	"goipip/internal/tunnel"
 
 	"github.com/spf13/cobra"
 )
@@ -21,7 +21,7 @@ func newDoctorCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			for _, f := range engine.Examine() {
+			for _, f := range tunnel.Examine() {
 				if f.Err == nil {
 					fmt.Fprintf(cmd.OutOrStdout(), "ok       %s\n", f.Need)
 					continue

@@ -7,7 +7,7 @@ import (
 	"io"
 	"strings"
 
-	"goipip/internal/engine"
+	"goipip/internal/tunnel"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -39,7 +39,7 @@ func showTunnels(out io.Writer) error {
 	if err := needDescriptors("a look at the links", tunnelDescriptors); err != nil {
 		return err
 	}
-	lines, err := engine.List()
+	lines, err := tunnel.List()
 	for _, line := range lines {
 		fmt.Fprintln(out, line)
 	}

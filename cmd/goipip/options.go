@@ -7,14 +7,15 @@ import (
 	"runtime/debug"
 
 	"goipip/internal/daemon/config"
-	"goipip/internal/engine"
+	"goipip/internal/tunnel"
 
 	"github.com/spf13/pflag"
 )
 
 // options is what the flags say.
 type options struct {
-	tunnel    engine.Config
+	tunnel    tunnel.Config
+	workers   int // 0 for as many as a tunnel has queues
 	logLevel  string
 	logFormat string
 }
@@ -37,15 +38,20 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&c.Device, "dev", "", "device that outer packets leave by")
 	setting("fwmark", "mark", "of outer packets, by which their route may be chosen (ip rule add fwmark)")
 	setting("icmp", "word", "when to tell senders of ICMP errors: linux, with their next packet, or rfc2003, at once")
-	f.IntVar(&c.Queues, "queues", engine.DefaultQueues(), "of the link, each with two loops; by default one for every two cores, at most 4")
+	f.IntVar(&c.Queues, "queues", tunnel.DefaultQueues(), "of the link; by default one for every two cores, at most 4")
+	o.registerWorkers(f)
 	setting("offload", "word", "what the kernel's side of the link leaves to goipip, auto or off")
 	setting("tx", "word", "how packets leave: by raw or by packet socket, or auto: the faster one where that changes nothing")
 	f.Var(newEnum(&o.logLevel, config.LogLevels), "log-level", "debug, info, warn or error")
 	f.Var(newEnum(&o.logFormat, config.LogFormats), "log-format", "text or json")
 }
 
+func (o *options) registerWorkers(f *pflag.FlagSet) {
+	f.IntVar(&o.workers, "workers", 0, "pairs of threads that carry packets, 1 to 64 (default: as many as a tunnel has queues)")
+}
+
 // config returns the checked tunnel that the options describe.
-func (o *options) config() (engine.Config, error) {
+func (o *options) config() (tunnel.Config, error) {
 	c := o.tunnel
 	var errs []error
 	for _, e := range c.FieldErrors() {
@@ -54,7 +60,7 @@ func (o *options) config() (engine.Config, error) {
 	if len(errs) > 0 {
 		return c, usageError{errors.Join(errs...)}
 	}
-	return c, nil
+	return c, o.checkWorkers()
 }
 
 // version is the module's version, and the commit where the build knows it.
@@ -75,7 +81,7 @@ func version() string {
 // settingValue is a setting as a flag.
 type settingValue struct {
 	config.Setting
-	tunnel *engine.Config
+	tunnel *tunnel.Config
 	kind   string // of value, for the help
 }
 

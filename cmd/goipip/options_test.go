@@ -11,24 +11,24 @@ import (
 	"testing"
 
 	"goipip/internal/daemon/config"
-	"goipip/internal/engine"
+	"goipip/internal/tunnel"
 
 	"github.com/spf13/pflag"
 )
 
 // parse returns the tunnel that flags describe.
-func parse(args ...string) (engine.Config, error) {
+func parse(args ...string) (tunnel.Config, error) {
 	var o options
 	f := pflag.NewFlagSet("", pflag.ContinueOnError)
 	o.register(f)
 	if err := f.Parse(doubleDashes(append([]string{"-local=192.0.2.1", "-remote=192.0.2.2"}, args...))); err != nil {
-		return engine.Config{}, err
+		return tunnel.Config{}, err
 	}
 	return o.config()
 }
 
 // parsed is parse of what is right.
-func parsed(t *testing.T, args ...string) engine.Config {
+func parsed(t *testing.T, args ...string) tunnel.Config {
 	t.Helper()
 	c, err := parse(args...)
 	if err != nil {

@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"os/signal"
 	"strings"
 	"syscall"
 
@@ -43,7 +41,8 @@ keeps one tunnel from starting does not keep the others. The end of a tunnel
 
 SIGHUP reads the configuration again. If it has an error, nothing changes. Otherwise
 tunnels that are not in it any more end, new ones and those that do not run start,
-those that are different start anew, and the others are not touched.
+those that are different change and keep their links, and the others are not touched.
+Only another name, or another number of queues, makes a link anew.
 SIGUSR1 logs the counters of all tunnels.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -76,6 +75,9 @@ func newCheckCommand() *cobra.Command {
 
 // runDaemon runs the tunnels of a configuration.
 func (o *options) runDaemon(ctx context.Context, r runOptions) error {
+	if err := o.checkWorkers(); err != nil {
+		return err
+	}
 	file, err := config.Read(r.config)
 	if err != nil {
 		return err
@@ -88,13 +90,12 @@ func (o *options) runDaemon(ctx context.Context, r runOptions) error {
 	defer q.Close(flushTimeout)
 	log := slog.New(q.Handler())
 
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGHUP) // never stopped: each would end the process
-	d, err := daemon.Open(log)
+	signals := notify()
+	d, err := daemon.Open(cmp.Or(o.workers, daemon.Workers(file.Tunnels)), log)
 	if err != nil {
 		return err
 	}
-	defer d.Close()
+	defer func() { d.Close(whyDone(ctx)) }()
 	err = d.Apply(file.Tunnels)
 	switch {
 	case d.Len() == 0:

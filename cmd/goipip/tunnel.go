@@ -3,15 +3,19 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
 
-	"goipip/internal/engine"
+	"goipip/internal/daemon"
+	"goipip/internal/daemon/config"
 	"goipip/internal/logqueue"
+	"goipip/internal/tunnel"
 )
 
 // runTunnel is goipip in the foreground.
@@ -20,49 +24,67 @@ func (o *options) runTunnel(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := needTunnelDescriptors(cfg.Queues); err != nil {
+	if err := needTunnelDescriptors(max(cfg.Queues, o.workers)); err != nil {
 		return err
 	}
 	q := logqueue.New(o.logHandler(), logSize)
 	defer q.Close(flushTimeout)
-	return runTunnel(ctx, cfg, slog.New(q.Handler()), func(*slog.Logger) {})
+	return o.runOne(ctx, cfg, slog.New(q.Handler()), func() {})
 }
 
-// runTunnel carries a tunnel from its start to its end. When the link is there it
-// calls up, with the logger for lines about the tunnel.
-func runTunnel(ctx context.Context, cfg engine.Config, log *slog.Logger, up func(*slog.Logger)) error {
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGHUP) // never stopped: each would end the process
-	t, err := engine.Open(cfg, log)
+// runOne runs a daemon with one tunnel to its end. It calls up when the link is there.
+func (o *options) runOne(ctx context.Context, cfg tunnel.Config, log *slog.Logger, up func()) error {
+	signals := notify()
+	one := config.Tunnel{Config: cfg}
+	d, err := daemon.Open(cmp.Or(o.workers, daemon.Workers([]config.Tunnel{one})), log)
 	if err != nil {
 		return err
 	}
-	log = log.With("tunnel", t.Name())
-	log.Info("tunnel is up", "local", cfg.Local, "remote", cfg.Remote, "mtu", t.MTU())
-	go answer(signals, t, log)
-	up(log)
-
-	why := "signal"
-	if err = t.Run(ctx); errors.Is(err, engine.ErrDeleted) {
-		why, err = "link deleted", nil
-	} else if cause := context.Cause(ctx); errors.Is(cause, errNamespaceDeleted) {
-		why = cause.Error()
+	defer func() { d.Close(whyDone(ctx)) }()
+	if err := d.Start(one); err != nil {
+		return err
 	}
-	if err == nil {
-		log.Info("tunnel is down", "why", why, "tx", t.Stats().TX, "rx", t.Stats().RX)
+	go answer(signals, d, func() { log.Info("SIGHUP ignored: there is no configuration file") })
+	up()
+	if d.Wait(ctx) != nil {
+		return statusError(exitError) // the log has the reason
 	}
-	return err
+	return nil
 }
 
-// answer answers the signals that do not end the tunnel: SIGUSR1 asks for the
-// counters; SIGHUP asks a daemon to read its settings again, or tells that the
-// terminal was closed.
-func answer(signals <-chan os.Signal, t *engine.Tunnel, log *slog.Logger) {
+// notify returns the signals that do not end the process. They are never stopped, since
+// each would end it then.
+func notify() <-chan os.Signal {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGHUP)
+	return signals
+}
+
+// answer answers signals: SIGUSR1 asks for the counters; SIGHUP asks a daemon to read its
+// settings again, or tells that the terminal was closed.
+func answer(signals <-chan os.Signal, d *daemon.Daemon, hangUp func()) {
 	for sig := range signals {
 		if sig == syscall.SIGHUP {
-			log.Info("SIGHUP ignored: there is no configuration file")
-			continue
+			hangUp()
+		} else {
+			d.LogCounters()
 		}
-		log.Info("counters", t.Stats().Attrs()...)
 	}
+}
+
+// whyDone is why tunnels end with ctx, for the log.
+func whyDone(ctx context.Context) error {
+	if cause := context.Cause(ctx); errors.Is(cause, errNamespaceDeleted) {
+		return cause
+	}
+	return errors.New("signal")
+}
+
+// checkWorkers checks the flag --workers, where 0 is its default.
+func (o *options) checkWorkers() error {
+	const most = 64
+	if o.workers < 0 || o.workers > most {
+		return usageError{fmt.Errorf("--workers %d: must be 1 to %d, or 0 for as many as a tunnel has queues", o.workers, most)}
+	}
+	return nil
 }

@@ -14,66 +14,105 @@ import (
 	"sync"
 
 	"goipip/internal/daemon/config"
-	"goipip/internal/engine"
-	"goipip/internal/underlay"
+	"goipip/internal/tunnel"
 	"goipip/tun"
 )
 
-// Daemon is a set of tunnels. Its methods may be called by one goroutine at a time.
+// Daemon is a set of tunnels. Its methods may be called by one goroutine at a time, in the
+// network namespace that it was opened in; Wait and LogCounters by any.
 type Daemon struct {
 	log  *slog.Logger
-	host *underlay.Watcher
+	host *tunnel.Host
 
 	mu      sync.Mutex
 	members map[string]*member
+	none    chan struct{} // closed while there are no members
+	failure error         // by which the last tunnel ended that did not end as wanted
 }
 
 // member is a tunnel that runs.
 type member struct {
+	name   string
 	want   config.Tunnel
-	tunnel *engine.Tunnel
-	stop   context.CancelFunc
+	tunnel *tunnel.Tunnel
+	stop   context.CancelCauseFunc
 	ended  chan struct{}
 }
 
-// Open returns a Daemon without tunnels, for the network namespace of the process. Lines
-// about a tunnel go to log with its name; log must not block.
-func Open(log *slog.Logger) (*Daemon, error) {
-	host, err := underlay.Open(log)
+// Open returns a Daemon without tunnels, for the network namespace of the calling thread,
+// whose tunnels share so many workers. Lines about a tunnel go to log with its name; log
+// must not block.
+func Open(workers int, log *slog.Logger) (*Daemon, error) {
+	host, err := tunnel.OpenHost(workers, log)
 	if err != nil {
 		return nil, err
 	}
-	return &Daemon{log: log, host: host, members: map[string]*member{}}, nil
+	d := &Daemon{log: log, host: host, members: map[string]*member{}, none: make(chan struct{})}
+	close(d.none)
+	return d, nil
 }
 
-// Close ends all tunnels.
-func (d *Daemon) Close() {
-	d.end(d.running())
+// Workers returns how many workers serve the tunnels best by themselves: as many as the
+// tunnel with the most queues has.
+func Workers(tunnels []config.Tunnel) int {
+	n := 1
+	for _, t := range tunnels {
+		n = max(n, t.Config.Queues)
+	}
+	return n
+}
+
+// Close ends all tunnels, and logs why.
+func (d *Daemon) Close(why error) {
+	d.end(slices.Collect(maps.Values(d.running())), why)
 	d.host.Close()
 }
 
-// Apply ends the tunnels that are not wanted, or not as they are, and starts those that do
-// not run. What keeps a tunnel from starting is logged with its name, and returned with
-// that of all others; it does not keep the others from it.
+// Wait returns when no tunnel runs, or ctx is done. The error is the one by which the last
+// tunnel ended, unless its link was deleted.
+func (d *Daemon) Wait(ctx context.Context) error {
+	d.mu.Lock()
+	none := d.none
+	d.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-none:
+		return d.failure
+	}
+}
+
+var errUnwanted = errors.New("not wanted any more")
+
+// Apply ends the tunnels that are not wanted, changes those that are wanted otherwise, and
+// starts those that do not run. What keeps a tunnel from that is logged with its name, and
+// returned with that of all others; it does not keep the others from it. A tunnel that
+// cannot be changed goes on as it is.
 func (d *Daemon) Apply(want []config.Tunnel) error {
 	wanted := map[string]config.Tunnel{}
 	for _, w := range want {
 		wanted[w.Config.Name] = w
 	}
-	running := d.running()
-	maps.DeleteFunc(running, func(name string, m *member) bool {
+	var unwanted []*member
+	changes := map[*member]config.Tunnel{}
+	for name, m := range d.running() {
 		w, ok := wanted[name]
-		return ok && same(w, m.want)
-	})
-	d.end(running)
+		switch {
+		case !ok || m.want.Config.NeedsNewLink(w.Config):
+			unwanted = append(unwanted, m)
+		case !same(w, m.want):
+			changes[m] = w
+		}
+	}
+	d.end(unwanted, errUnwanted)
+	errs := d.change(changes)
 
-	var errs []error
 	kept := d.running()
 	for _, w := range want {
 		if kept[w.Config.Name] != nil {
 			continue
 		}
-		if err := d.start(w); err != nil {
+		if err := d.Start(w); err != nil {
 			d.log.Error("the tunnel does not start", "tunnel", w.Config.Name, "err", err)
 			errs = append(errs, fmt.Errorf("tunnel %s: %w", w.Config.Name, err))
 		}
@@ -81,11 +120,46 @@ func (d *Daemon) Apply(want []config.Tunnel) error {
 	return errors.Join(errs...)
 }
 
+// change changes tunnels. Where one takes the addresses that another leaves, the other
+// goes first; where they trade addresses, their links are made anew by Apply.
+func (d *Daemon) change(changes map[*member]config.Tunnel) (errs []error) {
+	for progress := true; progress; {
+		progress = false
+		for m, w := range changes {
+			err := m.tunnel.Change(settings(w))
+			if errors.Is(err, tunnel.ErrHeld) {
+				continue
+			}
+			progress = true
+			delete(changes, m)
+			if err != nil && !errors.Is(err, tunnel.ErrDeleted) { // which Apply starts
+				d.log.Error("the tunnel does not change", "tunnel", m.name, "err", err)
+				errs = append(errs, fmt.Errorf("tunnel %s: %w", m.name, err))
+				continue
+			}
+			m.want = w
+			d.log.Info("tunnel has changed", "tunnel", m.name, "local", w.Config.Local, "remote", w.Config.Remote, "mtu", m.tunnel.MTU())
+		}
+	}
+	d.end(slices.Collect(maps.Keys(changes)), errUnwanted)
+	return errs
+}
+
 // same reports whether two tables of a configuration have the same tunnel, wherever they
 // stand.
 func same(a, b config.Tunnel) bool {
 	a.File, a.Line, b.File, b.Line = "", 0, "", 0
 	return reflect.DeepEqual(a, b)
+}
+
+// settings are those of a table.
+func settings(w config.Tunnel) tunnel.Config {
+	cfg := w.Config
+	cfg.Addresses = w.Addresses
+	for _, r := range w.Routes {
+		cfg.Routes = append(cfg.Routes, tun.Route(r))
+	}
+	return cfg
 }
 
 // Len returns how many tunnels run.
@@ -97,61 +171,66 @@ func (d *Daemon) LogCounters() {
 	for _, name := range slices.Sorted(maps.Keys(running)) {
 		d.log.Info("counters", append([]any{"tunnel", name}, running[name].tunnel.Stats().Attrs()...)...)
 	}
+	if n := d.host.Unattributed(); n > 0 && len(running) > 1 {
+		d.log.Info("packets for some of the tunnels found no room on a receiving socket", "dropped", n)
+	}
 }
 
-// running returns the tunnels that run now.
+// running returns the tunnels that run now, by name.
 func (d *Daemon) running() map[string]*member {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return maps.Clone(d.members)
 }
 
-// start starts a tunnel, which removes itself from the members when it ends.
-func (d *Daemon) start(w config.Tunnel) error {
-	cfg := w.Config
-	cfg.Addresses = w.Addresses
-	for _, r := range w.Routes {
-		cfg.Routes = append(cfg.Routes, tun.Route(r))
-	}
-	t, err := engine.OpenOn(d.host, cfg, d.log)
+// Start starts a tunnel. Without a name it gets the first free of goipip0, goipip1, …
+func (d *Daemon) Start(w config.Tunnel) error {
+	t, err := d.host.Open(settings(w), d.log)
 	if err != nil {
 		return err
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	m := &member{want: w, tunnel: t, stop: stop, ended: make(chan struct{})}
+	ctx, stop := context.WithCancelCause(context.Background())
+	m := &member{name: t.Name(), want: w, tunnel: t, stop: stop, ended: make(chan struct{})}
 	d.mu.Lock()
-	d.members[cfg.Name] = m
+	if len(d.members) == 0 {
+		d.none = make(chan struct{})
+	}
+	d.members[m.name] = m
 	d.mu.Unlock()
-	d.log.Info("tunnel is up", "tunnel", cfg.Name, "local", cfg.Local, "remote", cfg.Remote, "mtu", t.MTU())
+	d.log.Info("tunnel is up", "tunnel", m.name, "local", w.Config.Local, "remote", w.Config.Remote, "mtu", t.MTU())
 	go d.run(ctx, m)
 	return nil
 }
 
 // run carries a tunnel to its end.
 func (d *Daemon) run(ctx context.Context, m *member) {
-	name := m.want.Config.Name
 	err := m.tunnel.Run(ctx)
 	s := m.tunnel.Stats()
-	log := d.log.With("tunnel", name, "tx", s.TX, "rx", s.RX)
-	switch {
-	case err == nil:
-		log.Info("tunnel is down", "why", "not wanted any more")
-	case errors.Is(err, engine.ErrDeleted):
-		log.Info("tunnel is down", "why", "link deleted")
-	default:
-		log.Error("tunnel is down", "err", err)
+	log := d.log.With("tunnel", m.name)
+	why := context.Cause(ctx)
+	if errors.Is(err, tunnel.ErrDeleted) {
+		why, err = errors.New("link deleted"), nil
 	}
-	m.stop()
+	if err == nil {
+		log.Info("tunnel is down", "why", why.Error(), "tx", s.TX, "rx", s.RX)
+	} else {
+		log.Error("tunnel is down", "err", err, "tx", s.TX, "rx", s.RX)
+	}
+	m.stop(nil)
 	d.mu.Lock()
-	delete(d.members, name)
-	d.mu.Unlock()
+	defer d.mu.Unlock()
+	d.failure = err
+	delete(d.members, m.name)
+	if len(d.members) == 0 {
+		close(d.none)
+	}
 	close(m.ended)
 }
 
 // end ends tunnels, and returns when they have left nothing behind.
-func (d *Daemon) end(members map[string]*member) {
+func (d *Daemon) end(members []*member, why error) {
 	for _, m := range members {
-		m.stop()
+		m.stop(why)
 	}
 	for _, m := range members {
 		<-m.ended

@@ -43,7 +43,7 @@ func claim(cfg Config) (*claimed, error) {
 			c.write(fmt.Sprintln(os.Getpid()))
 			return c, nil
 		}
-		if errors.Is(err, errHeld) {
+		if errors.Is(err, ErrHeld) {
 			return nil, fmt.Errorf("tunnel from %v to %v: %w: %w", cfg.Local, cfg.Remote, syscall.EEXIST, err)
 		}
 		missing = append(missing, err)
@@ -92,16 +92,16 @@ func (c *claimed) release() {
 	c.file = nil
 }
 
-// errHeld means that a claim's file is locked by a live process.
-var errHeld = errors.New("same two ends")
+// ErrHeld means that another tunnel of this network namespace has the same two ends.
+var ErrHeld = errors.New("same two ends")
 
-// heldError is errHeld with the content of the file.
+// heldError is ErrHeld with the content of the file.
 type heldError struct {
 	pid  int    // 0 if unknown
 	link string // "" if unknown
 }
 
-func (e heldError) Is(target error) bool { return target == errHeld }
+func (e heldError) Is(target error) bool { return target == ErrHeld }
 
 func (e heldError) Error() string {
 	switch {
@@ -113,7 +113,7 @@ func (e heldError) Error() string {
 	return "another goipip has the same two ends (ip link delete)"
 }
 
-// lockFile creates and locks the file base/goipip/dir/name. The error is errHeld if
+// lockFile creates and locks the file base/goipip/dir/name. The error is ErrHeld if
 // it is locked already, and another one where base is not safe or not writable.
 func lockFile(base, dir, name string) (*os.File, error) {
 	if err := trustBase(base); err != nil {

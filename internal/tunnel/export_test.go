@@ -1,7 +1,6 @@
 package tunnel
 
 import (
-	"fmt"
 	"runtime"
 	"strings"
 	"time"
@@ -24,21 +23,30 @@ func ClaimIn(base, dir, name string) (*Claim, error) {
 func (c *Claim) SetName(link string) { c.setName(link) }
 func (c *Claim) Release()            { c.release() }
 
-var ErrHeld = errHeld
-
 // ICMPErrors returns how many ICMP errors the tunnel has handled.
 func (t *Tunnel) ICMPErrors() uint64 { return t.engine.ICMPErrors() }
 
+// paused counts the tunnels whose underlay waits.
+var paused int
+
 // PauseUnderlay has the underlay's goroutine, which looks paths up, wait until resume.
+// One goroutine may call it and resume.
 func (t *Tunnel) PauseUnderlay() (resume func()) {
 	w := t.way.Load()
 	w.settling.Lock()
 	w.following.Doubt()
-	settle, stacks := fmt.Sprintf("tunnel.(*way).Settle(%p", w), make([]byte, 1<<20)
-	for waits := false; !waits; time.Sleep(time.Millisecond) {
+	paused++
+	stacks := make([]byte, 1<<20)
+	for waiting := 0; waiting < paused; time.Sleep(time.Millisecond) {
+		waiting = 0
 		for stack := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
-			waits = waits || strings.Contains(stack, settle) && strings.Contains(stack, "sync.(*Mutex).Lock")
+			if strings.Contains(stack, "tunnel.(*way).Settle(") && strings.Contains(stack, "sync.(*Mutex).Lock") {
+				waiting++
+			}
 		}
 	}
-	return w.settling.Unlock
+	return func() {
+		paused--
+		w.settling.Unlock()
+	}
 }

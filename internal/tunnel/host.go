@@ -24,12 +24,18 @@ type Host struct {
 
 	mu     sync.Mutex
 	engine *engine.Engine // nil before the first tunnel
+
+	closing chan struct{} // holds one for each device that is being closed
 }
+
+// maxClosing is how many devices are closed at once. Each takes a thread for some 20 ms,
+// most of which the kernel waits (synchronize_net).
+const maxClosing = 16
 
 // OpenHost returns a Host for the network namespace of the calling thread, whose Engine has
 // as many workers as given. Its goroutines log, so log must not block.
 func OpenHost(workers int, log *slog.Logger) (*Host, error) {
-	h := &Host{log: log, workers: workers}
+	h := &Host{log: log, workers: workers, closing: make(chan struct{}, maxClosing)}
 	var err error
 	if h.underlay, err = underlay.Open(log); err != nil {
 		return nil, err

@@ -291,7 +291,9 @@ func (t *Tunnel) Close() {
 		p.Close()
 	}
 	if t.device != nil {
+		t.host.closing <- struct{}{}
 		t.device.Close()
+		<-t.host.closing
 	}
 	if t.ownHost {
 		t.host.Close()

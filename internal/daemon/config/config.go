@@ -15,7 +15,7 @@ import (
 	"slices"
 	"strings"
 
-	"goipip/internal/engine"
+	"goipip/internal/tunnel"
 )
 
 // File is a configuration: one file, or all files of a directory.
@@ -27,7 +27,7 @@ type File struct {
 
 // Tunnel is one table [tunnel.NAME].
 type Tunnel struct {
-	Config    engine.Config  // validated
+	Config    tunnel.Config  // validated
 	Addresses []netip.Prefix // inner addresses of this end beside Config.Address, each with its prefix length
 	Routes    []Route        // by the link
 

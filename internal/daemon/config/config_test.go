@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"goipip/internal/daemon/config"
-	"goipip/internal/engine"
+	"goipip/internal/tunnel"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -28,25 +28,25 @@ func TestEveryKey(t *testing.T) {
 	want := &config.File{
 		LogLevel: "debug", LogFormat: "json",
 		Tunnels: []config.Tunnel{{
-			Config: engine.Config{
+			Config: tunnel.Config{
 				Name: "tun01", Local: addr("10.90.6.238"), Remote: addr("192.168.1.129"),
 				Address: prefix("172.66.1.101/32"), Peer: addr("172.66.2.101"),
 				MTU: 1400, TTL: 64, TOS: 0x10, InheritTOS: true, Device: "eth0", Mark: 7, RelayICMP: true,
-				Road: engine.TransmitPacket, Queues: 3, NoOffload: true,
+				Transmit: tunnel.TransmitPacket, Queues: 3, NoOffload: true,
 			},
 			Addresses: []netip.Prefix{prefix("10.0.0.1/24"), prefix("10.0.1.1/32")},
 			Routes:    []config.Route{{To: prefix("198.51.100.0/24"), Metric: 100, Table: 7}, {To: prefix("0.0.0.0/0")}},
 			File:      path, Line: 5,
 		}, {
-			Config: engine.Config{
+			Config: tunnel.Config{
 				Name: "eth0.5", Local: addr("192.0.2.1"), Remote: addr("192.0.2.2"), TOS: 0x10, NoPMTUDisc: true, Mark: 7,
-				Queues: engine.DefaultQueues(),
+				Queues: tunnel.DefaultQueues(),
 			},
 			File: path, Line: 27,
 		}, {
-			Config: engine.Config{
+			Config: tunnel.Config{
 				Name: "tun03", Local: addr("192.0.2.1"), Remote: addr("192.0.2.3"), TTL: 64, TOS: 0xb8,
-				Road: engine.TransmitRaw, Queues: engine.DefaultQueues(),
+				Transmit: tunnel.TransmitRaw, Queues: tunnel.DefaultQueues(),
 			},
 			Routes: []config.Route{{To: prefix("203.0.113.7/32")}, {To: prefix("203.0.113.8/32")}},
 			File:   path, Line: 29,

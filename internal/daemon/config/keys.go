@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strconv"
 
-	"goipip/internal/engine"
+	"goipip/internal/tunnel"
 
 	"github.com/pelletier/go-toml/v2/unstable"
 )
@@ -283,5 +283,5 @@ var errNotIPv4 = errors.New("an ipip tunnel carries IPv4 only")
 
 // newTunnel is a tunnel with the values of keys that are not given.
 func newTunnel(name string) Tunnel {
-	return Tunnel{Config: engine.Config{Name: name, Queues: engine.DefaultQueues()}}
+	return Tunnel{Config: tunnel.Config{Name: name, Queues: tunnel.DefaultQueues()}}
 }

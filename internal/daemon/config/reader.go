@@ -4,7 +4,7 @@ import (
 	"net/netip"
 	"strings"
 
-	"goipip/internal/engine"
+	"goipip/internal/tunnel"
 
 	"github.com/pelletier/go-toml/v2/unstable"
 )
@@ -91,7 +91,7 @@ func (r *reader) readTunnel(d *document, n *node) {
 
 // fieldError adds what Validate says about the tunnel n, unless it comes of a key that
 // is wrong by itself.
-func (d *document) fieldError(n *node, good map[string]bool, e *engine.FieldError) {
+func (d *document) fieldError(n *node, good map[string]bool, e *tunnel.FieldError) {
 	for _, f := range e.Fields() {
 		if !good[f] && f != "name" {
 			return

@@ -8,38 +8,38 @@ import (
 	"strconv"
 	"strings"
 
-	"goipip/internal/engine"
+	"goipip/internal/tunnel"
 )
 
 // Setting is one setting of a tunnel as text, in the notation that the flags, the
 // words of ip-tunnel(8) and the keys of a file share.
 type Setting struct {
-	set  func(*engine.Config, string) error
-	text func(*engine.Config) string
+	set  func(*tunnel.Config, string) error
+	text func(*tunnel.Config) string
 }
 
 // Set reads s into c. The error says what s must be, and not what it is.
-func (s Setting) Set(c *engine.Config, text string) error { return s.set(c, text) }
+func (s Setting) Set(c *tunnel.Config, text string) error { return s.set(c, text) }
 
 // Text is the setting in c, as Set reads it; empty for what has no value.
-func (s Setting) Text(c *engine.Config) string { return s.text(c) }
+func (s Setting) Text(c *tunnel.Config) string { return s.text(c) }
 
 // Settings has the settings whose notation is more than a number, a name or a
 // boolean, by the name of their flag and key.
 var Settings = map[string]Setting{
-	"local":   setting(func(c *engine.Config) *netip.Addr { return &c.Local }, parseAddr, validText[netip.Addr]),
-	"remote":  setting(func(c *engine.Config) *netip.Addr { return &c.Remote }, parseAddr, validText[netip.Addr]),
-	"address": setting(func(c *engine.Config) *netip.Prefix { return &c.Address }, parsePrefix, validText[netip.Prefix]),
-	"peer":    setting(func(c *engine.Config) *netip.Addr { return &c.Peer }, parseAddr, validText[netip.Addr]),
-	"ttl":     setting(func(c *engine.Config) *uint8 { return &c.TTL }, parseTTL, ttlText),
+	"local":   setting(func(c *tunnel.Config) *netip.Addr { return &c.Local }, parseAddr, validText[netip.Addr]),
+	"remote":  setting(func(c *tunnel.Config) *netip.Addr { return &c.Remote }, parseAddr, validText[netip.Addr]),
+	"address": setting(func(c *tunnel.Config) *netip.Prefix { return &c.Address }, parsePrefix, validText[netip.Prefix]),
+	"peer":    setting(func(c *tunnel.Config) *netip.Addr { return &c.Peer }, parseAddr, validText[netip.Addr]),
+	"ttl":     setting(func(c *tunnel.Config) *uint8 { return &c.TTL }, parseTTL, ttlText),
 	"tos":     {setTOS, tosText},
-	"fwmark":  setting(func(c *engine.Config) *uint32 { return &c.Mark }, parseMark, markText),
-	"icmp": choice(func(c *engine.Config) *bool { return &c.RelayICMP },
+	"fwmark":  setting(func(c *tunnel.Config) *uint32 { return &c.Mark }, parseMark, markText),
+	"icmp": choice(func(c *tunnel.Config) *bool { return &c.RelayICMP },
 		[]string{"linux", "rfc2003"}, []bool{false, true}),
-	"offload": choice(func(c *engine.Config) *bool { return &c.NoOffload },
+	"offload": choice(func(c *tunnel.Config) *bool { return &c.NoOffload },
 		[]string{"auto", "off"}, []bool{false, true}),
-	"tx": choice(func(c *engine.Config) *engine.Road { return &c.Road },
-		[]string{"auto", "raw", "packet"}, []engine.Road{engine.TransmitAuto, engine.TransmitRaw, engine.TransmitPacket}),
+	"tx": choice(func(c *tunnel.Config) *tunnel.TransmitPath { return &c.Transmit },
+		[]string{"auto", "raw", "packet"}, []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitRaw, tunnel.TransmitPacket}),
 }
 
 // The words of log-level and log-format, the default first.
@@ -57,21 +57,21 @@ func OneOf(s string, words []string) error {
 }
 
 // setting is the field that in points to, read and shown by parse and text.
-func setting[T any](in func(*engine.Config) *T, parse func(string) (T, error), text func(T) string) Setting {
+func setting[T any](in func(*tunnel.Config) *T, parse func(string) (T, error), text func(T) string) Setting {
 	return Setting{
-		set: func(c *engine.Config, s string) error {
+		set: func(c *tunnel.Config, s string) error {
 			v, err := parse(s)
 			if err == nil {
 				*in(c) = v
 			}
 			return err
 		},
-		text: func(c *engine.Config) string { return text(*in(c)) },
+		text: func(c *tunnel.Config) string { return text(*in(c)) },
 	}
 }
 
 // choice is a setting of a few words, each of which stands for a value.
-func choice[T comparable](in func(*engine.Config) *T, words []string, values []T) Setting {
+func choice[T comparable](in func(*tunnel.Config) *T, words []string, values []T) Setting {
 	parse := func(s string) (v T, err error) {
 		if err := OneOf(s, words); err != nil {
 			return v, err
@@ -152,7 +152,7 @@ func markText(mark uint32) string {
 // setTOS reads a TOS in the notation of ip-tunnel(8), hexadecimal with or without
 // 0x (O4). The XX of inherit/XX is for inner packets that are not IP, which an
 // ipip tunnel does not have.
-func setTOS(c *engine.Config, s string) error {
+func setTOS(c *tunnel.Config, s string) error {
 	number, inherit := s, false
 	if rest, ok := strings.CutPrefix(s, "inherit"); ok {
 		number, inherit = strings.TrimPrefix(rest, "/"), true
@@ -169,7 +169,7 @@ func setTOS(c *engine.Config, s string) error {
 	return nil
 }
 
-func tosText(c *engine.Config) string {
+func tosText(c *tunnel.Config) string {
 	if c.InheritTOS {
 		return "inherit"
 	}

@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"goipip/internal/daemon/config"
-	"goipip/internal/engine"
+	"goipip/internal/tunnel"
 )
 
 // TestSettings reads each setting and shows it, in the notation that it reads.
@@ -23,7 +23,7 @@ func TestSettings(t *testing.T) {
 	} {
 		s := config.Settings[name]
 		for text, want := range texts {
-			var c engine.Config
+			var c tunnel.Config
 			if err := s.Set(&c, text); err != nil || s.Text(&c) != want {
 				t.Errorf("%s %s: shown as %q, want %q; %v", name, text, s.Text(&c), want, err)
 			}
