@@ -9,14 +9,15 @@ import (
 	"goipip/internal/stats"
 )
 
-// What runs for each packet allocates nothing. Each case says whether it did
-// its work, too: a function that does nothing allocates nothing either.
+// Functions called for each packet allocate nothing. Each case also reports whether
+// it did its work, as a function that does nothing allocates nothing either.
 func TestAllocs(t *testing.T) {
 	var (
-		withDF    = newEncapsulator(t, encap.Outer{})
+		host      encap.Host
+		withDF    = newEncapsulatorOf(t, encap.Outer{}, encap.NewIDs(), &host)
 		withoutDF = newEncapsulator(t, encap.Outer{NoPMTUDisc: true, InheritTOS: true})
-		d         = newDecapsulator(t)
-		hdr       = packet.IPv4(make([]byte, encap.HdrLen))
+		d         = newDecapsulatorOf(t, &host)
+		hdr       = packet.IPv4(make([]byte, encap.IPIP.HdrLen))
 		inner     = ipv4{tos: ect0}.bytes()
 		dropped   = ipv4{ttl: -1}.bytes()
 		plain     = wrap(inner)
@@ -34,8 +35,7 @@ func TestAllocs(t *testing.T) {
 		headers   [3][encap.MaxHdrLen]byte
 		lastID    uint16
 	)
-	d.SetOwn([]netip.Addr{netip.MustParseAddr("10.1.0.1")})
-	withDF.SetOwn([]netip.Addr{netip.MustParseAddr("10.1.0.1")})
+	host.Set([]netip.Addr{netip.MustParseAddr("10.1.0.1")})
 
 	tests := []struct {
 		name string
@@ -44,7 +44,7 @@ func TestAllocs(t *testing.T) {
 		{"Encap", func() bool {
 			clear(hdr)
 			return withDF.Encap(hdr, inner) == stats.Deliver && headerSum(hdr) == 0xffff &&
-				hdr.TotalLength() == encap.HdrLen+len(inner) && hdr.Destination() == remote.As4()
+				hdr.TotalLength() == encap.IPIP.HdrLen+len(inner) && hdr.Destination() == remote.As4()
 		}},
 		{"Encap, with an ID", func() bool {
 			before := lastID
@@ -59,7 +59,7 @@ func TestAllocs(t *testing.T) {
 		{"EncapHeader", func() bool {
 			clear(hdr)
 			withDF.EncapHeader(hdr, inner[:inner.HdrLen()], 1400)
-			return headerSum(hdr) == 0xffff && hdr.TotalLength() == encap.HdrLen+1400
+			return headerSum(hdr) == 0xffff && hdr.TotalLength() == encap.IPIP.HdrLen+1400
 		}},
 		{"ClearDF", func() bool {
 			hdr.SetDF(true)
@@ -70,7 +70,7 @@ func TestAllocs(t *testing.T) {
 			n := 0
 			fragments := encap.Fragment(large[:large.HdrLen()], large.Payload(), 1480)
 			for i := range headers {
-				f, payload := fragments.Next(headers[i][encap.HdrLen:])
+				f, payload := fragments.Next(headers[i][encap.IPIP.HdrLen:])
 				if headerSum(f) != 0xffff {
 					return false
 				}

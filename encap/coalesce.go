@@ -6,85 +6,88 @@ import (
 	"goipip/internal/packet"
 )
 
-// Coalescer merges received packets of one flow into superpackets: TCP segments
-// that follow each other, and UDP datagrams of one size, as the kernel's GRO does
-// (tcp_gro_receive, udp_gro_receive_segment). It changes nothing that a receiver
-// could see: what does not fit together to the last bit of its headers, or has a
-// wrong checksum, stays alone, and the packets of a flow stay in their order.
+// Coalescer merges received packets of a flow into superpackets, as the kernel's
+// GRO does: consecutive TCP segments, and UDP datagrams of one size
+// (tcp_gro_receive, udp_gro_receive_segment). The receiver sees no difference:
+// packets are merged only if segmentation restores each of them and their checksums
+// are right, and the packets of a flow stay in order.
 //
-// One goroutine owns it. A batch is a number of Adds and one Take.
+// One Coalescer serves any number of links. It belongs to one goroutine. A batch is
+// a number of Adds and one Take.
 type Coalescer struct {
-	supers []Super // those before n are of this batch
+	supers []Super // the first n are this batch's
 	n      int
 	added  int // packets in this batch
 }
 
-// Link is what a Coalescer must know of the link that packets go to. The goroutine of
-// the Coalescer owns it.
+// Link describes the link that packets go to. Its owner may change it between two
+// Adds, in the goroutine of the Coalescer.
 type Link struct {
-	MTU      int  // in bytes, for [Unfinished]
-	TCP, UDP bool // the kernel takes superpackets: of UDP with USO (Linux 6.2)
+	MTU int  // in bytes
+	TCP bool // may be merged
+	UDP bool // may be merged; needs a kernel with USO (Linux 6.2)
 }
 
-// Super is one packet for the kernel: a received one, or several in one.
+// Super is one packet for the kernel: a received one, or several merged.
 type Super struct {
-	VNet  packet.VNetHdr // what the kernel has to know about it
-	Parts [][]byte       // its bytes, the first part with all headers
-	Count int            // of received packets in it
-	Len   int            // of these, from the inner IP header on, in bytes
-	First int            // the number of the first of them in its batch, from 0
+	VNet  packet.VNetHdr // describes it to the kernel
+	Parts [][]byte       // its bytes; the first part has all headers
+	Count int            // received packets in it
+	Len   int            // sum of the lengths of these, from the inner IP header on, in bytes
+	First int            // number of its first packet in the batch, from 0 in order of Add
 
 	packets  [][]byte // as received
-	parts    [][]byte // memory for Parts of more than one
+	parts    [][]byte // memory for Parts of a merged packet
 	flow     flow
 	open     bool   // may take another packet
 	push     bool   // the last packet has PSH
-	verified bool   // the first packet has right checksums
+	verified bool   // the checksums of the first packet are right
 	hdrLen   int    // of IP and transport header, in bytes
-	size     int    // of each packet's payload but the last, in bytes
-	seq      uint32 // that follows
-	original [maxTransportHdrLen]byte
+	size     int    // payload of each packet but the last, in bytes
+	seq      uint32 // of the next segment
+	original [maxMergedHdrLen]byte
 }
 
-// maxTransportHdrLen is the length of the longest headers that are merged, in
-// bytes.
-const maxTransportHdrLen = packet.IPv4HdrLen + packet.TCPMaxHdrLen
+// maxMergedHdrLen is the length of the longest headers of a packet that is merged,
+// in bytes.
+const maxMergedHdrLen = packet.IPv4HdrLen + packet.TCPMaxHdrLen
 
-// flow tells which packets must stay in order.
+// flow identifies the packets that must stay in order.
 type flow struct {
-	link                *Link
-	source, destination [4]byte
-	ports               [4]byte
-	protocol            uint8
+	link      *Link
+	addresses uint64
+	ports     uint32
+	protocol  uint8
 }
 
-// maxCount is the most packets of one Super: what a kernel takes of UDP
-// (UDP_MAX_SEGMENTS, before Linux 6.10).
+// maxCount is the most packets in one Super: the kernel's limit for UDP before
+// Linux 6.10 (UDP_MAX_SEGMENTS).
 const maxCount = 64
 
 // NewCoalescer returns a Coalescer for batches of up to n packets.
 func NewCoalescer(n int) *Coalescer { return &Coalescer{supers: make([]Super, n)} }
 
-// Add appends a decapsulated packet for a link to the batch. Packets for different Links
-// have nothing to do with each other. The packet's memory must stay as it is until the
-// Supers of the next Take are done with, which may change its headers.
-func (c *Coalescer) Add(p packet.IPv4, link *Link) {
-	f, hdrLen, mergeable := c.classify(p, link)
-	h := Unfinished(p, link.MTU)
-	mergeable = mergeable && h == packet.VNetHdr{}
-	first := c.added
+// Add appends a decapsulated packet for the link l to the batch. Packets of
+// different Links are independent: they are never merged, and none ends a merge of
+// another Link. p must stay unchanged until the Supers of the next Take have been
+// used; the Coalescer may change its headers.
+func (c *Coalescer) Add(p packet.IPv4, l *Link) {
+	number := c.added
 	c.added++
+	f, hdrLen, mergeable := c.classify(p, l)
+	h := Unfinished(p, l.MTU)
+	mergeable = mergeable && h == packet.VNetHdr{}
 	if s := c.find(f); s != nil {
 		if mergeable && s.append(p, hdrLen) {
 			return
 		}
-		s.open = false // what comes now must stay behind it
+		s.open = false // later packets must stay behind this one
 	}
 	s := &c.supers[c.n]
 	c.n++
 	s.packets = append(s.packets[:0], p)
 	s.Parts = s.packets
-	s.VNet, s.Count, s.Len, s.First = h, 1, len(p), first
+	s.VNet, s.Count, s.Len, s.First = h, 1, len(p), number
 	s.flow, s.hdrLen, s.size = f, hdrLen, len(p)-hdrLen
 	s.verified, s.push = false, false
 	s.open = mergeable
@@ -95,8 +98,8 @@ func (c *Coalescer) Add(p packet.IPv4, link *Link) {
 	}
 }
 
-// Take ends the batch and returns it, in the order of Add. It is valid until the
-// next Add.
+// Take ends the batch and returns it, in the order of the first packets. The Supers
+// are valid until the next Add.
 func (c *Coalescer) Take() []Super {
 	supers := c.supers[:c.n]
 	for i := range supers {
@@ -108,8 +111,7 @@ func (c *Coalescer) Take() []Super {
 	return supers
 }
 
-// find returns the newest Super of the flow that a packet may still join or must
-// stay behind.
+// find returns the open Super of the flow. There is at most one.
 func (c *Coalescer) find(f flow) *Super {
 	for i := c.n - 1; i >= 0; i-- {
 		if s := &c.supers[i]; s.open && s.flow == f {
@@ -119,22 +121,23 @@ func (c *Coalescer) find(f flow) *Super {
 	return nil
 }
 
-// closeAll closes the Supers between two hosts, ahead of a packet that does not
-// tell which flow between them it is of: a fragment, or one with a cut header.
-func (c *Coalescer) closeAll(f flow) {
+// closeHosts closes the Supers of a link between two hosts, ahead of a packet of
+// an unknown flow between them: a fragment, or one with a truncated transport
+// header.
+func (c *Coalescer) closeHosts(f flow) {
 	for i := range c.n {
-		if s := &c.supers[i]; s.flow.link == f.link && s.flow.source == f.source && s.flow.destination == f.destination {
+		if s := &c.supers[i]; s.flow.link == f.link && s.flow.addresses == f.addresses {
 			s.open = false
 		}
 	}
 }
 
-// classify returns the flow of p, the length of its headers, and whether it is of
-// the kind that may be merged with others. Anything unusual is not.
-func (c *Coalescer) classify(p packet.IPv4, link *Link) (f flow, hdrLen int, mergeable bool) {
-	f = flow{link: link, source: p.Source(), destination: p.Destination(), protocol: p.Protocol()}
+// classify returns the flow of p, the length of its headers, and whether it may be
+// merged with other packets: only with data, and without unusual header fields.
+func (c *Coalescer) classify(p packet.IPv4, l *Link) (f flow, hdrLen int, mergeable bool) {
+	f = flow{link: l, addresses: p.Addresses(), protocol: p.Protocol()}
 	if p.IsFragment() {
-		c.closeAll(f)
+		c.closeHosts(f)
 		return f, 0, false
 	}
 	plain := p.HdrLen() == packet.IPv4HdrLen && p.TOS()&ecnMask != ecnCE && !p.Reserved()
@@ -142,44 +145,45 @@ func (c *Coalescer) classify(p packet.IPv4, link *Link) (f flow, hdrLen int, mer
 	case packet.ProtoTCP:
 		tcp := packet.TCP(p.Payload())
 		if !tcp.Valid() {
-			c.closeAll(f)
+			c.closeHosts(f)
 			return f, 0, false
 		}
 		f.ports = tcp.Ports()
 		hdrLen = p.HdrLen() + tcp.HdrLen()
 		flags := tcp.Flags() &^ packet.TCPPsh
-		return f, hdrLen, link.TCP && plain && flags == packet.TCPAck && tcp.Reserved() == 0 && tcp.Urgent() == 0 && len(p) > hdrLen
+		return f, hdrLen, l.TCP && plain && flags == packet.TCPAck && tcp.Reserved() == 0 && tcp.Urgent() == 0 && len(p) > hdrLen
 	case packet.ProtoUDP:
 		udp := packet.UDP(p.Payload())
 		if !udp.Valid() {
-			c.closeAll(f)
+			c.closeHosts(f)
 			return f, 0, false
 		}
 		f.ports = udp.Ports()
 		hdrLen = p.HdrLen() + packet.UDPHdrLen
-		return f, hdrLen, link.UDP && plain && udp.Length() == len(udp) && udp.Checksum() != 0 && len(p) > hdrLen
+		return f, hdrLen, l.UDP && plain && udp.Length() == len(udp) && udp.Checksum() != 0 && len(p) > hdrLen
 	}
 	return f, 0, false
 }
 
-// append merges p, which is mergeable, into s, or reports that it does not fit.
+// append merges p, which is mergeable and of the same flow, into s, or reports
+// false if p does not fit.
 func (s *Super) append(p packet.IPv4, hdrLen int) bool {
 	first := packet.IPv4(s.packets[0])
 	n := len(p) - hdrLen
 	if n > s.size || hdrLen != s.hdrLen || s.Count == maxCount ||
-		s.hdrLen+s.size*s.Count+n > packet.IPv4MaxLen || !s.sameIP(first, p) {
+		s.hdrLen+s.size*s.Count+n > packet.IPv4MaxLen || !s.continuesIP(first, p) {
 		return false
 	}
 	push := false
 	if s.flow.protocol == packet.ProtoTCP {
 		tcp := packet.TCP(p[packet.IPv4HdrLen:])
-		if !s.sameTCP(packet.TCP(first[packet.IPv4HdrLen:]), tcp) {
+		if !s.continuesTCP(packet.TCP(first[packet.IPv4HdrLen:]), tcp) {
 			return false
 		}
 		push = tcp.Flags()&packet.TCPPsh != 0
 	}
-	s.verified = s.verified || intact(first)
-	if !s.verified || !intact(p) {
+	s.verified = s.verified || checksumsValid(first)
+	if !s.verified || !checksumsValid(p) {
 		return false
 	}
 	s.packets = append(s.packets, p)
@@ -191,25 +195,27 @@ func (s *Super) append(p packet.IPv4, hdrLen int) bool {
 	return true
 }
 
-// sameIP reports whether the IP headers differ only as those of segments do. With
-// DF, the ID may count or stand still (inet_gro_receive in net/ipv4/af_inet.c).
-func (s *Super) sameIP(first, p packet.IPv4) bool {
+// continuesIP reports whether the IP header of p is that of the next segment after
+// first. With DF, the ID may also be constant (inet_gro_receive in
+// net/ipv4/af_inet.c).
+func (s *Super) continuesIP(first, p packet.IPv4) bool {
 	return p.TOS() == first.TOS() && p.TTL() == first.TTL() && p.DF() == first.DF() &&
 		(p.ID() == first.ID()+uint16(s.Count) || p.DF() && p.ID() == first.ID())
 }
 
-// sameTCP reports whether the segment t follows those in s.
-func (s *Super) sameTCP(first, t packet.TCP) bool {
+// continuesTCP reports whether the TCP header t is that of the next segment after
+// first.
+func (s *Super) continuesTCP(first, t packet.TCP) bool {
 	return t.Seq() == s.seq && t.AckAndWindow() == first.AckAndWindow() && bytes.Equal(t.Options(), first.Options())
 }
 
-// intact reports whether the checksums of an unfragmented TCP or UDP packet are
-// right.
-func intact(p packet.IPv4) bool {
+// checksumsValid reports whether the checksums of an unfragmented TCP or UDP packet
+// are right.
+func checksumsValid(p packet.IPv4) bool {
 	return packet.Sum(p[:p.HdrLen()], 0) == 0xffff && packet.Sum(p.Payload(), packet.PseudoHeaderSum(p)) == 0xffff
 }
 
-// finish makes of the first packet's headers those of the superpacket.
+// finish turns the headers of the first packet into those of the superpacket.
 func (s *Super) finish() {
 	ip := packet.IPv4(s.packets[0])
 	copy(s.original[:], ip[:s.hdrLen])
@@ -244,8 +250,8 @@ func (s *Super) finish() {
 	tcp.SetChecksum(pseudo)
 }
 
-// Split undoes what a kernel that refuses the superpacket does not like, and
-// returns the packets as they were received.
+// Split restores and returns the packets as received, for a kernel that refuses
+// the superpacket. They are valid as long as the Super.
 func (s *Super) Split() [][]byte {
 	if s.Count > 1 {
 		copy(s.packets[0], s.original[:s.hdrLen])

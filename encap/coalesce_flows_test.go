@@ -10,31 +10,39 @@ import (
 	"goipip/internal/packet"
 )
 
-// traffic makes packets of several flows, most as they follow each other and some
-// unlike the others. What it does next, choose says: a number below n.
+// traffic makes packets of several flows, most of them consecutive and some
+// different. choose returns a number below n, and so decides what comes next.
 type traffic struct {
 	choose func(n int) int
-	flows  []tcpSegment // ip.proto tells the flows of UDP
+	links  []*encap.Link
+	flows  []tcpSegment // of UDP if ip.proto says so
 	size   []int        // of each flow's segments
 	last   packet.IPv4
 }
 
-func newTraffic(flows int, choose func(n int) int) *traffic {
-	m := &traffic{choose: choose, flows: make([]tcpSegment, flows), size: make([]int, flows)}
+// newTraffic returns so many flows for each link, the same for all.
+func newTraffic(links, flows int, choose func(n int) int) *traffic {
+	m := &traffic{choose: choose, flows: make([]tcpSegment, links*flows), size: make([]int, links*flows)}
+	for range links {
+		m.links = append(m.links, newLink())
+	}
 	for i := range m.flows {
 		f := &m.flows[i]
+		i /= links
 		f.port = 4000 + uint16(i/4) // flows that differ in one thing only
 		f.ip = ipv4{src: fmt.Sprintf("10.0.0.%d", 1+i/2%2), proto: []uint8{packet.ProtoTCP, packet.ProtoUDP}[i%2]}
 		f.ip.df, f.ip.id, f.ip.tos = m.choose(4) > 0, uint16(m.choose(3))-2, uint8(m.choose(3))
 		f.seq, f.window = uint32(m.choose(3))*100-200, 500
 		f.options = [][]byte{nil, timestamps}[m.choose(2)]
+	}
+	for i := range m.size {
 		m.size[i] = []int{1, 7, 100, 536, 1400}[m.choose(5)]
 	}
 	return m
 }
 
-// next returns a packet. unlike is how many of 100 are not plain.
-func (m *traffic) next(unlike int) packet.IPv4 {
+// next returns a packet and its link. unlike is how many of 100 are not plain.
+func (m *traffic) next(unlike int) (packet.IPv4, *encap.Link) {
 	i := m.choose(len(m.flows))
 	f := &m.flows[i]
 	s := *f
@@ -59,10 +67,10 @@ func (m *traffic) next(unlike int) packet.IPv4 {
 		p = unlikeBytes[kind-len(unlikeSegment)](m, p)
 	}
 	m.last = bytes.Clone(p)
-	return p
+	return p, m.links[i%len(m.links)]
 }
 
-// unlikeSegment is what a sender may do other than go on as before.
+// unlikeSegment are changes that a sender may make to the next segment.
 var unlikeSegment = []func(m *traffic, s *tcpSegment, n *int){
 	func(m *traffic, s *tcpSegment, _ *int) { s.flags = 1 << m.choose(8) },
 	func(_ *traffic, s *tcpSegment, _ *int) { s.flags = packet.TCPPsh },
@@ -84,8 +92,8 @@ var unlikeSegment = []func(m *traffic, s *tcpSegment, n *int){
 	func(_ *traffic, _ *tcpSegment, n *int) { *n = 0 },
 }
 
-// unlikeBytes is what may become of a packet. It stays valid, as decapsulation
-// sees to that.
+// unlikeBytes are changes to a packet on the way. It stays valid, as decapsulation
+// drops invalid packets.
 var unlikeBytes = []func(m *traffic, p packet.IPv4) packet.IPv4{
 	func(m *traffic, p packet.IPv4) packet.IPv4 { // any bit, but of version and lengths
 		if at := m.choose(min(len(p), 80)); at != 0 && at != 2 && at != 3 {
@@ -129,10 +137,10 @@ func setChecksum(p packet.IPv4, state checksumState) packet.IPv4 {
 // seen is a packet as the kernel gets it.
 type seen struct {
 	packet.IPv4
-	merged bool // with others, on the way
+	merged bool // was part of a superpacket
 }
 
-// flowOf names what p must stay in order with.
+// flowOf returns the name of the flow that p must stay in order with.
 func flowOf(p packet.IPv4) string {
 	hosts := string(p[12:20])
 	if p.IsFragment() {
@@ -144,8 +152,8 @@ func flowOf(p packet.IPv4) string {
 	return hosts + "-" + string(rune(p.Protocol()))
 }
 
-// checkFlows fails unless got has for each flow the packets of sent, in their
-// order, with those fragments between them that may be of the flow.
+// checkFlows fails unless got has the packets of sent, with those of each flow in
+// order, and with the fragments between them that may be of the flow.
 func checkFlows(t *testing.T, sent []packet.IPv4, got []seen) {
 	t.Helper()
 	if len(got) != len(sent) {
@@ -180,8 +188,8 @@ func checkFlows(t *testing.T, sent []packet.IPv4, got []seen) {
 	}
 }
 
-// same reports whether got is what was sent, byte for byte. In what was merged, the
-// ID may differ with DF, and the two zeros of a checksum; but it had to be right.
+// same reports whether got is what was sent, byte for byte. In a merged packet, the
+// ID may differ with DF, and a checksum of 0 may be 0xffff; but it had to be right.
 func same(sent packet.IPv4, got seen) bool {
 	if !got.merged {
 		return bytes.Equal(sent, got.IPv4)
@@ -202,73 +210,96 @@ func same(sent packet.IPv4, got seen) bool {
 	return bytes.Equal(a, b)
 }
 
-// checkTraffic passes n packets through c, in one batch, and returns how many
-// Supers came out.
+// checkTraffic passes n packets through c, in one batch, and returns the number of
+// Supers.
 func checkTraffic(t *testing.T, c *encap.Coalescer, m *traffic, n, unlike int) int {
 	t.Helper()
-	var sent []packet.IPv4
-	var got []seen
+	sent := make(map[*encap.Link][]packet.IPv4)
+	got, split := make(map[*encap.Link][]seen), make(map[*encap.Link][]seen)
+	var added []packet.IPv4
+	var links []*encap.Link
 	for range n {
-		p := m.next(unlike)
-		sent = append(sent, bytes.Clone(p))
-		c.Add(p, tunMTU)
+		p, l := m.next(unlike)
+		added, links = append(added, bytes.Clone(p)), append(links, l)
+		sent[l] = append(sent[l], added[len(added)-1])
+		c.Add(p, l)
 	}
 	supers := c.Take()
-	var split []seen
+	last := -1
 	for i := range supers {
 		s := &supers[i]
-		for _, p := range kernelView(t, s, tunMTU) {
-			got = append(got, seen{p, s.Count > 1})
+		if s.First <= last || s.First >= n {
+			t.Fatalf("Super %d of %d packets: First %d after %d", i, n, s.First, last)
 		}
-		for _, p := range s.Split() {
-			split = append(split, seen{p, false})
+		last = s.First
+		l := links[s.First]
+		for _, p := range kernelView(t, s, tunMTU) {
+			got[l] = append(got[l], seen{p, s.Count > 1})
+		}
+		packets := s.Split()
+		if !bytes.Equal(packets[0], added[s.First]) {
+			t.Fatalf("Super %d: First %d is another packet", i, s.First)
+		}
+		for _, p := range packets {
+			split[l] = append(split[l], seen{p, false})
 		}
 	}
-	checkFlows(t, sent, got)
-	checkFlows(t, sent, split)
+	for l := range sent {
+		checkFlows(t, sent[l], got[l])
+		checkFlows(t, sent[l], split[l])
+	}
 	return len(supers)
 }
 
-// However flows mix, and whatever happens to their packets, the kernel gets of
-// each flow what was sent, in order. One Coalescer serves all batches.
+// Whatever the mix of flows and links, and whatever happens to packets, the kernel
+// gets the packets of each flow in order. One Coalescer serves all batches.
 func TestCoalesce_Flows(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 0))
 	const batch = 64
-	c := encap.NewCoalescer(batch, true)
-	for _, unlike := range []int{0, 5, 30, 100} {
-		for flows := 1; flows <= 32; flows += 1 + flows/8 {
-			t.Run(fmt.Sprintf("%d flows, %d%% unlike", flows, unlike), func(t *testing.T) {
-				m := newTraffic(flows, r.IntN)
-				for range 12 {
-					n := 1 + r.IntN(batch)
-					if unlike == 0 {
-						n = 40 // which fit one superpacket each
+	c := encap.NewCoalescer(batch)
+	for links := 1; links <= 3; links++ {
+		for _, unlike := range []int{0, 5, 30, 100} {
+			for flows := 1; flows <= 32/links; flows += 1 + flows/8 {
+				t.Run(fmt.Sprintf("%d links, %d flows, %d%% unlike", links, flows, unlike), func(t *testing.T) {
+					m := newTraffic(links, flows, r.IntN)
+					for range 12 {
+						n := 1 + r.IntN(batch)
+						if unlike == 0 {
+							n = 40 // which fit one superpacket each
+						}
+						supers := checkTraffic(t, c, m, n, unlike)
+						if unlike == 0 && supers > links*flows {
+							t.Errorf("%d plain packets of %d flows on %d links came out as %d", n, flows, links, supers)
+						}
 					}
-					supers := checkTraffic(t, c, m, n, unlike)
-					if unlike == 0 && supers > flows {
-						t.Errorf("%d plain packets of %d flows came out as %d", n, flows, supers)
-					}
-				}
-			})
+				})
+			}
 		}
 	}
 }
 
 func TestCoalesce_Allocs(t *testing.T) {
-	const flows, batch = 4, 64
-	c := encap.NewCoalescer(batch, true)
-	m := newTraffic(flows, func(n int) int { return n - 1 })
+	for links := 1; links <= 4; links *= 2 {
+		t.Run(fmt.Sprintf("%d links", links), func(t *testing.T) { checkCoalesceAllocs(t, links, 4/links) })
+	}
+}
+
+func checkCoalesceAllocs(t *testing.T, links, flows int) {
+	const batch = 64
+	c := encap.NewCoalescer(batch)
+	m := newTraffic(links, flows, func(n int) int { return n - 1 })
 	var in, work []packet.IPv4
+	var to []*encap.Link
 	for i := range batch {
 		m.choose = func(n int) int { return i % n }
-		in = append(in, m.next(0))
-		work = append(work, bytes.Clone(in[i]))
+		p, l := m.next(0)
+		in, work, to = append(in, p), append(work, bytes.Clone(p)), append(to, l)
 	}
 	failed := 0
 	allocs := testing.AllocsPerRun(100, func() {
 		for i, p := range work {
 			copy(p[:60], in[i]) // merging changes headers
-			c.Add(p, tunMTU)
+			c.Add(p, to[i])
 		}
 		supers := c.Take()
 		total := 0
@@ -278,7 +309,7 @@ func TestCoalesce_Allocs(t *testing.T) {
 				failed++
 			}
 		}
-		if len(supers) != flows || total != batch {
+		if len(supers) != links*flows || total != batch {
 			failed++
 		}
 	})
@@ -290,17 +321,17 @@ func TestCoalesce_Allocs(t *testing.T) {
 	}
 }
 
-// The bytes choose what the traffic is made of.
+// The bytes decide what the traffic is.
 func FuzzCoalesce(f *testing.F) {
 	r := rand.New(rand.NewPCG(4, 0))
 	for _, n := range []int{0, 10, 100, 1000} {
-		f.Add(randomBytes(r, n), uint8(n), true)
-		f.Add(bytes.Repeat([]byte{99}, n), uint8(0), n > 10)
+		f.Add(randomBytes(r, n), uint8(n), uint8(n%3), true)
+		f.Add(bytes.Repeat([]byte{99}, n), uint8(0), uint8(1), n > 10)
 	}
 	const batch = 24
-	f.Fuzz(func(t *testing.T, b []byte, flows uint8, udp bool) {
-		c := encap.NewCoalescer(batch, udp)
-		m := newTraffic(1+int(flows%8), func(n int) int {
+	f.Fuzz(func(t *testing.T, b []byte, flows, links uint8, udp bool) {
+		c := encap.NewCoalescer(batch)
+		m := newTraffic(1+int(links%3), 1+int(flows%8), func(n int) int {
 			if len(b) == 0 || n < 1 {
 				return 0
 			}
@@ -308,13 +339,14 @@ func FuzzCoalesce(f *testing.F) {
 			b = b[1:]
 			return v % n
 		})
+		m.links[0].UDP = udp
 		for range 2 {
 			checkTraffic(t, c, m, batch, 50)
 		}
 	})
 }
 
-// A Coalescer takes whatever decapsulation delivers.
+// A Coalescer accepts whatever decapsulation delivers.
 func FuzzCoalesceBytes(f *testing.F) {
 	one := tcpFlow(2, 100, nil)
 	f.Add([]byte(one[0]), []byte(one[1]))
@@ -323,14 +355,14 @@ func FuzzCoalesceBytes(f *testing.F) {
 	f.Add([]byte(one[0]), []byte(one[1][:45]))
 	f.Fuzz(func(t *testing.T, a, b []byte) {
 		var sent []packet.IPv4
-		c := encap.NewCoalescer(3, true)
+		c := encap.NewCoalescer(3)
 		for _, p := range []packet.IPv4{a, b, a} {
 			if !p.Valid() {
 				continue
 			}
 			p = bytes.Clone(p[:p.TotalLength()])
 			sent = append(sent, bytes.Clone(p))
-			c.Add(p, tunMTU)
+			c.Add(p, link)
 		}
 		supers := c.Take()
 		var got []seen

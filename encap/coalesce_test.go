@@ -44,18 +44,30 @@ func damage(all []packet.IPv4, i int, change func(packet.IPv4)) []packet.IPv4 {
 	return all
 }
 
-// checkBatch fails unless c merges as want says, in numbers of packets, and the
-// kernel gets the packets in the order they came, each as it was. Where the
-// test says so, IDs may differ.
+// link is a link for which everything may be merged.
+var link = newLink()
+
+func newLink() *encap.Link { return &encap.Link{MTU: tunMTU, TCP: true, UDP: true} }
+
+// checkBatch fails unless c merges the packets into Supers of want packets each,
+// and the kernel gets the packets in order and unchanged.
 func checkBatch(t *testing.T, c *encap.Coalescer, in []packet.IPv4, want ...int) {
 	t.Helper()
+	checkLinkBatch(t, c, link, in, want...)
+}
+
+func checkLinkBatch(t *testing.T, c *encap.Coalescer, l *encap.Link, in []packet.IPv4, want ...int) {
+	t.Helper()
 	for _, p := range in {
-		c.Add(bytes.Clone(p), tunMTU)
+		c.Add(bytes.Clone(p), l)
 	}
 	supers := c.Take()
 	var counts []int
 	var view, split []packet.IPv4
 	for i := range supers {
+		if first := len(split); supers[i].First != first {
+			t.Errorf("Super %d: First %d, want %d", i, supers[i].First, first)
+		}
 		counts = append(counts, supers[i].Count)
 		view = append(view, kernelView(t, &supers[i], tunMTU)...)
 		for _, p := range supers[i].Split() {
@@ -77,7 +89,7 @@ func checkBatch(t *testing.T, c *encap.Coalescer, in []packet.IPv4, want ...int)
 	}
 }
 
-// What ends a merge in TCP: the packet at index 2 of 5 is unlike the others. With
+// What ends a merge in TCP: the packet at index 2 of 5 differs from the others. With
 // {2, 1, 2} it stays alone; with {3, 2} it is the last of its superpacket.
 func TestCoalesce_TCPUnlike(t *testing.T) {
 	alone, last := []int{2, 1, 2}, []int{3, 2}
@@ -126,7 +138,7 @@ func TestCoalesce_TCPUnlike(t *testing.T) {
 		{"first fragment", func(s *tcpSegment) { s.ip.mf = true }, alone},
 		{"later fragment", func(s *tcpSegment) { s.ip.offset = 8 }, alone},
 	}
-	c := encap.NewCoalescer(8, true)
+	c := encap.NewCoalescer(8)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { checkBatch(t, c, tcpFlow(5, 100, tt.change), tt.want...) })
 	}
@@ -142,7 +154,7 @@ func TestCoalesce_TCPUnlike(t *testing.T) {
 	})
 }
 
-// Unlike the others from the start: merged if all are like it.
+// All packets have the same feature: some features permit merging.
 func TestCoalesce_TCPAlike(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -161,7 +173,7 @@ func TestCoalesce_TCPAlike(t *testing.T) {
 		{"IP options", func(s *tcpSegment) { s.ip.options = routerAlert }, false},
 		{"no data", func(s *tcpSegment) { s.data = nil; s.seq = 9 }, false},
 	}
-	c := encap.NewCoalescer(8, true)
+	c := encap.NewCoalescer(8)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var in []packet.IPv4
@@ -190,7 +202,7 @@ func TestCoalesce_Damage(t *testing.T) {
 		"IP checksum zeroed":  func(p packet.IPv4) { p[10], p[11] = 0, 0 },
 	}
 	want := [][]int{{1, 4}, {1, 1, 3}, {2, 1, 2}, {3, 1, 1}, {4, 1}}
-	c := encap.NewCoalescer(8, true)
+	c := encap.NewCoalescer(8)
 	for name, change := range changes {
 		t.Run(name, func(t *testing.T) {
 			for i := range 5 {
@@ -207,10 +219,10 @@ func TestCoalesce_Damage(t *testing.T) {
 	}
 }
 
-// A header cut off or lying may be of any flow between two hosts: nothing
-// passes it.
+// A packet with a truncated or invalid transport header may be of any flow between
+// its hosts: no later packet passes it.
 func TestCoalesce_BrokenTransportHeader(t *testing.T) {
-	c := encap.NewCoalescer(8, true)
+	c := encap.NewCoalescer(8)
 	cutTo := func(n int) func(packet.IPv4) packet.IPv4 {
 		return func(p packet.IPv4) packet.IPv4 {
 			p = p[:n]
@@ -238,10 +250,10 @@ func TestCoalesce_BrokenTransportHeader(t *testing.T) {
 	in := udpFlow(100, 100, 100, 100)
 	in = slices.Insert(in, 2, cutTo(20+7)(bytes.Clone(in[2])))
 	checkBatch(t, c, in, 2, 1, 2)
-	// Between other hosts, it changes nothing.
+	// Between other hosts, it has no effect.
 	other := cutTo(20 + 7)(tcpSegment{ip: ipv4{src: "10.0.0.9"}}.build(complete))
 	for _, p := range slices.Insert(tcpFlow(4, 100, nil), 2, other) {
-		c.Add(p, tunMTU)
+		c.Add(p, link)
 	}
 	if s := c.Take(); len(s) != 2 || s[0].Count != 4 {
 		t.Errorf("%d Supers, want the flow and the broken packet", len(s))
@@ -278,19 +290,23 @@ func TestCoalesce_UDP(t *testing.T) {
 		{"64 is all a kernel takes", many(130, 10), []int{64, 64, 2}},
 		{"longest", many(46, 1472), []int{44, 2}},
 	}
-	c := encap.NewCoalescer(130, true)
+	c := encap.NewCoalescer(130)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { checkBatch(t, c, tt.in, tt.want...) })
 	}
 	t.Run("left alone", func(t *testing.T) {
-		c := encap.NewCoalescer(8, false)
-		checkBatch(t, c, udpFlow(100, 100, 100), 1, 1, 1)
-		checkBatch(t, c, tcpFlow(3, 100, nil), 3)
+		c := encap.NewCoalescer(8)
+		onlyTCP := &encap.Link{MTU: tunMTU, TCP: true}
+		checkLinkBatch(t, c, onlyTCP, udpFlow(100, 100, 100), 1, 1, 1)
+		checkLinkBatch(t, c, onlyTCP, tcpFlow(3, 100, nil), 3)
+		onlyUDP := &encap.Link{MTU: tunMTU, UDP: true}
+		checkLinkBatch(t, c, onlyUDP, udpFlow(100, 100, 100), 3)
+		checkLinkBatch(t, c, onlyUDP, tcpFlow(3, 100, nil), 1, 1, 1)
 	})
 }
 
 func TestCoalesce_Limits(t *testing.T) {
-	c := encap.NewCoalescer(130, false)
+	c := encap.NewCoalescer(130)
 	checkBatch(t, c, tcpFlow(130, 10, nil), 64, 64, 2)
 	checkBatch(t, c, tcpFlow(60, 1428, nil), 45, 15)
 	// 46 packets that fill 65535 bytes to the last, and to one more.
@@ -309,8 +325,8 @@ func TestCoalesce_Limits(t *testing.T) {
 	checkBatch(t, c, nil)
 }
 
-// With DF an ID that stands still is as good as one that counts (RFC 6864 §4.1);
-// of a superpacket it counts.
+// With DF, the ID may be constant instead of consecutive (RFC 6864 §4.1). The kernel
+// makes it consecutive.
 func TestCoalesce_ID(t *testing.T) {
 	flow := func(df bool, ids ...uint16) []packet.IPv4 {
 		var all []packet.IPv4
@@ -319,9 +335,9 @@ func TestCoalesce_ID(t *testing.T) {
 		}
 		return all
 	}
-	c := encap.NewCoalescer(8, false)
+	c := encap.NewCoalescer(8)
 	for _, p := range flow(true, 5, 5, 5, 5) {
-		c.Add(p, tunMTU)
+		c.Add(p, link)
 	}
 	if s := c.Take(); len(s) != 1 || s[0].Count != 4 {
 		t.Errorf("DF, ID constant: %d Supers", len(s))
@@ -339,9 +355,9 @@ func TestCoalesce_ID(t *testing.T) {
 	checkBatch(t, c, flow(true, 7, 6, 5), 1, 1, 1)
 }
 
-// What a kernel left unfinished passes alone, with the header that says so.
+// A packet that a kernel left unfinished stays alone, with the header of Unfinished.
 func TestCoalesce_Unfinished(t *testing.T) {
-	c := encap.NewCoalescer(8, true)
+	c := encap.NewCoalescer(8)
 	in := tcpFlow(5, 100, nil)
 	slowChecksum(in[2], packet.TCPCsumOffset, partial)
 	checkBatch(t, c, in, 2, 1, 2)
@@ -352,19 +368,22 @@ func TestCoalesce_Unfinished(t *testing.T) {
 	checkBatch(t, c, []packet.IPv4{merged, merged}, 1, 1)
 }
 
+// Merging ends at the next packet after the Link changed, for this Link only.
 func TestCoalesce_Stop(t *testing.T) {
-	c := encap.NewCoalescer(8, true)
+	c := encap.NewCoalescer(8)
+	l := newLink()
 	in := tcpFlow(4, 100, nil)
-	checkBatch(t, c, in, 4)
+	checkLinkBatch(t, c, l, in, 4)
 	for i, p := range tcpFlow(4, 100, nil) {
 		if i == 2 {
-			c.Stop()
+			l.TCP, l.UDP = false, false
 		}
-		c.Add(p, tunMTU)
+		c.Add(p, l)
 	}
 	if s := c.Take(); len(s) != 3 || s[0].Count != 2 {
 		t.Errorf("stopped after two packets of four: %d Supers", len(s))
 	}
-	checkBatch(t, c, in, 1, 1, 1, 1)
-	checkBatch(t, c, udpFlow(9, 9), 1, 1)
+	checkLinkBatch(t, c, l, in, 1, 1, 1, 1)
+	checkLinkBatch(t, c, l, udpFlow(9, 9), 1, 1)
+	checkBatch(t, c, in, 4)
 }

@@ -10,15 +10,15 @@ import (
 	"goipip/internal/packet"
 )
 
-// superSegments is a superpacket and what Segment makes of it.
+// superSegments is a superpacket and its segments.
 type superSegments struct {
 	super    packet.IPv4
 	hdr      packet.VNetHdr
 	segments []packet.IPv4
 }
 
-// randomSupers returns superpackets of so many flows, of up to most segments each, as
-// they may be merged again.
+// randomSupers returns a superpacket for each flow, of up to most segments, that can
+// be merged again.
 func randomSupers(t *testing.T, r *rand.Rand, flows, most int) []superSegments {
 	t.Helper()
 	var all []superSegments
@@ -45,8 +45,8 @@ func randomSupers(t *testing.T, r *rand.Rand, flows, most int) []superSegments {
 	return all
 }
 
-// interleaved returns the segments of all in a random order, in which those of a flow
-// keep theirs.
+// interleaved returns the segments of all, those of each flow in order and the flows
+// mixed at random.
 func interleaved(r *rand.Rand, all []superSegments) []packet.IPv4 {
 	var turns []int
 	for i, s := range all {
@@ -64,17 +64,17 @@ func interleaved(r *rand.Rand, all []superSegments) []packet.IPv4 {
 	return packets
 }
 
-// Superpackets of TCP and UDP that are cut, mixed with those of other flows, and
-// merged, are the same again to the last bit, virtio-net header included.
+// TCP and UDP superpackets that are segmented, mixed with other flows and merged are
+// the same again, bit by bit, virtio-net header included.
 func TestSegmentThenCoalesce(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 0))
 	const batch = 512
-	c := encap.NewCoalescer(batch, true)
+	c := encap.NewCoalescer(batch)
 	for range 200 {
 		flows := 1 + r.IntN(32)
 		all := randomSupers(t, r, flows, min(batch/flows, 45))
 		for _, p := range interleaved(r, all) {
-			c.Add(p, tunMTU)
+			c.Add(p, link)
 		}
 		supers := c.Take()
 		if len(supers) != flows {
@@ -96,19 +96,19 @@ func TestSegmentThenCoalesce(t *testing.T) {
 	}
 }
 
-// And the kernel makes of what was merged the packets that came.
+// The kernel segments a merged superpacket into the packets that were received.
 func TestCoalesce_TheKernelCuts(t *testing.T) {
 	cable := newCable(t)
 	r := rand.New(rand.NewPCG(8, 0))
 	const batch = 512
-	c := encap.NewCoalescer(batch, true)
+	c := encap.NewCoalescer(batch)
 	for range 30 {
 		flows := 1 + r.IntN(12)
 		all := randomSupers(t, r, flows, 40)
 		sent := map[string][]packet.IPv4{}
 		for _, p := range interleaved(r, all) {
 			sent[flowOf(p)] = append(sent[flowOf(p)], bytes.Clone(p))
-			c.Add(p, tunMTU)
+			c.Add(p, link)
 		}
 		supers := c.Take()
 		for i := range supers {

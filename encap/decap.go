@@ -5,31 +5,31 @@ import (
 	"goipip/internal/stats"
 )
 
-// Decapsulator strips and checks what a tunnel receives. It never changes, so that any
-// number of goroutines may use it.
+// Decapsulator checks received packets and strips their outer headers. It is
+// immutable, and safe for concurrent use.
 type Decapsulator struct {
-	format        Format
 	local, remote [4]byte
+	protocol      uint8
 	host          *Host
 }
 
-// NewDecapsulator returns a Decapsulator for the packets that the other end of o sends:
-// its Format, and its addresses reversed. No inner packet may come from an address of
-// host (G2). The error names an address that is missing or not IPv4.
+// NewDecapsulator returns a Decapsulator for packets from o.Remote to o.Local. No
+// inner packet may have an address of host as its source (G2); host may be nil. The
+// error names the field of o that is invalid.
 func NewDecapsulator(o Outer, host *Host) (*Decapsulator, error) {
-	l, r, err := pair(o.Local, o.Remote)
+	local, remote, err := o.addresses()
 	if err != nil {
 		return nil, err
 	}
-	return &Decapsulator{format: o.Format, local: l, remote: r, host: host}, nil
+	return &Decapsulator{local: local, remote: remote, protocol: o.Format.Protocol, host: host}, nil
 }
 
-// Decap returns the inner packet of an outer one, cut to its own total length.
-// It is a part of outer's memory; its ECN bits may have been rewritten (R5). With
-// a reason to drop the packet, nothing is returned.
+// Decap returns the inner packet of an outer one, cut to its own total length. It
+// shares the memory of outer; its ECN bits may have been rewritten (R5). If the
+// packet is dropped, Decap returns nil and the reason.
 func (d *Decapsulator) Decap(outer packet.IPv4) (packet.IPv4, stats.Reason) {
-	if !outer.Valid() || outer.Protocol() != d.format.Protocol || outer.IsFragment() {
-		return nil, stats.Malformed // no raw socket returns that
+	if !outer.Valid() || outer.Protocol() != d.protocol || outer.IsFragment() {
+		return nil, stats.Malformed // a raw socket returns no such packet
 	}
 	if outer.Source() != d.remote || outer.Destination() != d.local { // G1
 		return nil, stats.WrongPeer
@@ -55,9 +55,9 @@ func (d *Decapsulator) Decap(outer packet.IPv4) (packet.IPv4, stats.Reason) {
 	return inner, why
 }
 
-// martian reports whether the inner addresses are impossible for a packet from
-// outside (G2; RFC 1812 §5.3.7). Multicast destinations are fine: routing
-// protocols run over tunnels.
+// martian reports whether the inner addresses are impossible for a received
+// packet (G2; RFC 1812 §5.3.7). Multicast destinations are fine: routing protocols
+// run over tunnels.
 func (d *Decapsulator) martian(inner packet.IPv4) bool {
 	src, dst := inner.Source(), inner.Destination()
 	return !unicast(src) || dst[0] == 0 || dst[0] == 127 || d.host.has(src)

@@ -57,8 +57,7 @@ func TestR4_InnerHeader(t *testing.T) {
 	}
 }
 
-// Short frames are padded on Ethernet; what is behind the total length is not
-// the packet's.
+// Ethernet pads short frames: bytes behind the total length are not the packet's.
 func TestR4_PaddingIsTrimmed(t *testing.T) {
 	d := newDecapsulator(t)
 	inner := ipv4{}.bytes()
@@ -74,7 +73,7 @@ func TestR4_PaddingIsTrimmed(t *testing.T) {
 	}
 }
 
-// The inner packet ends where the outer one does, whatever the buffer holds.
+// The inner packet may not extend beyond the outer one.
 func TestR4_InnerBeyondOuter(t *testing.T) {
 	outer := wrap(ipv4{}.bytes())
 	outer.SetTotalLength(len(outer) - 1)
@@ -93,8 +92,7 @@ func TestR4_OuterOptionsAreSkipped(t *testing.T) {
 	}
 }
 
-// A raw socket hands over whole outer packets, but a promise is cheaper to
-// check than to trust: whatever the bytes are, no panic and no delivery.
+// A raw socket returns whole outer packets, but Decap does not rely on it.
 func TestR4_OuterCut(t *testing.T) {
 	outer := wrap(ipv4{}.bytes())
 	d := newDecapsulator(t)
@@ -105,8 +103,7 @@ func TestR4_OuterCut(t *testing.T) {
 	}
 }
 
-// A part of an outer packet, or one of another protocol, has no inner packet
-// where one would be looked for.
+// Fragments, and packets of other protocols, are malformed.
 func TestR1_NotAWholeIPIPPacket(t *testing.T) {
 	inner := ipv4{}.bytes()
 	as := func(s ipv4) packet.IPv4 {
@@ -136,7 +133,7 @@ func TestR7_OuterDSCPIsNotCopied(t *testing.T) {
 	}
 }
 
-// The payload is never copied: the inner packet is a part of what was read.
+// The payload is never copied: the inner packet shares the memory of the outer one.
 func TestDecap_NoCopy(t *testing.T) {
 	outer := wrap(ipv4{}.bytes())
 	inner := mustDecap(t, newDecapsulator(t), outer)
@@ -146,8 +143,7 @@ func TestDecap_NoCopy(t *testing.T) {
 	}
 }
 
-// A packet that is wrong in two ways counts under the rule that comes first:
-// R2 and G1, then R4, R5, and G2 last.
+// A packet that breaks two rules counts under the first of G1, R4, R5 and G2.
 func TestR_Order(t *testing.T) {
 	const ce = 3
 	fromElsewhere := func(outer packet.IPv4) packet.IPv4 {
@@ -175,7 +171,7 @@ func TestR_Order(t *testing.T) {
 func TestG3_TTLZeroIsDiscarded(t *testing.T) {
 	d := newDecapsulator(t)
 	checkDrop(t, d, wrap(ipv4{ttl: -1}.bytes()), stats.TTLExpired)
-	// The last hop to live is lived here: only forwarding takes one off (O9).
+	// A TTL of 1 is enough: only forwarding decrements it (O9).
 	if got := mustDecap(t, d, wrap(ipv4{ttl: 1}.bytes())).TTL(); got != 1 {
 		t.Errorf("inner TTL %d, want 1", got)
 	}

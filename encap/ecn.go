@@ -11,8 +11,8 @@ const (
 	ecnCE   = 0x03
 )
 
-// encapECN returns the outer TOS: tos with the ECN bits of the inner one, but
-// ECT(0) where that says CE (T9), as Linux does (INET_ECN_encapsulate in
+// encapECN returns the outer TOS: the DSCP of tos and the inner ECN bits, with CE
+// replaced by ECT(0) (T9), as in Linux (INET_ECN_encapsulate in
 // include/net/inet_ecn.h). RFC 6040's normal mode would copy CE.
 func encapECN(tos, inner uint8) uint8 {
 	ecn := inner & ecnMask
@@ -22,9 +22,9 @@ func encapECN(tos, inner uint8) uint8 {
 	return tos&^ecnMask | ecn
 }
 
-// decapECN returns the inner TOS after decapsulation, and how the packet ends: a
-// sender that is not ECN-capable would not see the mark CE, so the packet is dropped,
-// and other marks outside are logged (R5; RFC 6040 §4.2, INET_ECN_decapsulate).
+// decapECN returns the inner TOS after decapsulation, and the fate of the packet.
+// If the inner packet is Not-ECT, outer CE drops it, as its sender understands no
+// mark, and outer ECT is logged (R5; RFC 6040 §4.2, INET_ECN_decapsulate).
 func decapECN(outer, inner uint8) (tos uint8, why stats.Reason) {
 	switch out, in := outer&ecnMask, inner&ecnMask; {
 	case in == ecnNot && out == ecnCE:

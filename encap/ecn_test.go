@@ -19,10 +19,10 @@ const (
 	ce     = 0b11
 )
 
-// ecnDrop marks the one cell of the table that has no result.
+// ecnDrop marks the one cell of the table in which the packet is dropped.
 const ecnDrop = 0xff
 
-// ecnTable is the table of R5, which is that of RFC 6040 §4.2.
+// ecnTable is the table of R5 and of RFC 6040 §4.2.
 var ecnTable = []struct{ inner, outer, want uint8 }{
 	{notECT, notECT, notECT}, {notECT, ect0, notECT}, {notECT, ect1, notECT}, {notECT, ce, ecnDrop},
 	{ect0, notECT, ect0}, {ect0, ect0, ect0}, {ect0, ect1, ect1}, {ect0, ce, ce},
@@ -42,8 +42,8 @@ func TestR5_ECN(t *testing.T) {
 					checkDrop(t, d, outer, stats.BadECN)
 					return
 				}
-				// The table's ECN, the inner DSCP, a checksum computed anew,
-				// and every other byte as it was sent.
+				// The table's ECN, the inner DSCP, the right checksum, and every
+				// other byte unchanged.
 				inner.tos = innerDSCP | tt.want
 				got := mustDecap(t, d, outer)
 				if diff := cmp.Diff([]byte(inner.bytes()), []byte(got)); diff != "" {
@@ -54,8 +54,8 @@ func TestR5_ECN(t *testing.T) {
 	}
 }
 
-// The tunnel does not repair what was damaged before it: the checksum is
-// patched by the difference, so the receiver's check fails as it would have.
+// The tunnel does not repair a damaged header: the checksum is patched by the
+// difference, so that the receiver's check still fails.
 func TestR5_WrongChecksumStaysWrong(t *testing.T) {
 	d := newDecapsulator(t)
 	for _, tt := range ecnTable {
@@ -75,8 +75,7 @@ func TestR5_WrongChecksumStaysWrong(t *testing.T) {
 	}
 }
 
-// Over all headers that random IDs give, patching and computing anew agree,
-// also where the checksum is zero.
+// For every ID, the patched checksum equals a computed one, even if it is zero.
 func TestR5_ChecksumOfEveryID(t *testing.T) {
 	d := newDecapsulator(t)
 	zeros := 0
@@ -97,8 +96,8 @@ func TestR5_ChecksumOfEveryID(t *testing.T) {
 	}
 }
 
-// What two tunnel ends do to the ECN field together: nothing, where the path
-// between them did nothing (T9 then R5).
+// If the path does not change the outer ECN field, the two tunnel ends do not change
+// the inner one (T9 then R5).
 func TestT9_R5_ECNSurvivesTheTunnel(t *testing.T) {
 	e, d := newEncapsulator(t, encap.Outer{}), newDecapsulator(t)
 	for _, ecn := range []uint8{notECT, ect0, ect1, ce} {
@@ -109,7 +108,7 @@ func TestT9_R5_ECNSurvivesTheTunnel(t *testing.T) {
 			t.Errorf("ECN %02b came out as %02b", ecn, got.TOS()&3)
 		}
 	}
-	// A router on the path marks CE: only packets that can say so pass it on.
+	// A router on the path marks CE: ECN-capable packets get the mark.
 	for _, ecn := range []uint8{ect0, ect1, ce} {
 		inner := ipv4{tos: ecn}.bytes()
 		outer := append(mustEncap(t, e, inner), inner...)

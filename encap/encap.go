@@ -1,76 +1,69 @@
-// Package encap turns inner IPv4 packets into ipip packets and back (RFC 2003,
-// IP protocol 4): bytes in, bytes out. It holds no descriptor, clock, goroutine
-// or log; how a packet ends it returns as a [stats.Reason].
+// Package encap turns inner IPv4 packets into outer ones and back, ipip by
+// default (RFC 2003): bytes in, bytes out. It holds no descriptor, clock,
+// goroutine or log. The fate of a packet is returned as a [stats.Reason].
 //
-// Rule ids in comments (T1, R4, G2 …) are those of docs/rules.md: T transmit,
+// An [Encapsulator] and a [Decapsulator] are immutable, and replaced when the
+// configuration of a tunnel changes. What outlives them is shared by pointer: the
+// [IDs] of a peer and the addresses of the [Host]. Both types are safe for
+// concurrent use; a [Coalescer] belongs to one goroutine.
+//
+// Rule ids in comments (T1, R4, G2 …) refer to docs/rules.md: T transmit,
 // R receive, O device and options, G where goipip is stricter than Linux.
 package encap
 
 import (
+	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
-	"sync/atomic"
 
 	"goipip/internal/packet"
 	"goipip/internal/stats"
 )
 
-// Format is what a tunnel's packets have before the inner one.
-type Format struct {
-	Protocol uint8 // of the outer header
-	HdrLen   int   // what encapsulation adds, in bytes; at most maxOuterLen
-}
-
-// IPIP is an IPv4 header without options (RFC 2003, T11).
-var IPIP = Format{Protocol: packet.ProtoIPIP, HdrLen: packet.IPv4HdrLen}
-
-// maxOuterLen is the most that a Format adds, in bytes.
-const maxOuterLen = packet.IPv4HdrLen
-
-// Outer describes the outer header of a tunnel's packets, in the terms of
-// ip-tunnel(8).
+// Outer describes the outer packets of a tunnel, in the terms of ip-tunnel(8).
 type Outer struct {
 	Format        Format
-	Local, Remote netip.Addr // source and destination, both IPv4
-	TTL           uint8      // 1 … 255; 0 takes each inner packet's (O3)
+	Local, Remote netip.Addr // both IPv4; source and destination of sent packets
+	TTL           uint8      // 1 … 255; 0 inherits the inner one (O3)
 	TOS           uint8      // its ECN bits are ignored (O4)
-	InheritTOS    bool       // take each inner packet's in place of TOS
-	NoPMTUDisc    bool       // set DF only where the inner packet has it (O5)
+	InheritTOS    bool       // use the inner TOS in place of TOS
+	NoPMTUDisc    bool       // set DF only if the inner packet has it (O5)
 }
 
-// Encapsulator writes outer headers. It never changes, so that any number of goroutines
-// may use it.
+// addresses returns the addresses of a valid Outer. The error names the field
+// that is invalid.
+func (o *Outer) addresses() (local, remote [4]byte, err error) {
+	if err := o.Format.check(); err != nil {
+		return local, remote, err
+	}
+	if !o.Local.Is4() {
+		return local, remote, fmt.Errorf("local address %q: not an IPv4 address", o.Local)
+	}
+	if !o.Remote.Is4() {
+		return local, remote, fmt.Errorf("remote address %q: not an IPv4 address", o.Remote)
+	}
+	return o.Local.As4(), o.Remote.As4(), nil
+}
+
+// Encapsulator writes outer headers. It is immutable, and safe for concurrent
+// use.
 type Encapsulator struct {
 	outer    Outer
-	template [maxOuterLen]byte
+	template [packet.IPv4HdrLen]byte
 	ids      *IDs
 	host     *Host
 }
 
-// IDs is the sequence of IDs in the outer headers of one pair of addresses (RFC 6864),
-// which goes on from one Encapsulator to the next. It is safe for concurrent use.
-type IDs struct{ last atomic.Uint64 }
-
-// NewIDs returns a sequence that begins anywhere: hardly with the IDs that a run before
-// this one used last.
-func NewIDs() *IDs {
-	ids := &IDs{}
-	ids.last.Store(uint64(rand.Uint32()))
-	return ids
-}
-
-// next returns an ID that is not among the last 65534. It is never 0, which would ask a
-// raw socket to choose (raw(7)).
-func (ids *IDs) next() uint16 { return uint16(ids.last.Add(1)%0xffff) + 1 }
-
-// NewEncapsulator returns an Encapsulator for o, whose IDs are ids. By the addresses of
-// host it knows the outer headers of this host's tunnels (T14). The error names an
-// address that is missing or not IPv4.
+// NewEncapsulator returns an Encapsulator for o that takes IDs from ids. The
+// addresses of host identify outer headers of this host's own tunnels (T14); host may
+// be nil. The error names the field of o that is invalid.
 func NewEncapsulator(o Outer, ids *IDs, host *Host) (*Encapsulator, error) {
-	local, remote, err := pair(o.Local, o.Remote)
+	local, remote, err := o.addresses()
 	if err != nil {
 		return nil, err
+	}
+	if ids == nil {
+		return nil, errors.New("no sequence of IDs")
 	}
 	e := &Encapsulator{outer: o, ids: ids, host: host}
 	hdr := packet.IPv4(e.template[:])
@@ -84,25 +77,25 @@ func NewEncapsulator(o Outer, ids *IDs, host *Host) (*Encapsulator, error) {
 	return e, nil
 }
 
-// HdrLen returns what encapsulation adds to a packet, in bytes.
+// HdrLen returns the number of bytes that encapsulation adds to a packet.
 func (e *Encapsulator) HdrLen() int { return e.outer.Format.HdrLen }
 
-// Encap writes the outer header for the packet inner to hdr, which has at least
-// HdrLen bytes and does not overlap inner. On the wire, inner follows it
-// unchanged. With a result other than stats.Deliver, hdr is not written.
+// Encap writes the outer header of the packet inner to hdr, which has at least
+// HdrLen bytes and does not overlap inner. On the wire, inner follows the header
+// unchanged. Unless Encap returns stats.Deliver, hdr is not written.
 func (e *Encapsulator) Encap(hdr []byte, inner packet.IPv4) stats.Reason {
 	if why := e.Check(inner); why != stats.Deliver {
 		return why
 	}
-	if len(inner) > packet.IPv4MaxLen-e.HdrLen() { // T1
+	if len(inner) > packet.IPv4MaxLen-e.outer.Format.HdrLen { // T1
 		return stats.Malformed
 	}
 	e.EncapHeader(hdr, inner, len(inner))
 	return stats.Deliver
 }
 
-// Check returns stats.Deliver for an inner packet that may be encapsulated, or the
-// reason to drop it. A superpacket may be longer than what fits an outer packet.
+// Check returns stats.Deliver if inner may be encapsulated, or the reason to drop
+// it. It ignores the length, as a superpacket may be too long for one outer packet.
 func (e *Encapsulator) Check(inner packet.IPv4) stats.Reason {
 	switch {
 	case len(inner) == 0 || inner.Version() != 4: // T1, G6
@@ -119,13 +112,13 @@ func (e *Encapsulator) Check(inner packet.IPv4) stats.Reason {
 	return stats.Deliver
 }
 
-// EncapHeader does the same for a packet that needs no check, because it was made
-// of one that passed: a fragment or a segment. Of inner only the header is read, and
-// length is that of the whole inner packet, in bytes.
+// EncapHeader is Encap without the checks, for a fragment or segment of a packet
+// that has passed Check. It reads only the header of inner; length is that of the
+// whole inner packet, in bytes.
 func (e *Encapsulator) EncapHeader(hdr []byte, inner packet.IPv4, length int) {
-	outer := packet.IPv4(hdr[:e.HdrLen()])
+	outer := packet.IPv4(hdr[:packet.IPv4HdrLen])
 	copy(outer, e.template[:])
-	outer.SetTotalLength(e.HdrLen() + length)
+	outer.SetTotalLength(e.outer.Format.HdrLen + length)
 
 	tos := e.outer.TOS
 	if e.outer.InheritTOS {
@@ -138,62 +131,48 @@ func (e *Encapsulator) EncapHeader(hdr []byte, inner packet.IPv4, length int) {
 	if inner.DF() { // T5
 		outer.SetDF(true)
 	}
-	if !outer.DF() { // T11: with DF, an ID of 0 is as good as any (RFC 6864 §4.1)
+	if !outer.DF() { // T11: with DF, an ID of 0 will do (RFC 6864 §4.1)
 		outer.SetID(e.ids.next())
 	}
 	outer.UpdateChecksum()
 }
 
-// ClearDF makes of outer, which Encap wrote, a header that permits fragments.
+// ClearDF permits fragmentation of an outer packet: in the header written by
+// Encap, it clears DF and sets an ID.
 func (e *Encapsulator) ClearDF(outer packet.IPv4) {
 	outer.SetDF(false)
 	outer.SetID(e.ids.next())
 	outer.UpdateChecksum()
 }
 
-// loops reports whether a packet came out of this tunnel, or out of the other end
-// of it, and was routed into it again (G4, RFC 2003 §3.2).
+// loops reports whether a packet left this tunnel, at either end, and was routed
+// into it again (G4, RFC 2003 §3.2).
 func (e *Encapsulator) loops(inner packet.IPv4) bool {
 	src := inner.Source()
 	template := packet.IPv4(e.template[:])
 	return src == template.Destination() ||
-		src == template.Source() && inner.Destination() == template.Destination() && inner.Protocol() == packet.ProtoIPIP
+		src == template.Source() && inner.Destination() == template.Destination() && inner.Protocol() == template.Protocol()
 }
 
-// maxNested is how many outer headers of this host a packet may have.
+// maxNested is the most outer headers of this host that a packet may have.
 const maxNested = 4
 
-// tooDeep reports whether a packet went through so many tunnels of this host, each
-// within the next, that there shall be no further one (T14). Linux counts how deep
-// its functions call each other (iptunnel_xmit in net/ipv4/ip_tunnel_core.c); here
-// the outer headers are what is left of that.
+// tooDeep reports whether a packet went through maxNested tunnels of this host,
+// one inside the other (T14). Linux counts nested calls (iptunnel_xmit in
+// net/ipv4/ip_tunnel_core.c); here only the outer headers show the nesting.
 func (e *Encapsulator) tooDeep(p packet.IPv4) bool {
 	for depth := 1; nested(p) && e.host.has(p.Source()); depth++ {
 		if depth == maxNested {
 			return true
 		}
 		if p.FragmentOffset() != 0 {
-			return false // nobody knows what is in it
+			return false // its payload does not start with a header
 		}
 		p = p[p.HdrLen():]
 	}
 	return false
 }
 
-// nested reports whether p, which may be only the start of a packet, has a whole
-// header and carries another packet.
-func nested(p packet.IPv4) bool {
-	return len(p) >= packet.IPv4HdrLen && p.Version() == 4 && p.Protocol() == packet.ProtoIPIP &&
-		p.HdrLen() >= packet.IPv4HdrLen && p.HdrLen() <= len(p)
-}
-
-// pair checks the two ends of a tunnel.
-func pair(local, remote netip.Addr) (l, r [4]byte, err error) {
-	if !local.Is4() {
-		return l, r, fmt.Errorf("local address %q: not an IPv4 address", local)
-	}
-	if !remote.Is4() {
-		return l, r, fmt.Errorf("remote address %q: not an IPv4 address", remote)
-	}
-	return local.As4(), remote.As4(), nil
-}
+// nested reports whether p, which may be cut short, has a whole header and carries
+// another IPv4 packet.
+func nested(p packet.IPv4) bool { return p.HasHeader() && p.Protocol() == packet.ProtoIPIP }

@@ -29,12 +29,13 @@ func TestNewEncapsulator_Addresses(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			e, err := encap.NewEncapsulator(encap.Outer{Local: tt.local, Remote: tt.remote})
+			o := encap.Outer{Format: encap.IPIP, Local: tt.local, Remote: tt.remote}
+			e, err := encap.NewEncapsulator(o, encap.NewIDs(), nil)
 			checkAddressError(t, err, tt.names)
 			if (e == nil) != (err != nil) {
 				t.Errorf("Encapsulator %v with error %v", e, err)
 			}
-			d, err := encap.NewDecapsulator(tt.local, tt.remote)
+			d, err := encap.NewDecapsulator(o, nil)
 			checkAddressError(t, err, tt.names)
 			if (d == nil) != (err != nil) {
 				t.Errorf("Decapsulator %v with error %v", d, err)
@@ -79,8 +80,8 @@ func TestT1_NotAnIPv4Packet(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) { checkNotEncapsulated(t, e, tt.inner, tt.want) })
 	}
 	t.Run("empty", func(t *testing.T) {
-		// Either name is true of nothing.
-		if v := e.Encap(make([]byte, encap.HdrLen), nil); v != stats.NotIPv4 && v != stats.Malformed {
+		// Either reason is right.
+		if v := e.Encap(make([]byte, encap.IPIP.HdrLen), nil); v != stats.NotIPv4 && v != stats.Malformed {
 			t.Errorf("Encap = %v, want %v or %v", v, stats.NotIPv4, stats.Malformed)
 		}
 	})
@@ -183,8 +184,8 @@ func TestT11_OuterHeader(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := bytes.Clone(inner)
-			// Old contents: every byte of the header is written, none beyond it.
-			hdr := bytes.Repeat([]byte{0xee}, encap.HdrLen+4)
+			// With old contents: every byte of the header is written, and none behind it.
+			hdr := bytes.Repeat([]byte{0xee}, encap.IPIP.HdrLen+4)
 			e := newEncapsulator(t, encap.Outer{})
 			if v := e.Encap(hdr, inner); v != stats.Deliver {
 				t.Fatalf("Encap = %v", v)
@@ -200,7 +201,7 @@ func TestT11_OuterHeader(t *testing.T) {
 			p := packet.IPv4(hdr)
 			got := header{
 				p.Version(), p.HdrLen(), p.TotalLength(), p.FragmentOffset(),
-				p.MF(), p.Protocol(), p.Source(), p.Destination(), headerSum(p), hdr[encap.HdrLen:],
+				p.MF(), p.Protocol(), p.Source(), p.Destination(), headerSum(p), hdr[encap.IPIP.HdrLen:],
 			}
 			want := header{
 				4, 20, 20 + len(inner), 0,
@@ -216,15 +217,15 @@ func TestT11_OuterHeader(t *testing.T) {
 	}
 }
 
-// 20 bytes more than 65535 do not fit any total length.
+// No total length is more than 65535.
 func TestT11_TooLong(t *testing.T) {
 	e := newEncapsulator(t, encap.Outer{})
 	for n := packet.IPv4MaxLen - packet.IPv4HdrLen + 1; n <= packet.IPv4MaxLen; n += 19 {
 		inner := ipv4{payload: make([]byte, n-packet.IPv4HdrLen)}.bytes()
-		hdr := make([]byte, encap.HdrLen)
+		hdr := make([]byte, encap.IPIP.HdrLen)
 		if v := e.Encap(hdr, inner); v == stats.Deliver {
 			t.Errorf("inner packet of %d bytes: %v, outer total length %d", n, v, packet.IPv4(hdr).TotalLength())
-		} else if !bytes.Equal(hdr, make([]byte, encap.HdrLen)) {
+		} else if !bytes.Equal(hdr, make([]byte, encap.IPIP.HdrLen)) {
 			t.Errorf("inner packet of %d bytes: hdr was written with the verdict %v", n, v)
 		}
 	}
@@ -237,7 +238,8 @@ func TestG3_TTLZeroIsNotEncapsulated(t *testing.T) {
 	}
 }
 
-// What a Linux host says by itself on a fresh device: drop, under its own name.
+// A Linux host sends router solicitations on a new link: dropped under a reason of
+// their own.
 func TestG6_RouterSolicitation(t *testing.T) {
 	solicitation := append([]byte{
 		0x60, 0, 0, 0, 0, 8, 58, 255, // version 6, 8 bytes of ICMPv6, hop limit 255

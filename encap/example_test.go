@@ -13,14 +13,15 @@ const ping = "\x45\x00\x00\x24\xbe\xef\x40\x00\x40\x01\x67\xe7\x0a\x00\x00\x01\x
 
 func ExampleEncapsulator_Encap() {
 	e, err := encap.NewEncapsulator(encap.Outer{
+		Format: encap.IPIP,
 		Local:  netip.MustParseAddr("10.90.6.238"),
 		Remote: netip.MustParseAddr("192.168.1.129"),
-	})
+	}, encap.NewIDs(), nil)
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	hdr := make([]byte, encap.HdrLen) // serves for packet after packet
+	hdr := make([]byte, e.HdrLen()) // for any number of packets
 
 	v := e.Encap(hdr, []byte(ping))
 	fmt.Println(v)
@@ -44,7 +45,7 @@ func ExampleDecapsulator_Decap() {
 	received := []byte(header + ping) // from peer to here
 
 	for _, remote := range []netip.Addr{peer, stranger} {
-		d, err := encap.NewDecapsulator(here, remote)
+		d, err := encap.NewDecapsulator(encap.Outer{Format: encap.IPIP, Local: here, Remote: remote}, nil)
 		if err != nil {
 			fmt.Println(err)
 			return

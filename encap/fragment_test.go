@@ -12,7 +12,7 @@ import (
 	"goipip/internal/packet"
 )
 
-// fragment returns the fragments of p as they go to the wire.
+// fragment returns the fragments of p, header and payload in one.
 func fragment(t testing.TB, p packet.IPv4, mtu int) []packet.IPv4 {
 	t.Helper()
 	before := bytes.Clone(p)
@@ -34,7 +34,7 @@ func fragment(t testing.TB, p packet.IPv4, mtu int) []packet.IPv4 {
 	return all
 }
 
-// checkFragments fails unless all are fragments of p that the next hop takes.
+// checkFragments fails unless all are valid fragments of p for a next hop with mtu.
 func checkFragments(t testing.TB, p packet.IPv4, mtu int, all []packet.IPv4) {
 	t.Helper()
 	for i, f := range all {
@@ -61,8 +61,8 @@ func checkFragments(t testing.TB, p packet.IPv4, mtu int, all []packet.IPv4) {
 	}
 }
 
-// constant is what all fragments of a packet have in common (RFC 791 §3.2), but
-// for options.
+// constant returns the header fields that all fragments of a packet have in common
+// (RFC 791 §3.2), except options.
 func constant(p packet.IPv4) any {
 	type header struct {
 		TOS, TTL, Protocol  uint8
@@ -73,8 +73,8 @@ func constant(p packet.IPv4) any {
 	return header{p.TOS(), p.TTL(), p.Protocol(), p.ID(), p.DF(), p.Source(), p.Destination()}
 }
 
-// reassemble returns the payload of the packet that the fragments, in any order,
-// are of (RFC 791 §3.2). It does not share code with what is under test.
+// reassemble returns the payload of the packet from its fragments in any order (RFC
+// 791 §3.2). It shares no code with the code under test.
 func reassemble(t testing.TB, first int, fragments []packet.IPv4) []byte {
 	t.Helper()
 	var payload []byte
@@ -123,7 +123,7 @@ func TestT12_FragmentPlaces(t *testing.T) {
 		{"twice the room", ipv4{}, 2960, 1500, []place{{0, 1480, true}, {1480, 1480, false}}},
 		{"room not a multiple of 8", ipv4{}, 1480, 1499, []place{{0, 1472, true}, {1472, 8, false}}},
 		{"room of 7 more", ipv4{}, 40, 20 + 16 + 7, []place{{0, 16, true}, {16, 16, true}, {32, 8, false}}},
-		// What is not the last fragment is a multiple of 8 long, even where all would fit.
+		// All fragments but the last carry a multiple of 8 bytes, even if all would fit.
 		{"last one longer than a multiple of 8", ipv4{}, 20, 20 + 12, []place{{0, 8, true}, {8, 8, true}, {16, 4, false}}},
 		{"mtu 68", ipv4{}, 100, 68, []place{{0, 48, true}, {48, 48, true}, {96, 4, false}}},
 		{"smallest mtu", ipv4{}, 17, 28, []place{{0, 8, true}, {8, 8, true}, {16, 1, false}}},
@@ -156,7 +156,7 @@ func TestT12_FragmentPlaces(t *testing.T) {
 	}
 }
 
-// A packet that fits is its only fragment, as it is.
+// A packet that fits is its only fragment, unchanged.
 func TestT12_FragmentOfOne(t *testing.T) {
 	p := ipv4{id: 9, options: []byte{7, 3, 4, 0}}.bytes()
 	all := fragment(t, p, len(p))
@@ -165,8 +165,8 @@ func TestT12_FragmentOfOne(t *testing.T) {
 	}
 }
 
-// The longest packet, in the shortest fragments that a link may ask for, and
-// fragments cut again by the next router.
+// The longest packet, down to the smallest MTU of a link, and fragments that the next
+// router fragments again.
 func TestT12_FragmentTheLongest(t *testing.T) {
 	r := rand.New(rand.NewPCG(791, 12))
 	for _, mtus := range [][]int{{1500}, {68}, {65534}, {1500, 576}, {9000, 1500, 68}, {576, 576}, {999, 555, 333}} {
@@ -197,9 +197,9 @@ func TestT12_FragmentLeavesDF(t *testing.T) {
 	}
 }
 
-// RFC 791 §3.1: the copied flag of an option says whether all fragments have it.
-// As Linux does, those that lose one have no-operations there, and headers as
-// long as the first.
+// RFC 791 §3.1: an option with the copied flag is in all fragments. As in Linux,
+// later fragments have no-operations in place of the others, and a header of the same
+// length.
 func TestT12_FragmentOptions(t *testing.T) {
 	const (
 		routerAlert = "94 04 00 00"        // copied (RFC 2113)
@@ -241,7 +241,7 @@ func TestT12_FragmentOptions(t *testing.T) {
 // cmpEmpty has a slice without elements equal nil.
 var cmpEmpty = cmp.Transformer("bytes", func(b []byte) string { return string(b) })
 
-// The header may be built in memory that holds something else.
+// The memory for the header has old contents.
 func TestT12_FragmentIntoUsedMemory(t *testing.T) {
 	p := ipv4{payload: make([]byte, 40)}.bytes()
 	fragments := encap.Fragment(p[:p.HdrLen()], p.Payload(), 44)
@@ -287,7 +287,7 @@ func FuzzFragment(f *testing.F) {
 		mtu = min(max(mtu, p.HdrLen()+8), packet.IPv4MaxLen)
 		all := fragment(t, p, mtu)
 		if p.FragmentOffset()+len(p.Payload()) > packet.IPv4MaxLen {
-			return // a part of no packet that there can be; it is enough to survive it
+			return // no packet has such a fragment; it is enough not to panic
 		}
 		checkFragments(t, p, mtu, all)
 		if !bytes.Equal(reassemble(t, p.FragmentOffset(), all), p.Payload()) {

@@ -8,8 +8,8 @@ import (
 	"goipip/internal/packet"
 )
 
-// Whatever packet and header a device hands over: segments that are well-formed,
-// with the payload of the superpacket, or none.
+// For any packet and header of a device: valid segments with the payload of the
+// superpacket, or none.
 func FuzzSegment(f *testing.F) {
 	data := bytes.Repeat([]byte{1, 2, 3}, 33) // short: the fuzzer is faster with it
 	for _, p := range []packet.IPv4{

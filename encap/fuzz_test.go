@@ -24,7 +24,7 @@ func FuzzEncap(f *testing.F) {
 		inner := packet.IPv4(b)
 		before := bytes.Clone(b)
 		e := newEncapsulator(t, encap.Outer{TTL: ttl, TOS: tos, InheritTOS: inheritTOS, NoPMTUDisc: noPMTUDisc})
-		untouched := bytes.Repeat([]byte{0xee}, encap.HdrLen+1)
+		untouched := bytes.Repeat([]byte{0xee}, encap.IPIP.HdrLen+1)
 		hdr := bytes.Clone(untouched)
 
 		v := e.Encap(hdr, inner)
@@ -35,17 +35,17 @@ func FuzzEncap(f *testing.F) {
 			if !bytes.Equal(hdr, untouched) {
 				t.Errorf("hdr was written with the verdict %v: % x", v, hdr)
 			}
-			if inner.Valid() && inner.TTL() > 0 && len(inner)+encap.HdrLen <= packet.IPv4MaxLen {
+			if inner.Valid() && inner.TTL() > 0 && len(inner)+encap.IPIP.HdrLen <= packet.IPv4MaxLen {
 				t.Errorf("a packet without fault: %v", v)
 			}
 			return
 		}
-		if hdr[encap.HdrLen] != 0xee {
+		if hdr[encap.IPIP.HdrLen] != 0xee {
 			t.Error("it wrote beyond the header")
 		}
-		outer := append(packet.IPv4(hdr[:encap.HdrLen]), inner...)
+		outer := append(packet.IPv4(hdr[:encap.IPIP.HdrLen]), inner...)
 		if !outer.Valid() || headerSum(outer) != 0xffff || outer.TotalLength() != len(outer) {
-			t.Errorf("outer header % x before %d bytes", hdr[:encap.HdrLen], len(inner))
+			t.Errorf("outer header % x before %d bytes", hdr[:encap.IPIP.HdrLen], len(inner))
 		}
 		if outer.TTL() == 0 {
 			t.Error("outer TTL 0")
@@ -101,8 +101,8 @@ func FuzzDecap(f *testing.F) {
 		if !inner.Valid() || len(inner) != inner.TotalLength() || at+len(inner) > before.TotalLength() {
 			t.Fatalf("%d bytes with the header % x out of % x", len(inner), inner, before)
 		}
-		// Only the ECN bits and the checksum may differ from what arrived, and
-		// the header sums to what it did.
+		// Only the ECN bits and the checksum may differ from the received ones, and
+		// the header's sum is the same.
 		sent := before[at : at+len(inner)]
 		if got, want := headerSum(inner), headerSum(sent); got != want {
 			t.Errorf("header sums to %#04x, before %#04x", got, want)
@@ -142,7 +142,7 @@ func FuzzUnfinished(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte, mtu int) {
 		p := packet.IPv4(b)
 		if !p.Valid() {
-			return // the caller's promise: p is what Decap delivered
+			return // the caller passes only packets that Decap delivered
 		}
 		p = p[:p.TotalLength()]
 		checkUnfinished(t, p, mtu)

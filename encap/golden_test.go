@@ -10,7 +10,7 @@ import (
 	"goipip/internal/packet"
 )
 
-// The golden packets were put together outside of this project.
+// The golden packets were made without the code of this project.
 
 const goldenRequest = `
 	45 00 0024        // version 4, IHL 5; TOS 0; total length 36
@@ -40,8 +40,7 @@ func TestGolden_Encap(t *testing.T) {
 	}
 }
 
-// The answer took a way with a congested router that marked it, and one that
-// sets DSCP AF11 on tunnels.
+// On its way, the reply was marked CE by a congested router, and DSCP AF11 by another.
 const goldenReplyOuter = `
 	45 2b 0038        // version 4, IHL 5; DSCP AF11, CE; total length 56
 	1c46 0000         // ID; no flags
@@ -74,7 +73,7 @@ const goldenReplyReceived = `
 
 func TestGolden_Decap(t *testing.T) {
 	const padding = "000000000000" // up to Ethernet's 60 bytes
-	d, err := encap.NewDecapsulator(local, remote)
+	d, err := encap.NewDecapsulator(encap.Outer{Format: encap.IPIP, Local: local, Remote: remote}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,8 +13,8 @@ import (
 	"goipip/internal/stats"
 )
 
-// The tunnel of all tests, seen from the sending end; the receiving end has
-// the two addresses the other way round.
+// The tunnel of all tests, seen from the sending end; on the receiving end the
+// addresses are swapped.
 var (
 	local  = netip.MustParseAddr("10.90.6.238")
 	remote = netip.MustParseAddr("192.168.1.129")
@@ -25,7 +25,7 @@ var (
 type ipv4 struct {
 	src, dst string
 	tos      uint8
-	ttl      int // 0 is 64; -1 is 0, the TTL that must not travel
+	ttl      int // 0 is 64; -1 is 0, which is invalid on the wire
 	proto    uint8
 	id       uint16
 	df       bool
@@ -35,7 +35,7 @@ type ipv4 struct {
 	payload  []byte
 }
 
-// bytes builds the packet, with a header checksum that is right.
+// bytes builds the packet, with the right header checksum.
 func (s ipv4) bytes() packet.IPv4 {
 	hdrLen := packet.IPv4HdrLen + len(s.options)
 	payload := s.payload
@@ -97,28 +97,42 @@ func wrapTOS(tos uint8, inner []byte) packet.IPv4 {
 
 func newEncapsulator(t testing.TB, o encap.Outer) *encap.Encapsulator {
 	t.Helper()
+	return newEncapsulatorOf(t, o, encap.NewIDs(), nil)
+}
+
+// newEncapsulatorOf sets the addresses of o, and the format unless there is one.
+func newEncapsulatorOf(t testing.TB, o encap.Outer, ids *encap.IDs, host *encap.Host) *encap.Encapsulator {
+	t.Helper()
 	o.Local, o.Remote = local, remote
-	e, err := encap.NewEncapsulator(o)
+	if o.Format == (encap.Format{}) {
+		o.Format = encap.IPIP
+	}
+	e, err := encap.NewEncapsulator(o, ids, host)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return e
 }
 
-// newDecapsulator returns the other end's, which receives what ours sends.
+// newDecapsulator returns that of the receiving end.
 func newDecapsulator(t testing.TB) *encap.Decapsulator {
 	t.Helper()
-	d, err := encap.NewDecapsulator(remote, local)
+	return newDecapsulatorOf(t, nil)
+}
+
+func newDecapsulatorOf(t testing.TB, host *encap.Host) *encap.Decapsulator {
+	t.Helper()
+	d, err := encap.NewDecapsulator(encap.Outer{Format: encap.IPIP, Local: remote, Remote: local}, host)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return d
 }
 
-// mustEncap returns the outer header that e gives to inner.
+// mustEncap returns the outer header that e writes for inner.
 func mustEncap(t testing.TB, e *encap.Encapsulator, inner packet.IPv4) packet.IPv4 {
 	t.Helper()
-	hdr := make([]byte, encap.HdrLen)
+	hdr := make([]byte, encap.IPIP.HdrLen)
 	if v := e.Encap(hdr, inner); v != stats.Deliver {
 		t.Fatalf("Encap = %v, want %v", v, stats.Deliver)
 	}
@@ -135,8 +149,8 @@ func mustDecap(t testing.TB, d *encap.Decapsulator, outer packet.IPv4) packet.IP
 	return inner
 }
 
-// verdictOf is that of a delivered packet: outer ECT is worth a line in a log where
-// the inner packet is not ECN-capable (R5).
+// verdictOf returns the verdict on a delivered packet: outer ECT is logged if the
+// inner packet is not ECN-capable (R5).
 func verdictOf(inner, outer packet.IPv4) stats.Reason {
 	if len(inner) > 0 && inner.TOS()&3 == 0 && outer.TOS()&3 != 0 {
 		return stats.DeliverNonECT
@@ -158,10 +172,10 @@ func checkDrop(t *testing.T, d *encap.Decapsulator, outer packet.IPv4, want stat
 }
 
 // checkNotEncapsulated fails unless e drops inner for the reason want, and
-// leaves hdr as it is.
+// does not write hdr.
 func checkNotEncapsulated(t *testing.T, e *encap.Encapsulator, inner packet.IPv4, want stats.Reason) {
 	t.Helper()
-	untouched := bytes.Repeat([]byte{0xee}, encap.HdrLen)
+	untouched := bytes.Repeat([]byte{0xee}, encap.IPIP.HdrLen)
 	hdr := bytes.Clone(untouched)
 	if v := e.Encap(hdr, inner); v != want {
 		t.Errorf("Encap = %v, want %v", v, want)

@@ -3,20 +3,20 @@ package encap
 import "goipip/internal/packet"
 
 // MaxICMPLen is the length of the longest ICMP error, in bytes (RFC 1812
-// §4.3.2.3).
+// §4.3.2.3), IPv4 header included.
 const MaxICMPLen = 576
 
-// ICMPError writes to b, which has room for MaxICMPLen bytes, the ICMP error of a
-// type, code and next hop's MTU (0 but for FragNeeded) about the packet inner, of
-// which only the start need be there, and returns it. It returns nothing where
-// there must be no message: about an ICMP error, a later fragment, or what was not
-// sent from one host to one other (G7; RFC 1122 §3.2.2).
+// ICMPError writes an ICMP error about the packet inner to b, which has at least
+// MaxICMPLen bytes, and returns it. inner may be cut short. mtu is that of the next
+// hop, in bytes, for FragNeeded, and 0 otherwise. ICMPError returns nil if no error
+// may be sent: about an ICMP error, about a fragment other than the first, and
+// unless both addresses are unicast (G7; RFC 1122 §3.2.2).
 //
-// Its source is the destination of inner. To the local kernel that is the one
-// address that certainly lies behind the tunnel; an own one would be a martian
+// The source is the destination of inner: the one address that the local kernel
+// is sure to route into the tunnel. One of this host's addresses would be a martian
 // (fib_validate_source in net/ipv4/fib_frontend.c).
 func ICMPError(b []byte, inner packet.IPv4, icmpType, code uint8, mtu int) packet.IPv4 {
-	if !deservesICMP(inner) {
+	if !mayAnswer(inner) {
 		return nil
 	}
 	ip := packet.IPv4(b[:MaxICMPLen])
@@ -37,14 +37,15 @@ func ICMPError(b []byte, inner packet.IPv4, icmpType, code uint8, mtu int) packe
 	return ip
 }
 
-// icmpTOS is the precedence "internetwork control" (RFC 1812 §4.3.2.5), and
-// otherwise what __icmp_send in net/ipv4/icmp.c keeps of the packet's TOS.
+// icmpTOS returns the TOS of an error about a packet with the given one: precedence
+// "internetwork control" (RFC 1812 §4.3.2.5), and the bits that __icmp_send in
+// net/ipv4/icmp.c keeps.
 func icmpTOS(tos uint8) uint8 { return 0xc0 | tos&0x1e }
 
-// deservesICMP reports whether p has a whole header, and may be answered.
-func deservesICMP(p packet.IPv4) bool {
-	if len(p) < packet.IPv4HdrLen || p.Version() != 4 || p.HdrLen() < packet.IPv4HdrLen ||
-		p.HdrLen() > min(p.TotalLength(), len(p)) {
+// mayAnswer reports whether p has a whole header, and an ICMP error about it is
+// permitted.
+func mayAnswer(p packet.IPv4) bool {
+	if !p.HasHeader() || p.HdrLen() > p.TotalLength() {
 		return false
 	}
 	if p.FragmentOffset() != 0 || !unicast(p.Source()) || !unicast(p.Destination()) {
@@ -57,7 +58,7 @@ func deservesICMP(p packet.IPv4) bool {
 	return len(m) > 0 && !packet.IsICMPError(m.Type())
 }
 
-// unicast reports whether a is the address of one host on some network.
+// unicast reports whether a may be the address of one other host.
 func unicast(a [4]byte) bool {
 	return a[0] != 0 && a[0] != 127 && a[0] < 224
 }

@@ -29,8 +29,8 @@ func icmpError(t testing.TB, inner packet.IPv4, icmpType, code uint8, mtu int) p
 	return p
 }
 
-// checkICMPError fails unless p is an error about inner as RFC 1812 §4.3.2 wants
-// it, whatever its type.
+// checkICMPError fails unless p is an error about inner, of any type, that follows
+// RFC 1812 §4.3.2.
 func checkICMPError(t testing.TB, p, inner packet.IPv4) {
 	t.Helper()
 	if !p.Valid() || p.TotalLength() != len(p) || headerSum(p) != 0xffff {
@@ -60,7 +60,7 @@ func checkICMPError(t testing.TB, p, inner packet.IPv4) {
 	}
 }
 
-// Put together by hand.
+// Made by hand.
 func TestGolden_ICMPError(t *testing.T) {
 	want := unhex(t, `
 		45 c0 0040        // version 4, IHL 5; internetwork control; total length 64 = 20 + 8 + 36
@@ -108,7 +108,7 @@ func TestG7_Quote(t *testing.T) {
 	checkICMPError(t, icmpError(t, padded, 3, 1, 0), padded)
 	options := ipv4{proto: packet.ProtoTCP, options: make([]byte, 40), payload: randomBytes(r, 1000)}.bytes()
 	checkICMPError(t, icmpError(t, options, 3, 1, 0), options)
-	// What another ICMP error quotes of a packet is enough to quote (E).
+	// The packet may be cut short, as it is in another ICMP error (E).
 	for _, n := range []int{20, 27, 28, 500} {
 		quoted := ipv4{proto: packet.ProtoTCP, payload: randomBytes(r, 1000)}.bytes()[:n]
 		checkICMPError(t, icmpError(t, quoted, 3, 1, 0), quoted)
@@ -122,7 +122,7 @@ func TestG7_TOS(t *testing.T) {
 	}
 }
 
-// RFC 1122 §3.2.2: never about an ICMP error, and what is not known might be one.
+// RFC 1122 §3.2.2: never about an ICMP error. An unknown type may be one.
 func TestG7_AboutICMP(t *testing.T) {
 	queries := map[int]bool{0: true, 8: true, 13: true, 14: true, 15: true, 16: true, 17: true, 18: true}
 	for typ := range 0x100 {
@@ -224,7 +224,7 @@ func FuzzICMPError(f *testing.F) {
 			t.Fatalf("about % x", b)
 		}
 		checkICMPError(t, p, inner)
-		// Its receiver takes it: it is no martian, and about no error of its own.
+		// The receiver accepts it: it is no martian, and not about another error.
 		for _, a := range [][4]byte{p.Source(), p.Destination()} {
 			if a[0] == 0 || a[0] == 127 || a[0] >= 224 {
 				t.Errorf("address %v", a)

@@ -14,9 +14,9 @@ import (
 	"goipip/internal/packet"
 )
 
-// cable is a veth whose near end takes superpackets and can send none, so that the
-// kernel cuts them as it does for a plain network card (validate_xmit_skb in
-// net/core/dev.c). No host has an address, and so nothing else to send.
+// cable is a veth without offloads on the near end, so that the kernel segments
+// superpackets as it does for a plain network card (validate_xmit_skb in
+// net/core/dev.c). No host has an address, so that nothing else is sent.
 type cable struct {
 	near, far *netlab.Host
 	wire      *netlab.Capture
@@ -90,7 +90,7 @@ func (c *cable) cuts(t *testing.T, p packet.IPv4, h packet.VNetHdr, n int) []net
 	return c.wire.Packets()[seen:]
 }
 
-// check fails unless Segment and the kernel make the same of p.
+// check fails unless Segment and the kernel make the same segments of p.
 func (c *cable) check(t *testing.T, p packet.IPv4, size int) {
 	t.Helper()
 	h := superHdr(p, size)
@@ -110,8 +110,7 @@ func (c *cable) check(t *testing.T, p packet.IPv4, size int) {
 	}
 }
 
-// Every segment is, byte for byte, what the kernel's own segmentation of that
-// superpacket gives.
+// Every segment is byte for byte the same as the kernel's.
 func TestSegment_AsTheKernel(t *testing.T) {
 	c := newCable(t)
 	r := rand.New(rand.NewPCG(65515, 4))
@@ -128,7 +127,7 @@ func TestSegment_AsTheKernel(t *testing.T) {
 	}
 	for i := range 1000 {
 		n := max(2, random(payloads))
-		size := min(random(sizes), n-1) // one segment is none to the kernel
+		size := min(random(sizes), n-1) // the kernel makes no superpacket of one segment
 		ip := ipv4{
 			src: unicast(r), dst: unicast(r), tos: uint8(r.Uint32()), ttl: 1 + r.IntN(255),
 			id: uint16(r.Uint32()), df: r.IntN(2) == 0,
@@ -137,7 +136,7 @@ func TestSegment_AsTheKernel(t *testing.T) {
 			ip.id, ip.options = 0xfffe, [][]byte{routerAlert, fortyBytes}[r.IntN(2)]
 		}
 		if i%3 == 0 {
-			// What a kernel takes of UDP at once (UDP_MAX_SEGMENTS, before Linux 6.10).
+			// The kernel's limit for UDP before Linux 6.10 is 64 (UDP_MAX_SEGMENTS).
 			u := udpDatagram{ip: ip, port: uint16(r.Uint32()), data: data[:min(n, 64*size, packet.IPv4MaxLen-28-len(ip.options))]}
 			c.check(t, u.build(partial), min(size, len(u.data)-1))
 			continue

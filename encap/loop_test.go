@@ -10,7 +10,7 @@ import (
 	"goipip/internal/stats"
 )
 
-// G4, RFC 2003 §3.2: what comes out of this tunnel does not go in again.
+// G4, RFC 2003 §3.2: a packet that left this tunnel does not enter it again.
 func TestG4_Loop(t *testing.T) {
 	here, there := local.String(), remote.String()
 	tests := []struct {
@@ -24,8 +24,8 @@ func TestG4_Loop(t *testing.T) {
 		{"from the remote address, the other end's tunnel", ipv4{src: there, dst: here, proto: packet.ProtoIPIP}, stats.Loop},
 		{"our own outer packet", ipv4{src: here, dst: there, proto: packet.ProtoIPIP}, stats.Loop},
 		{"a part of our own outer packet", ipv4{src: here, dst: there, proto: packet.ProtoIPIP, offset: 1480}, stats.Loop},
-		// A route to the remote address into the tunnel gets these lost once (T4);
-		// what they are in is a loop then.
+		// With a route to the remote address into the tunnel (T4), these pass once; the
+		// outer packet is a loop then.
 		{"from the local address to the remote one", ipv4{src: here, dst: there}, stats.Deliver},
 		{"another tunnel of this host", ipv4{src: here, dst: "10.0.0.2", proto: packet.ProtoIPIP}, stats.Deliver},
 		{"another tunnel to the remote host", ipv4{dst: there, proto: packet.ProtoIPIP}, stats.Deliver},
@@ -44,7 +44,7 @@ func TestG4_Loop(t *testing.T) {
 	}
 }
 
-// A tunnel within itself ends at the first packet, however deep.
+// A packet routed into its own tunnel again is dropped the first time.
 func TestG4_OwnOutput(t *testing.T) {
 	for _, o := range []encap.Outer{{}, {TTL: 9, NoPMTUDisc: true}} {
 		e := newEncapsulator(t, o)
@@ -54,8 +54,7 @@ func TestG4_OwnOutput(t *testing.T) {
 	}
 }
 
-// Of an inner header and a length, EncapHeader makes what Encap makes of the
-// packet.
+// Given the inner header and a length, EncapHeader writes the same as Encap.
 func TestEncapHeader(t *testing.T) {
 	for name, o := range map[string]encap.Outer{
 		"default":          {},
@@ -70,14 +69,14 @@ func TestEncapHeader(t *testing.T) {
 				ipv4{mf: true, offset: 1480, options: make([]byte, 40), payload: make([]byte, 1400)}.bytes(),
 			} {
 				want := mustEncap(t, newEncapsulator(t, o), inner)
-				got := packet.IPv4(make([]byte, encap.HdrLen))
+				got := packet.IPv4(make([]byte, encap.IPIP.HdrLen))
 				newEncapsulator(t, o).EncapHeader(got, inner[:inner.HdrLen()], len(inner))
 				for _, hdr := range []packet.IPv4{want, got} {
 					if headerSum(hdr) != 0xffff {
 						t.Errorf("header sums to %#04x", headerSum(hdr))
 					}
 					if !hdr.DF() {
-						hdr.SetID(1) // each Encapsulator begins somewhere else
+						hdr.SetID(1) // each sequence of IDs starts at random
 						hdr.UpdateChecksum()
 					}
 				}
@@ -89,8 +88,8 @@ func TestEncapHeader(t *testing.T) {
 	}
 }
 
-// A packet that may be fragmented needs an ID (RFC 6864 §4.3), and nothing else
-// of its header changes.
+// A packet that may be fragmented needs an ID (RFC 6864 §4.3). Nothing else in its
+// header changes.
 func TestClearDF(t *testing.T) {
 	for name, o := range map[string]encap.Outer{"default": {}, "others": {TTL: 9, InheritTOS: true}} {
 		t.Run(name, func(t *testing.T) {

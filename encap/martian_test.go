@@ -41,9 +41,9 @@ func TestG1_WrongPeer(t *testing.T) {
 	}
 }
 
-// CVE-2020-10136: 0.0.0.0 must not come to mean "anybody" unasked.
+// CVE-2020-10136: a remote address of 0.0.0.0 must not match every source.
 func TestG1_WildcardRemoteNeedsAnOption(t *testing.T) {
-	d, err := encap.NewDecapsulator(remote, netip.IPv4Unspecified())
+	d, err := encap.NewDecapsulator(encap.Outer{Format: encap.IPIP, Local: remote, Remote: netip.IPv4Unspecified()}, nil)
 	if err != nil {
 		return // refused: as good
 	}
@@ -124,50 +124,53 @@ func TestG2_MartianDestination(t *testing.T) {
 func TestG2_OwnAddress(t *testing.T) {
 	own := []netip.Addr{netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("10.2.0.1"), remote}
 	from := func(src string) []byte { return wrap(ipv4{src: src}.bytes()) }
-	d := newDecapsulator(t)
+	var host encap.Host
+	d := newDecapsulatorOf(t, &host)
 
-	mustDecap(t, d, from("10.1.0.1")) // nothing is our own yet
+	mustDecap(t, d, from("10.1.0.1")) // the host has no addresses yet
 
-	d.SetOwn(own)
+	host.Set(own)
 	for _, a := range own {
 		checkDrop(t, d, from(a.String()), stats.Martian)
 	}
 	mustDecap(t, d, from("10.1.0.2"))
 	mustDecap(t, d, from("10.2.0.0"))
-	mustDecap(t, d, wrap(ipv4{src: "10.0.0.1", dst: "10.1.0.1"}.bytes())) // to us is what a tunnel is for
+	mustDecap(t, d, wrap(ipv4{src: "10.0.0.1", dst: "10.1.0.1"}.bytes())) // as destination, it is fine
 
-	// The set is what it was when it was told.
+	// Set copies the addresses.
 	own[0] = netip.MustParseAddr("10.9.0.1")
 	checkDrop(t, d, from("10.1.0.1"), stats.Martian)
 	mustDecap(t, d, from("10.9.0.1"))
 
-	d.SetOwn([]netip.Addr{netip.MustParseAddr("10.3.0.1")}) // replaces, does not add
+	host.Set([]netip.Addr{netip.MustParseAddr("10.3.0.1")}) // replaces, does not add
 	mustDecap(t, d, from("10.1.0.1"))
 	checkDrop(t, d, from("10.3.0.1"), stats.Martian)
 
-	d.SetOwn(nil)
+	host.Set(nil)
 	mustDecap(t, d, from("10.3.0.1"))
 	checkDrop(t, d, from("127.0.0.1"), stats.Martian)
 }
 
-// The addresses of a host, as net/netip reads them from anywhere, include IPv6
-// ones; those can be the source of no inner packet, and must do no harm.
+// IPv6 addresses of the host are ignored, as is the zero Addr.
 func TestG2_OwnAddressOfAnotherFamily(t *testing.T) {
-	d := newDecapsulator(t)
-	d.SetOwn([]netip.Addr{
+	var host encap.Host
+	d := newDecapsulatorOf(t, &host)
+	host.Set([]netip.Addr{
 		netip.MustParseAddr("::1"), netip.MustParseAddr("fe80::1%lo"), {}, netip.MustParseAddr("10.1.0.1"),
 	})
 	mustDecap(t, d, wrap(ipv4{}.bytes()))
 	checkDrop(t, d, wrap(ipv4{src: "10.1.0.1"}.bytes()), stats.Martian)
 }
 
-// An address comes or goes while packets arrive: each sees one set, whole.
-func TestG2_SetOwnWhileReceiving(t *testing.T) {
+// The host's addresses change while packets are received and sent: each packet sees
+// one set, whole. All tunnels share the Host.
+func TestG2_HostSetWhileReceiving(t *testing.T) {
 	both := []netip.Addr{netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("10.2.0.1")}
-	d := newDecapsulator(t)
-	d.SetOwn(both)
+	var host encap.Host
+	host.Set(both)
 	var wg sync.WaitGroup
 	for range 2 {
+		d := newDecapsulatorOf(t, &host)
 		wg.Go(func() {
 			always, never := wrap(ipv4{src: "10.1.0.1"}.bytes()), wrap(ipv4{src: "10.4.0.1"}.bytes())
 			for range 5000 {
@@ -175,15 +178,31 @@ func TestG2_SetOwnWhileReceiving(t *testing.T) {
 					t.Errorf("own address: %v", v)
 				}
 				if _, v := d.Decap(never); v != stats.Deliver {
-					t.Errorf("address of somebody else: %v", v)
+					t.Errorf("another host's address: %v", v)
 				}
 			}
 		})
 	}
+	e := newEncapsulatorOf(t, encap.Outer{}, encap.NewIDs(), &host)
+	wg.Go(func() {
+		always, never := nest(4, "10.1.0.1"), nest(4, "10.4.0.1")
+		for range 5000 {
+			if v := e.Check(always); v != stats.TooDeep {
+				t.Errorf("four tunnels of this host: %v", v)
+			}
+			if v := e.Check(never); v != stats.Deliver {
+				t.Errorf("four tunnels of another host: %v", v)
+			}
+		}
+	})
 	wg.Go(func() {
 		for i := range 5000 {
-			d.SetOwn(both[:1+i%2])
+			host.Set(both[:1+i%2])
 		}
 	})
 	wg.Wait()
+	host.Set(nil)
+	if v := e.Check(nest(4, "10.1.0.1")); v != stats.Deliver {
+		t.Errorf("after the host lost its addresses: %v", v)
+	}
 }

@@ -19,7 +19,7 @@ func nest(n int, src string) packet.IPv4 {
 	return p
 }
 
-// Four headers of this host's tunnels are enough, in whatever packet they are.
+// A packet with the headers of four tunnels of this host gets no fifth.
 func TestT14_TooDeep(t *testing.T) {
 	const here, elsewhere = "10.1.0.1", "10.1.0.3"
 	within := func(outer ipv4, p packet.IPv4) packet.IPv4 {
@@ -56,9 +56,10 @@ func TestT14_TooDeep(t *testing.T) {
 		{"TTL 0 comes first", within(ipv4{ttl: -1}, nest(4, here)), stats.TTLExpired},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			e := newEncapsulator(t, encap.Outer{})
-			mustEncap(t, e, slices.Clone(nest(4, here))) // it is nobody's address yet
-			e.SetOwn([]netip.Addr{netip.MustParseAddr("::1"), netip.MustParseAddr(here)})
+			var host encap.Host
+			e := newEncapsulatorOf(t, encap.Outer{}, encap.NewIDs(), &host)
+			mustEncap(t, e, slices.Clone(nest(4, here))) // the host has no addresses yet
+			host.Set([]netip.Addr{netip.MustParseAddr("::1"), netip.MustParseAddr(here)})
 			if tt.want == stats.Deliver {
 				mustEncap(t, e, tt.inner)
 			} else {

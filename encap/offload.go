@@ -2,20 +2,19 @@ package encap
 
 import "goipip/internal/packet"
 
-// Unfinished looks at a decapsulated packet for work that a kernel left to the
-// hardware behind it, and returns the virtio-net header that passes this on to
-// the local kernel. mtu is the tunnel device's, in bytes. The zero header means
-// that the packet is complete.
+// Unfinished returns the virtio-net header of a decapsulated packet whose checksum
+// or segmentation a kernel left to hardware, so that the local kernel completes it.
+// mtu is that of the link, in bytes. The zero header means that the packet is
+// complete.
 //
-// A kernel that encapsulates on the same machine (veth, virtio), or that merges
-// segments on receive, hands over TCP and UDP with only the pseudo-header sum in
-// the checksum field, and TCP many segments long. Neither shows in what a raw
-// socket returns, so it is told by the bytes: the field equals that sum. One
-// whole packet in 65536 looks the same by chance; finishing its checksum gives
-// the value that it had.
+// A peer on the same machine (veth, virtio), and GRO on receive, deliver TCP and
+// UDP with only the pseudo-header sum in the checksum field, and TCP in
+// superpackets. A raw socket does not report either, so the bytes decide: the field
+// equals that sum. One complete packet in 65536 looks the same by chance; finishing
+// its checksum gives the same value again.
 func Unfinished(inner packet.IPv4, mtu int) packet.VNetHdr {
 	if inner.IsFragment() {
-		return packet.VNetHdr{} // its checksum covers more than this
+		return packet.VNetHdr{} // its checksum covers the other fragments too
 	}
 	switch inner.Protocol() {
 	case packet.ProtoTCP:
@@ -35,9 +34,9 @@ func unfinishedTCP(inner packet.IPv4, mtu int) packet.VNetHdr {
 		return packet.VNetHdr{}
 	}
 	h := needsCsum(inner, tcp.HdrLen(), packet.TCPCsumOffset)
-	// The segment size is lost. The largest that fits the device is what the
-	// sender uses, or a bit more. TCP does not mind, unless this host forwards the
-	// packet to a link whose MTU lies between the two.
+	// The segment size is not known. The largest that fits the link is the
+	// sender's, or slightly more. That matters only if this host forwards the packet
+	// to a link whose MTU lies between the two.
 	if size := mtu - int(h.HdrLen); len(inner) > mtu && size > 0 {
 		h.GSOType = packet.VNetGSOTCPv4
 		h.GSOSize = uint16(size)

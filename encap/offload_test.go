@@ -12,12 +12,12 @@ import (
 
 const tunMTU = 1480
 
-// checksumState is what stands in a transport header's checksum field.
+// checksumState is the state of a transport header's checksum field.
 type checksumState int
 
 const (
-	partial  checksumState = iota // the pseudo-header sum, left to the hardware
-	complete                      // what the receiver wants to see
+	partial  checksumState = iota // the pseudo-header sum; the rest is left to hardware
+	complete                      // right
 	none                          // zero: UDP without a checksum
 )
 
@@ -116,11 +116,10 @@ func TestUnfinished(t *testing.T) {
 		{"superpacket, longest headers", segment(sixtyBytes, 60, 30000, partial), superpacket(120, 60, 1360)},
 		{"longest superpacket", segment(ipv4{}, 20, packet.IPv4MaxLen-40, partial), superpacket(40, 20, 1440)},
 		{"complete, longer than the mtu", segment(ipv4{}, 20, 30000, complete), finished},
-		// Its segments' sizes are not known, and the mtu says nothing about
-		// datagrams: it stays one.
+		// The size of its datagrams is not known: it stays one.
 		{"partial UDP, longer than the mtu", datagram(ipv4{}, 30000, partial), partialUDP(28, 20)},
 
-		// The checksum of a fragment is in the first, and covers all.
+		// Only the first fragment has the checksum, which covers all of them.
 		{"first fragment of TCP", segment(ipv4{mf: true}, 20, 100, partial), finished},
 		{"later fragment of TCP", segment(ipv4{offset: 1480}, 20, 100, partial), finished},
 		{"first fragment of UDP", datagram(ipv4{mf: true}, 96, partial), finished},
@@ -145,8 +144,8 @@ func TestUnfinished(t *testing.T) {
 	}
 }
 
-// A protocol other than TCP and UDP may hold the pseudo-header sum where they
-// have their checksums, and means nothing by it.
+// In a protocol other than TCP and UDP, bytes that equal the pseudo-header sum mean
+// nothing.
 func TestUnfinished_OtherProtocols(t *testing.T) {
 	for proto := range 0x100 {
 		if proto == packet.ProtoTCP || proto == packet.ProtoUDP {
@@ -163,8 +162,8 @@ func TestUnfinished_OtherProtocols(t *testing.T) {
 	}
 }
 
-// A transport header that is cut off, or lies about its length, has no place
-// for a checksum, or leads the kernel beyond the packet: it goes down as it is.
+// A truncated transport header, or one with an invalid length, is left alone: its
+// checksum may lie beyond the packet.
 func TestUnfinished_LyingHeaderLength(t *testing.T) {
 	for words := range 16 {
 		for _, n := range []int{0, 4, 39, 3000} {
@@ -197,9 +196,8 @@ func TestUnfinished_LyingHeaderLength(t *testing.T) {
 	}
 }
 
-// A device may have an mtu that the headers alone fill. Then there is no size
-// to cut to; the kernel refuses GSO with a size of zero, and one that wrapped
-// around would be as bad.
+// If the headers alone fill the MTU, there is no segment size. The kernel refuses a
+// GSO size of zero, and a negative one must not wrap around.
 func TestUnfinished_TinyMTU(t *testing.T) {
 	for _, hdrLen := range []int{20, 60} {
 		headers := 20 + hdrLen
@@ -219,8 +217,8 @@ func TestUnfinished_TinyMTU(t *testing.T) {
 	}
 }
 
-// Finishing what Unfinished asks for gives the packet that the sender meant,
-// and a complete packet that looks unfinished by chance is finished to itself.
+// Finishing an unfinished packet gives the complete one, and finishing a complete
+// packet that looks unfinished by chance does not change it.
 func TestUnfinished_ThenFinished(t *testing.T) {
 	tests := []struct {
 		name          string

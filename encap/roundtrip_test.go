@@ -13,7 +13,7 @@ import (
 	"goipip/internal/stats"
 )
 
-// unicast returns any address that no rule calls a martian.
+// unicast returns a random address that is no martian.
 func unicast(r *rand.Rand) string {
 	for {
 		a := netip.AddrFrom4([4]byte(randomBytes(r, 4)))
@@ -23,7 +23,7 @@ func unicast(r *rand.Rand) string {
 	}
 }
 
-// randomIPv4 returns any packet that a tunnel has to carry.
+// randomIPv4 returns a random packet that a tunnel must carry.
 func randomIPv4(r *rand.Rand) packet.IPv4 {
 	return ipv4{
 		src: unicast(r), dst: unicast(r),
@@ -39,8 +39,8 @@ func randomIPv4(r *rand.Rand) packet.IPv4 {
 	}.bytes()
 }
 
-// What goes in at one end comes out at the other, bit by bit, whatever the
-// outer header was configured to be.
+// With any configuration of the outer header, a packet arrives unchanged at the other
+// end.
 func TestRoundTrip(t *testing.T) {
 	r := rand.New(rand.NewPCG(2003, 6040))
 	d := newDecapsulator(t)
@@ -52,7 +52,7 @@ func TestRoundTrip(t *testing.T) {
 		inner := randomIPv4(r)
 		outer := append(mustEncap(t, newEncapsulator(t, o), inner), inner...)
 		if !outer.Valid() || outer.TotalLength() != len(outer) || headerSum(outer) != 0xffff {
-			t.Fatalf("packet %d, %+v: outer header % x", i, o, outer[:encap.HdrLen])
+			t.Fatalf("packet %d, %+v: outer header % x", i, o, outer[:encap.IPIP.HdrLen])
 		}
 		outer = append(outer, randomBytes(r, r.IntN(8))...) // padding
 		got, v := d.Decap(outer)
@@ -70,11 +70,11 @@ func TestRoundTrip_Nested(t *testing.T) {
 	r := rand.New(rand.NewPCG(4, 4))
 	e, d := newEncapsulator(t, encap.Outer{}), newDecapsulator(t)
 	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
-	e2, err := encap.NewEncapsulator(encap.Outer{Local: a, Remote: b})
+	e2, err := encap.NewEncapsulator(encap.Outer{Format: encap.IPIP, Local: a, Remote: b}, encap.NewIDs(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d2, err := encap.NewDecapsulator(b, a)
+	d2, err := encap.NewDecapsulator(encap.Outer{Format: encap.IPIP, Local: b, Remote: a}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,8 +16,7 @@ var (
 	fortyBytes  = bytes.Repeat([]byte{1}, 40)
 )
 
-// checkSegments fails unless cutting gives exactly want, with checksums that a
-// slow computation agrees with.
+// checkSegments fails unless the segments are exactly want, with right checksums.
 func checkSegments(t *testing.T, super packet.IPv4, size int, want []packet.IPv4) {
 	t.Helper()
 	got := cut(t, super, superHdr(super, size))
@@ -63,7 +62,7 @@ func TestSegment_Sizes(t *testing.T) {
 }
 
 // FIN and PSH belong to the last segment, CWR to the first (tcp_gso_segment);
-// everything else is copied, also what makes no sense.
+// all other flags are copied, even in combinations that make no sense.
 func TestSegment_TCPFlags(t *testing.T) {
 	data := bytes.Repeat([]byte{0xa5}, 1001)
 	for flags := range 0x100 {
@@ -117,8 +116,8 @@ func TestSegment_UDPChecksumZero(t *testing.T) {
 	}
 }
 
-// The fields that the kernel leaves to the reader are not taken at their word:
-// what the checksum field holds, the UDP length, and the hint HdrLen.
+// Segment does not trust the fields that the kernel may leave invalid: the checksum,
+// the UDP length, and the hint HdrLen.
 func TestSegment_FieldsNotTrusted(t *testing.T) {
 	ip := ipv4{df: true, id: 5}
 	s := tcpSegment{ip: ip, data: bytes.Repeat([]byte{3}, 2000)}
@@ -224,10 +223,10 @@ func TestSegment_Invalid(t *testing.T) {
 	}
 }
 
-// What one end cuts, the other puts together to the same bytes.
+// Coalescing segments gives the same superpacket again.
 func TestSegment_ThenCoalesce(t *testing.T) {
 	r := rand.New(rand.NewPCG(2, 0))
-	c := encap.NewCoalescer(64, true)
+	c := encap.NewCoalescer(64)
 	for i := range 300 {
 		size := 1 + r.IntN(1<<r.IntN(15))
 		n := size + 1 + r.IntN(63*size)
@@ -248,7 +247,7 @@ func TestSegment_ThenCoalesce(t *testing.T) {
 		t.Run(fmt.Sprintf("%d: protocol %d, %d bytes in pieces of %d", i, super.Protocol(), n, size), func(t *testing.T) {
 			h := superHdr(super, size)
 			for _, p := range cut(t, super, h) {
-				c.Add(p, tunMTU)
+				c.Add(p, link)
 			}
 			got := c.Take()
 			if len(got) != 1 || got[0].VNet != h {

@@ -23,7 +23,7 @@ type tcpSegment struct {
 	data     []byte
 }
 
-// build computes the checksum without the code under test.
+// build returns the packet. It computes the checksum without the code under test.
 func (s tcpSegment) build(state checksumState) packet.IPv4 {
 	h := make([]byte, packet.TCPHdrLen, packet.TCPHdrLen+len(s.options)+len(s.data))
 	putWord(h, 0, s.port)
@@ -44,7 +44,7 @@ func (s tcpSegment) build(state checksumState) packet.IPv4 {
 	return p
 }
 
-// segments is what tcp_gso_segment and inet_gso_segment make of s.
+// segments returns the result of tcp_gso_segment and inet_gso_segment.
 func (s tcpSegment) segments(mss int) []packet.IPv4 {
 	var all []packet.IPv4
 	for data := s.data; len(data) > 0; {
@@ -83,7 +83,7 @@ func (s udpDatagram) build(state checksumState) packet.IPv4 {
 	return p
 }
 
-// segments is what __udp_gso_segment and inet_gso_segment make of s.
+// segments returns the result of __udp_gso_segment and inet_gso_segment.
 func (s udpDatagram) segments(size int) []packet.IPv4 {
 	var all []packet.IPv4
 	for data := s.data; len(data) > 0; {
@@ -101,7 +101,7 @@ func putLong(b []byte, at int, v uint32) {
 	putWord(b, at+2, uint16(v))
 }
 
-// slowSum is RFC 1071 §4.1 read aloud.
+// slowSum follows RFC 1071 §4.1 literally.
 func slowSum(b []byte, initial uint16) uint16 {
 	sum := uint64(initial)
 	for i, v := range b {
@@ -113,7 +113,7 @@ func slowSum(b []byte, initial uint16) uint16 {
 	return uint16(sum)
 }
 
-// slowPseudoSum is that of the pseudo-header (RFC 9293 §3.1, RFC 768).
+// slowPseudoSum returns the sum of the pseudo-header (RFC 9293 §3.1, RFC 768).
 func slowPseudoSum(p packet.IPv4) uint16 {
 	pseudo := append(bytes.Clone(p[12:20]), 0, p.Protocol(), 0, 0)
 	putWord(pseudo, 10, uint16(p.TotalLength()-p.HdrLen()))
@@ -140,8 +140,8 @@ func slowChecksum(p packet.IPv4, offset int, state checksumState) {
 	}
 }
 
-// superHdr is the virtio-net header of the superpacket p, of which each segment
-// has size bytes of payload.
+// superHdr returns the virtio-net header of the superpacket p, for segments of size
+// bytes of payload.
 func superHdr(p packet.IPv4, size int) packet.VNetHdr {
 	h := packet.VNetHdr{
 		Flags:     packet.VNetNeedsCsum,
@@ -158,8 +158,8 @@ func superHdr(p packet.IPv4, size int) packet.VNetHdr {
 	return h
 }
 
-// cut returns the segments of p, each in one piece, and fails unless only the
-// headers are written, to the memory given, and the payload is p's own.
+// cut returns the segments of p, headers and payload in one. It fails unless Next
+// writes the headers only, to the memory given, and the payload is p's own memory.
 func cut(t *testing.T, p packet.IPv4, h packet.VNetHdr) []packet.IPv4 {
 	t.Helper()
 	before := bytes.Clone(p)
@@ -213,8 +213,8 @@ func cut(t *testing.T, p packet.IPv4, h packet.VNetHdr) []packet.IPv4 {
 	return all
 }
 
-// kernelView returns the packets that the kernel makes of s, by Segment, and
-// fails if the kernel would refuse s or if it counts wrongly.
+// kernelView returns the packets that the kernel makes of s, as Segment does, and
+// fails if the kernel would refuse s, or Count or Len is wrong.
 func kernelView(t *testing.T, s *encap.Super, mtu int) []packet.IPv4 {
 	t.Helper()
 	p := packet.IPv4(bytes.Join(s.Parts, nil))

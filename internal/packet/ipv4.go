@@ -88,6 +88,9 @@ func (p IPv4) Source() [4]byte { return [4]byte(p[12:16]) }
 // Destination returns the destination address.
 func (p IPv4) Destination() [4]byte { return [4]byte(p[16:20]) }
 
+// Addresses returns the source and the destination address, as one number to compare.
+func (p IPv4) Addresses() uint64 { return be.Uint64(p[12:]) }
+
 // Payload returns what follows the header up to the total length, of a valid
 // packet.
 func (p IPv4) Payload() []byte { return p[p.HdrLen():p.TotalLength()] }

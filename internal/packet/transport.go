@@ -36,9 +36,8 @@ func (t TCP) Valid() bool {
 // HdrLen returns the length of the header with its options, in bytes.
 func (t TCP) HdrLen() int { return int(t[12]>>4) * 4 }
 
-// Ports returns the source and the destination port, as they follow each other in
-// the header.
-func (t TCP) Ports() [4]byte { return [4]byte(t[:4]) }
+// Ports returns the source and the destination port, as one number to compare.
+func (t TCP) Ports() uint32 { return be.Uint32(t) }
 
 // Seq returns the sequence number of the first byte of payload.
 func (t TCP) Seq() uint32 { return be.Uint32(t[4:]) }
@@ -78,9 +77,8 @@ type UDP []byte
 // Valid reports whether the datagram holds a whole header.
 func (u UDP) Valid() bool { return len(u) >= UDPHdrLen }
 
-// Ports returns the source and the destination port, as they follow each other in
-// the header.
-func (u UDP) Ports() [4]byte { return [4]byte(u[:4]) }
+// Ports returns the source and the destination port, as one number to compare.
+func (u UDP) Ports() uint32 { return be.Uint32(u) }
 
 // Length returns the length of header and payload, in bytes.
 func (u UDP) Length() int { return int(be.Uint16(u[4:])) }

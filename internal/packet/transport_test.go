@@ -146,3 +146,34 @@ func FuzzTransportValid(f *testing.F) {
 		}
 	})
 }
+
+// Every bit of addresses and ports takes part in the numbers to compare, and no
+// other field.
+func TestNumbersToCompare(t *testing.T) {
+	p := packet.IPv4(make([]byte, packet.IPv4HdrLen+packet.TCPHdrLen))
+	p.InitHeader()
+	p.SetTotalLength(len(p))
+	type numbers struct {
+		addresses uint64
+		tcp, udp  uint32
+	}
+	of := func() numbers {
+		payload := p.Payload()
+		return numbers{p.Addresses(), packet.TCP(payload).Ports(), packet.UDP(payload).Ports()}
+	}
+	zero := of()
+	if zero != (numbers{}) {
+		t.Errorf("of zeros: %+v", zero)
+	}
+	for at := packet.IPv4HdrLen - 10; at < len(p); at++ {
+		for bit := range 8 {
+			p[at] ^= 1 << bit
+			got := of()
+			inAddresses, inPorts := at >= 12 && at < 20, at >= 20 && at < 24
+			if (got.addresses != 0) != inAddresses || (got.tcp != 0) != inPorts || (got.udp != 0) != inPorts {
+				t.Errorf("bit %d of byte %d: %+v", bit, at, got)
+			}
+			p[at] ^= 1 << bit
+		}
+	}
+}
