@@ -27,12 +27,12 @@ func BenchmarkEncap(b *testing.B) {
 		{"1480/inherit", 1480, encap.Outer{InheritTOS: true, NoPMTUDisc: true}},
 	} {
 		b.Run(bm.name, func(b *testing.B) {
-			bm.outer.Local, bm.outer.Remote = localEnd, remoteEnd
-			e, err := encap.NewEncapsulator(bm.outer)
+			bm.outer.Format, bm.outer.Local, bm.outer.Remote = encap.IPIP, localEnd, remoteEnd
+			e, err := encap.NewEncapsulator(bm.outer, encap.NewIDs(), nil)
 			if err != nil {
 				b.Fatal(err)
 			}
-			hdr := packet.IPv4(make([]byte, encap.HdrLen))
+			hdr := packet.IPv4(make([]byte, packet.IPv4HdrLen))
 			inner := tcpPacket(bm.size)
 			v := stats.NumReasons
 			b.SetBytes(int64(bm.size))
@@ -40,7 +40,7 @@ func BenchmarkEncap(b *testing.B) {
 			for b.Loop() {
 				v = e.Encap(hdr, inner)
 			}
-			if v != stats.Deliver || hdr.TotalLength() != encap.HdrLen+bm.size || packet.Sum(hdr, 0) != 0xffff {
+			if v != stats.Deliver || hdr.TotalLength() != packet.IPv4HdrLen+bm.size || packet.Sum(hdr, 0) != 0xffff {
 				b.Fatalf("Encap = %v, header % x", v, hdr)
 			}
 		})
@@ -50,11 +50,12 @@ func BenchmarkEncap(b *testing.B) {
 func BenchmarkDecap(b *testing.B) {
 	for _, size := range []int{64, 1480} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			d, err := encap.NewDecapsulator(remoteEnd, localEnd)
+			var host encap.Host
+			host.Set([]netip.Addr{remoteEnd, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("172.56.2.101")})
+			d, err := encap.NewDecapsulator(encap.Outer{Format: encap.IPIP, Local: remoteEnd, Remote: localEnd}, &host)
 			if err != nil {
 				b.Fatal(err)
 			}
-			d.SetOwn([]netip.Addr{remoteEnd, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("172.56.2.101")})
 			outer := outerPacket(b, tcpPacket(size))
 			var (
 				inner packet.IPv4
@@ -139,10 +140,11 @@ func BenchmarkCoalesce(b *testing.B) {
 		}
 		received = append(received, append(hdr, payload...))
 	}
-	c := encap.NewCoalescer(count, true)
+	c := encap.NewCoalescer(count)
+	link := encap.Link{MTU: linkMTU, TCP: true, UDP: true}
 	merge := func() int {
 		for _, p := range received {
-			c.Add(p, linkMTU)
+			c.Add(p, &link)
 		}
 		supers := c.Take()
 		supers[0].Split() // undoes what merging changed, for the next time
@@ -238,11 +240,11 @@ func partial(p packet.IPv4) packet.IPv4 {
 // outerPacket returns the packet around inner, as it arrives.
 func outerPacket(tb testing.TB, inner packet.IPv4) packet.IPv4 {
 	tb.Helper()
-	e, err := encap.NewEncapsulator(encap.Outer{Local: localEnd, Remote: remoteEnd, TTL: 64})
+	e, err := encap.NewEncapsulator(encap.Outer{Format: encap.IPIP, Local: localEnd, Remote: remoteEnd, TTL: 64}, encap.NewIDs(), nil)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	outer := make([]byte, encap.HdrLen, encap.HdrLen+len(inner))
+	outer := make([]byte, packet.IPv4HdrLen, packet.IPv4HdrLen+len(inner))
 	if v := e.Encap(outer, inner); v != stats.Deliver {
 		tb.Fatalf("Encap = %v", v)
 	}

@@ -67,7 +67,7 @@ func (in *in) deliverAll(packets []packet.IPv4) {
 		if len(outer) < packet.IPv4HdrLen {
 			continue // no raw socket returns that
 		}
-		if k := newKey(outer.Destination(), outer.Source()); port == nil || k != last {
+		if k := key(outer.Addresses()); port == nil || k != last {
 			t := in.engine.table.find(k)
 			if t == nil {
 				continue // another program's, or of a tunnel that is gone

@@ -1,10 +1,10 @@
 package engine
 
 import (
-	"encoding/binary"
 	"maps"
 	"sync/atomic"
 
+	"goipip/internal/packet"
 	"goipip/rawsock"
 )
 
@@ -12,14 +12,15 @@ import (
 // goroutine at a time adds and removes: it replaces one of many small maps.
 type table [256]atomic.Pointer[map[key]*Tunnel]
 
-// key is a pair of outer addresses.
+// key is the addresses of a received packet, as packet.IPv4.Addresses has them.
 type key uint64
 
-func newKey(local, remote [4]byte) key {
-	return key(binary.NativeEndian.Uint32(local[:])) | key(binary.NativeEndian.Uint32(remote[:]))<<32
+func keyOf(p rawsock.Pair) key {
+	header := make(packet.IPv4, packet.IPv4HdrLen)
+	header.SetSource(p.Remote.As4())
+	header.SetDestination(p.Local.As4())
+	return key(header.Addresses())
 }
-
-func keyOf(p rawsock.Pair) key { return newKey(p.Local.As4(), p.Remote.As4()) }
 
 // shard takes the upper bits of a product, which depend on all bits of k.
 func (t *table) shard(k key) *atomic.Pointer[map[key]*Tunnel] {

@@ -18,10 +18,11 @@ const root = "../.."
 // rooms says for each package which of the project's others its code may import.
 // Tests may import more.
 var rooms = map[string][]string{
-	"cmd/goipip":              {"internal/daemon", "internal/daemon/config", "internal/engine", "internal/logqueue", "internal/netlab"},
-	"internal/daemon":         {"internal/daemon/config", "internal/engine", "internal/underlay", "tun"},
-	"internal/daemon/config":  {"internal/engine"},
-	"internal/engine":         {"encap", "tun", "rawsock", "internal/packet", "internal/stats", "internal/underlay"},
+	"cmd/goipip":              {"internal/daemon", "internal/daemon/config", "internal/tunnel", "internal/logqueue", "internal/netlab"},
+	"internal/daemon":         {"internal/daemon/config", "internal/tunnel", "tun"},
+	"internal/daemon/config":  {"internal/tunnel"},
+	"internal/tunnel":         {"internal/engine", "internal/underlay", "encap", "tun", "rawsock", "internal/packet", "internal/stats"},
+	"internal/engine":         {"encap", "tun", "rawsock", "internal/descriptor", "internal/packet", "internal/stats"},
 	"internal/underlay":       {"internal/packet"},
 	"encap":                   {"internal/packet", "internal/stats"},
 	"tun":                     {"internal/descriptor", "internal/packet"},
@@ -49,7 +50,7 @@ var homes = map[string][]string{
 	"golang.org/x/net/ipv4":                    {"rawsock", "internal/netlab", "bench/naive"},
 	"golang.org/x/net/bpf":                     {"rawsock", "internal/netlab"},
 	"github.com/songgao/water":                 {"tun", "bench/naive"},
-	"github.com/vishvananda/netlink":           {"tun", "internal/underlay", "internal/engine", "internal/netlab"},
+	"github.com/vishvananda/netlink":           {"tun", "internal/underlay", "internal/tunnel", "internal/netlab"},
 	"github.com/spf13/cobra":                   {"cmd/goipip"},
 	"github.com/spf13/pflag":                   {"cmd/goipip"},
 	"github.com/pelletier/go-toml/v2":          {"internal/daemon/config"},

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"goipip/internal/netlab"
-	goipip "goipip/internal/tunnel"
+	run "goipip/internal/tunnel"
 )
 
 // side is one of a router's two cables.
@@ -105,7 +105,7 @@ func newReference(driver *netlab.Host) (*device, error) {
 type goipip struct {
 	device
 	host   *netlab.Host
-	engine *goipip.Tunnel
+	engine *run.Tunnel
 	cancel context.CancelFunc
 	ended  chan error
 }
@@ -126,7 +126,7 @@ func newGoipip(lab *netlab.Lab, driver *netlab.Host) (*goipip, error) {
 	g.name = deviceNames[1]
 	g.run = func(script string) (string, error) { return host.Output("sh", "-c", script) }
 	g.device.tunnel = g.replace
-	g.device.counters = func() (tally, error) { return ofLink(g.tunnel.Stats().Link()), nil }
+	g.device.counters = func() (tally, error) { return ofLink(g.engine.Stats().Link()), nil }
 	return g, g.open(driver, [sides]string{"our-inner", "our-under"}, [sides]string{"inner", "under"})
 }
 
@@ -138,7 +138,7 @@ func (g *goipip) replace(c tunnel) error {
 	if err := g.host.SetMTU("under", c.underlay()); err != nil {
 		return err
 	}
-	cfg := goipip.Config{
+	cfg := run.Config{
 		Name: "tun01", Local: localAddr, Remote: remoteAddr, Queues: 1,
 		TTL: c.ttl, TOS: c.tos, InheritTOS: c.inheritTOS, NoPMTUDisc: c.nopmtudisc, MTU: c.mtu,
 	}
@@ -149,7 +149,7 @@ func (g *goipip) replace(c tunnel) error {
 		return err
 	}
 	if err := g.host.Do(func() (err error) {
-		g.engine, err = goipip.Open(cfg, slog.New(slog.DiscardHandler))
+		g.engine, err = run.Open(cfg, slog.New(slog.DiscardHandler))
 		return err
 	}); err != nil {
 		return err
@@ -157,7 +157,7 @@ func (g *goipip) replace(c tunnel) error {
 	var ctx context.Context
 	ctx, g.cancel = context.WithCancel(context.Background())
 	g.ended = make(chan error, 1)
-	go func(tunnel *goipip.Tunnel) { g.ended <- tunnel.Run(ctx) }(g.engine)
+	go func(tunnel *run.Tunnel) { g.ended <- tunnel.Run(ctx) }(g.engine)
 	_, err := g.run(c.inTunnel())
 	return err
 }
