@@ -1,7 +1,6 @@
 package rawsock
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -47,7 +46,7 @@ func pairFilter(p Pair, rest []bpf.Instruction) []bpf.Instruction {
 // number returns an address as a filter loads it.
 func number(a netip.Addr) uint32 {
 	b := a.As4()
-	return binary.BigEndian.Uint32(b[:])
+	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
 }
 
 func keepAll() []bpf.Instruction { return []bpf.Instruction{bpf.RetConstant{Val: keep}} }

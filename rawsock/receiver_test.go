@@ -268,7 +268,9 @@ func TestDescriptors(t *testing.T) {
 			if r.Connect(noDevice) == nil || g.Connect(pair, noDevice) == nil || mtuErr == nil {
 				return errors.New("a route by a device that is not there")
 			}
-			_, err = p.MTU(leftEnd.route())
+			ask := leftEnd.route()
+			ask.Local = leftEnd.Local
+			_, err = p.MTU(ask)
 			return errors.Join(err, r.Connect(leftEnd.route()), g.Connect(pair, leftEnd.route()), r.Add(second), g.Disconnect(),
 				r.Close(), s.Close(), g.Close(), p.Close())
 		}))

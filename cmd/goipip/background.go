@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,7 +34,7 @@ func (o *options) runInBackground(ctx context.Context) error {
 	if background {
 		syscall.CloseOnExec(readyFD)
 	}
-	if err := needTunnelDescriptors(cfg.Queues); err != nil {
+	if err := needTunnelDescriptors(cfg.Queues, cmp.Or(o.workers, cfg.Queues)); err != nil {
 		return err
 	}
 	if !background {

@@ -14,14 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Descriptors that must be free, about half as many again as are used: by a tunnel
-// without its queues, the runtime and the log included; by a further tunnel of the same
-// process; by one queue, with its sockets; and by the demo.
+// Descriptors that must be free, about half as many again as are used: by the process
+// without workers and tunnels; by a worker, with its sockets; by a tunnel, and by each of its
+// queues; and by the demo.
 const (
-	tunnelDescriptors        = 32
-	furtherTunnelDescriptors = 8
-	queueDescriptors         = 12
-	demoDescriptors          = 64
+	processDescriptors = 32
+	workerDescriptors  = 12
+	tunnelDescriptors  = 2
+	queueDescriptors   = 2
+	demoDescriptors    = 64
 )
 
 // needDescriptors checks that this process may open enough descriptors for what is
@@ -50,26 +51,31 @@ func needDescriptors(what string, n int) error {
 }
 
 // needTunnelDescriptors does so for a tunnel.
-func needTunnelDescriptors(queues int) error {
+func needTunnelDescriptors(queues, workers int) error {
 	what := "a tunnel with 1 queue"
 	if queues != 1 {
 		what = fmt.Sprintf("a tunnel with %d queues", queues)
 	}
-	return needDescriptors(what, tunnelDescriptors+queues*queueDescriptors)
+	return needDescriptors(what, oneTunnel(queues, workers))
+}
+
+// oneTunnel returns how many descriptors a process with one tunnel needs.
+func oneTunnel(queues, workers int) int {
+	return processDescriptors + workers*workerDescriptors + tunnelDescriptors + queues*queueDescriptors
 }
 
 // needDaemonDescriptors does so for several tunnels.
-func needDaemonDescriptors(tunnels []config.Tunnel) error {
-	n := tunnelDescriptors + len(tunnels)*furtherTunnelDescriptors
+func needDaemonDescriptors(tunnels []config.Tunnel, workers int) error {
+	n := processDescriptors + workers*workerDescriptors
 	for _, t := range tunnels {
-		n += t.Config.Queues * queueDescriptors
+		n += tunnelDescriptors + t.Config.Queues*queueDescriptors
 	}
 	return needDescriptors(fmt.Sprintf("%d tunnels", len(tunnels)), n)
 }
 
 // needDemoDescriptors does so for the demo, whose tunnels need theirs.
 func needDemoDescriptors() error {
-	return needDescriptors("the demo", max(demoDescriptors, tunnelDescriptors+tunnel.DefaultQueues()*queueDescriptors))
+	return needDescriptors("the demo", max(demoDescriptors, oneTunnel(tunnel.DefaultQueues(), tunnel.DefaultQueues())))
 }
 
 // closeOnExec keeps all descriptors from first on from programs that this process

@@ -82,7 +82,8 @@ func (o *options) runDaemon(ctx context.Context, r runOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := needDaemonDescriptors(file.Tunnels); err != nil {
+	workers := cmp.Or(o.workers, daemon.Workers(file.Tunnels))
+	if err := needDaemonDescriptors(file.Tunnels, workers); err != nil {
 		return err
 	}
 	o.logLevel, o.logFormat = cmp.Or(file.LogLevel, o.logLevel), cmp.Or(file.LogFormat, o.logFormat)
@@ -91,7 +92,7 @@ func (o *options) runDaemon(ctx context.Context, r runOptions) error {
 	log := slog.New(q.Handler())
 
 	signals := notify()
-	d, err := daemon.Open(cmp.Or(o.workers, daemon.Workers(file.Tunnels)), log)
+	d, err := daemon.Open(workers, log)
 	if err != nil {
 		return err
 	}

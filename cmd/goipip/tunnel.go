@@ -24,7 +24,7 @@ func (o *options) runTunnel(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := needTunnelDescriptors(max(cfg.Queues, o.workers)); err != nil {
+	if err := needTunnelDescriptors(cfg.Queues, cmp.Or(o.workers, cfg.Queues)); err != nil {
 		return err
 	}
 	q := logqueue.New(o.logHandler(), logSize)
@@ -35,13 +35,12 @@ func (o *options) runTunnel(ctx context.Context) error {
 // runOne runs a daemon with one tunnel to its end. It calls up when the link is there.
 func (o *options) runOne(ctx context.Context, cfg tunnel.Config, log *slog.Logger, up func()) error {
 	signals := notify()
-	one := config.Tunnel{Config: cfg}
-	d, err := daemon.Open(cmp.Or(o.workers, daemon.Workers([]config.Tunnel{one})), log)
+	d, err := daemon.Open(cmp.Or(o.workers, cfg.Queues), log)
 	if err != nil {
 		return err
 	}
 	defer func() { d.Close(whyDone(ctx)) }()
-	if err := d.Start(one); err != nil {
+	if err := d.Start(config.Tunnel{Config: cfg}); err != nil {
 		return err
 	}
 	go answer(signals, d, func() { log.Info("SIGHUP ignored: there is no configuration file") })
