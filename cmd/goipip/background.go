@@ -50,11 +50,11 @@ func (o *options) runInBackground(ctx context.Context) error {
 	if ctx, err = endWithNamespace(ctx); err != nil {
 		start.Warn("the tunnel will keep this network namespace alive", "err", err)
 	}
-	return o.runOne(ctx, cfg, start, func() {
+	return o.runOne(ctx, cfg, start, func(log *slog.Logger) {
 		handler.done.Store(true)
 		terminal.Close(flushTimeout)
 		if err := errors.Join(leaveTerminal(), tell(ready)); err != nil {
-			start.Warn("cannot leave the terminal", "err", err)
+			log.Warn("cannot leave the terminal", "err", err)
 		}
 	})
 }

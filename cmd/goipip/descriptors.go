@@ -19,7 +19,7 @@ import (
 // queues; and by the demo.
 const (
 	processDescriptors = 32
-	workerDescriptors  = 12
+	workerDescriptors  = 18
 	tunnelDescriptors  = 2
 	queueDescriptors   = 2
 	demoDescriptors    = 64

@@ -36,7 +36,7 @@ func newTunnelCommand() *cobra.Command {
 }
 
 func showTunnels(out io.Writer) error {
-	if err := needDescriptors("a look at the links", tunnelDescriptors); err != nil {
+	if err := needDescriptors("a look at the links", processDescriptors); err != nil {
 		return err
 	}
 	lines, err := tunnel.List()

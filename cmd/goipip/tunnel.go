@@ -29,22 +29,25 @@ func (o *options) runTunnel(ctx context.Context) error {
 	}
 	q := logqueue.New(o.logHandler(), logSize)
 	defer q.Close(flushTimeout)
-	return o.runOne(ctx, cfg, slog.New(q.Handler()), func() {})
+	return o.runOne(ctx, cfg, slog.New(q.Handler()), func(*slog.Logger) {})
 }
 
-// runOne runs a daemon with one tunnel to its end. It calls up when the link is there.
-func (o *options) runOne(ctx context.Context, cfg tunnel.Config, log *slog.Logger, up func()) error {
+// runOne runs a daemon with one tunnel to its end. When the link is
+// there it calls up, with the logger for lines about the tunnel.
+func (o *options) runOne(ctx context.Context, cfg tunnel.Config, log *slog.Logger, up func(*slog.Logger)) error {
 	signals := notify()
 	d, err := daemon.Open(cmp.Or(o.workers, cfg.Queues), log)
 	if err != nil {
 		return err
 	}
 	defer func() { d.Close(whyDone(ctx)) }()
-	if err := d.Start(config.Tunnel{Config: cfg}); err != nil {
+	name, err := d.Start(config.Tunnel{Config: cfg})
+	if err != nil {
 		return err
 	}
+	log = log.With("tunnel", name)
 	go answer(signals, d, func() { log.Info("SIGHUP ignored: there is no configuration file") })
-	up()
+	up(log)
 	if d.Wait(ctx) != nil {
 		return statusError(exitError) // the log has the reason
 	}

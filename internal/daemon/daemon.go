@@ -112,7 +112,7 @@ func (d *Daemon) Apply(want []config.Tunnel) error {
 		if kept[w.Config.Name] != nil {
 			continue
 		}
-		if err := d.Start(w); err != nil {
+		if _, err := d.Start(w); err != nil {
 			d.log.Error("the tunnel does not start", "tunnel", w.Config.Name, "err", err)
 			errs = append(errs, fmt.Errorf("tunnel %s: %w", w.Config.Name, err))
 		}
@@ -183,11 +183,12 @@ func (d *Daemon) running() map[string]*member {
 	return maps.Clone(d.members)
 }
 
-// Start starts a tunnel. Without a name it gets the first free of goipip0, goipip1, …
-func (d *Daemon) Start(w config.Tunnel) error {
+// Start starts a tunnel, and returns its name: without one in w, the first free of goipip0,
+// goipip1, …
+func (d *Daemon) Start(w config.Tunnel) (name string, err error) {
 	t, err := d.host.Open(settings(w), d.log)
 	if err != nil {
-		return err
+		return "", err
 	}
 	ctx, stop := context.WithCancelCause(context.Background())
 	m := &member{name: t.Name(), want: w, tunnel: t, stop: stop, ended: make(chan struct{})}
@@ -199,7 +200,7 @@ func (d *Daemon) Start(w config.Tunnel) error {
 	d.mu.Unlock()
 	d.log.Info("tunnel is up", "tunnel", m.name, "local", w.Config.Local, "remote", w.Config.Remote, "mtu", t.MTU())
 	go d.run(ctx, m)
-	return nil
+	return m.name, nil
 }
 
 // run carries a tunnel to its end.

@@ -11,8 +11,10 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 
@@ -52,6 +54,7 @@ type Engine struct {
 	mu      sync.Mutex
 	tunnels map[*Tunnel]struct{}
 	only    *Tunnel // the one tunnel that the sockets are connected for; nil for none
+	failed  error   // by which a loop ended
 }
 
 // Open opens an Engine's sockets, in the network namespace of the calling thread, and
@@ -147,6 +150,19 @@ func (e *Engine) Connect() {
 		if in.receiver.Connect(p.Route) != nil {
 			return
 		}
+	}
+}
+
+// fail tells all tunnels of an error of a socket that they share.
+func (e *Engine) fail(err error) {
+	if errors.Is(err, os.ErrClosed) {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.failed = err
+	for t := range e.tunnels {
+		t.end(err)
 	}
 }
 

@@ -33,7 +33,8 @@ func (e *Engine) hearICMP(ctx context.Context) {
 	}
 	for {
 		heard = 0
-		if e.errors.ReadErrors(handle) != nil {
+		if err := e.errors.ReadErrors(handle); err != nil {
+			e.fail(err)
 			return
 		}
 		if heard == 0 { // a flood of malformed messages

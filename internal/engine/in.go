@@ -49,6 +49,7 @@ func (in *in) run() {
 	for {
 		packets, err := in.receiver.Receive()
 		if err != nil {
+			in.engine.fail(err)
 			return
 		}
 		in.deliverAll(packets)

@@ -85,6 +85,9 @@ func (e *Engine) Add(cfg TunnelConfig) (*Tunnel, error) {
 
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.failed != nil {
+		return nil, e.failed
+	}
 	e.tunnels[t] = struct{}{}
 	err = e.limitSockets()
 	if err == nil {
