@@ -123,7 +123,7 @@ func (w *Watcher) addressesChanged() {
 func (w *Watcher) doubt(concerned func(*Following) bool) {
 	for f := range w.followings {
 		if concerned(f) {
-			f.stale = true
+			f.stale.Store(true)
 			w.request()
 		}
 	}

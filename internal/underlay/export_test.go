@@ -34,5 +34,5 @@ func (w *Watcher) EventSocket() *nl.NetlinkSocket { return w.kernel.routes }
 func (w *Watcher) Own() []netip.Addr {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.own
+	return w.ownList()
 }

@@ -2,8 +2,8 @@ package underlay
 
 import (
 	"net/netip"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"goipip/internal/packet"
@@ -64,8 +64,9 @@ type Follower interface {
 	// Watcher has the kernel confirm a neighbour that it has not heard of for long,
 	// as the kernel does for packets of its own.
 	Sent() uint64
-	// Settle is called after each look at the path, changed or not, which is at least
-	// once a second. It may wait, and call the Watcher.
+	// Settle is called after each look at the path, changed or not: each second while packets
+	// are sent, soon after Doubt, and else about once a minute. It may wait, and call the
+	// Watcher.
 	Settle()
 }
 
@@ -74,23 +75,27 @@ type Following struct {
 	w        *Watcher
 	query    Query
 	follower Follower
+	number   int         // counts up
+	stale    atomic.Bool // the path is to be looked up again
 
 	turn       sync.Mutex // held for a look, and for the Settle behind it
 	sentBefore uint64     // packets, when the neighbour was asked last
 
 	// Under the Watcher's mu.
-	stale    bool // the path is to be looked up again
-	lookedUp bool // the path is being looked up: what changes now may concern that one
-	path     Path // as told last
-	told     bool
-	reported *reportedMTU
-	bound    int // index of the Query's device, also when it is gone
+	lookedUp   bool // the path is being looked up: what changes now may concern that one
+	path       Path // as told last
+	told       bool
+	sentAtLook uint64 // packets, when the path was looked up last
+	reported   *reportedMTU
+	bound      int // index of the Query's device, also when it is gone
 }
 
 // Follow looks q up, tells the Follower, and goes on telling it until Close.
 func (w *Watcher) Follow(q Query, to Follower) *Following {
 	f := &Following{w: w, query: q, follower: to}
 	w.mu.Lock()
+	w.follows++
+	f.number = w.follows
 	w.followings[f] = struct{}{}
 	if l, ok := w.links[q.Link]; ok {
 		to.LinkChanged(l, true)
@@ -124,11 +129,10 @@ func (f *Following) takeTurn() {
 	}
 }
 
-// Doubt has the path looked up again soon, because packets fared as they should not.
+// Doubt has the path looked up again soon, because packets fared as they should not. It does
+// not wait, so that packet loops may call it.
 func (f *Following) Doubt() {
-	f.w.mu.Lock()
-	f.stale = true
-	f.w.mu.Unlock()
+	f.stale.Store(true)
 	f.w.request()
 }
 
@@ -156,7 +160,8 @@ func (f *Following) look() {
 
 	p := w.lookup(f.query, bound, byProto)
 	reported.limit(&p, time.Now())
-	if sent := f.follower.Sent(); p.hopStale && sent != f.sentBefore {
+	sent := f.follower.Sent()
+	if p.hopStale && sent != f.sentBefore {
 		f.sentBefore = sent
 		w.kernel.probe(p)
 	}
@@ -164,6 +169,7 @@ func (f *Following) look() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f.lookedUp = false
+	f.sentAtLook = sent
 	if _, ok := w.followings[f]; ok {
 		f.publish(p)
 	}
@@ -196,7 +202,8 @@ func (f *Following) bind() int {
 
 // publish tells the Follower of p, with what this host says of all paths. It needs mu.
 func (f *Following) publish(p Path) {
-	p.LocalMissing = !slices.Contains(f.w.own, f.query.Local)
+	_, here := f.w.own[f.query.Local]
+	p.LocalMissing = !here
 	p.Filtered = f.w.filtered
 	if f.told && p == f.path {
 		return

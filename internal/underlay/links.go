@@ -171,7 +171,7 @@ func (w *Watcher) linkGone(index int) {
 func (w *Watcher) linkConcerns(f *Following, l Link) {
 	if f.lookedUp || l.Index == f.path.Device || f.path.Reason != "" ||
 		f.query.Device != "" && (l.Index == f.bound || l.named(f.query.Device)) {
-		f.stale = true
+		f.stale.Store(true)
 		w.request()
 	}
 }

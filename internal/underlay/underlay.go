@@ -28,7 +28,15 @@ const pollInterval = time.Second
 const (
 	passesPerSecond = 100
 	passesBurst     = 10
+	// A pass that took longer than quickPass is followed by a rest of restFactor times as
+	// long: many paths may depend on the routes that change.
+	quickPass  = 2 * time.Millisecond
+	restFactor = 4
 )
+
+// idlePolls is how many polls it takes until the paths of all Followers that send nothing
+// have been looked at.
+const idlePolls = 64
 
 // Watcher watches one network namespace. All of its methods may be called by any
 // goroutine, except from within a Follower's methods.
@@ -42,17 +50,19 @@ type Watcher struct {
 
 	// mu guards what follows, and orders the calls of Followers. It is held only for
 	// moments: never across a request to the kernel.
-	mu               sync.Mutex
-	links            map[int]Link
-	addresses        map[address]struct{}
-	own              []netip.Addr // of addresses, each once
-	ruleByProto      bool         // some rule chooses by protocol, which no lookup can ask for
-	filtered         string       // what filters outer packets; empty for nothing
-	filterEvent      uint64       // counts the events about filters
-	conflict         string       // what else answers ipip packets, as logged
-	followings       map[*Following]struct{}
-	addressFollowers []func([]netip.Addr)
-	stale            struct{ own, rules, filters bool } // to be looked at by the next pass
+	mu          sync.Mutex
+	links       map[int]Link
+	addresses   map[address]struct{}
+	own         map[netip.Addr]struct{} // the local ones of addresses
+	ruleByProto bool                    // some rule chooses by protocol, which no lookup can ask for
+	filtered    string                  // what filters outer packets; empty for nothing
+	filterEvent uint64                  // counts the events about filters
+	conflict    string                  // what else answers ipip packets, as logged
+	followings  map[*Following]struct{}
+	follows     int // so far
+	polls       int // so far
+	onAddresses []func([]netip.Addr)
+	stale       struct{ own, rules, filters bool } // to be looked at by the next pass
 }
 
 // Open starts to watch the network namespace of the calling thread. What concerns all
@@ -148,21 +158,43 @@ func (w *Watcher) run(ctx context.Context) {
 			return
 		case <-w.wake:
 		case <-poll.C:
-			w.everythingStale()
+			w.poll()
 			w.lookForConflict()
 			poll.Reset(pollInterval)
 		}
+		start := time.Now()
 		w.pass()
+		if took := time.Since(start); took > quickPass {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(restFactor * took):
+			}
+		}
 	}
 }
 
-// everythingStale has the next pass look at all that may have changed without an event.
+// poll has the next pass look at what may have changed without an event: the filters, the
+// paths that packets have left by since the last look, and a part of the others.
+func (w *Watcher) poll() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stale.filters = true
+	w.polls++
+	for f := range w.followings {
+		if f.number%idlePolls == w.polls%idlePolls || f.follower.Sent() != f.sentAtLook {
+			f.stale.Store(true)
+		}
+	}
+}
+
+// everythingStale has the next pass look at everything.
 func (w *Watcher) everythingStale() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.stale.filters = true
 	for f := range w.followings {
-		f.stale = true
+		f.stale.Store(true)
 	}
 }
 
@@ -172,9 +204,8 @@ func (w *Watcher) pass() {
 	w.mu.Lock()
 	var stale []*Following
 	for f := range w.followings {
-		if f.stale {
+		if f.stale.Swap(false) {
 			stale = append(stale, f)
-			f.stale = false
 		}
 	}
 	w.mu.Unlock()
@@ -230,31 +261,41 @@ func (w *Watcher) setFiltered(found string) {
 	}
 }
 
-// setOwn tells all Followers of this host's addresses. It needs mu.
+// setOwn tells of this host's addresses, if they have changed. It needs mu.
 func (w *Watcher) setOwn() {
-	set := map[netip.Addr]struct{}{}
+	own := make(map[netip.Addr]struct{}, len(w.own))
 	for a := range w.addresses {
-		set[a.local] = struct{}{}
+		own[a.local] = struct{}{}
 	}
-	own := slices.SortedFunc(maps.Keys(set), netip.Addr.Compare)
-	if slices.Equal(own, w.own) {
+	if maps.Equal(own, w.own) {
 		return
 	}
 	before := w.own
 	w.own = own
-	for _, f := range w.addressFollowers {
-		f(own)
+	list := w.ownList()
+	for _, f := range w.onAddresses {
+		f(list)
 	}
 	for f := range w.followings {
-		f.publishAgain() // which tells whether the local address is there
-		f.stale = f.stale || slices.Contains(own, f.query.Local) != slices.Contains(before, f.query.Local)
+		_, here := own[f.query.Local]
+		if _, was := before[f.query.Local]; here != was {
+			f.publishAgain() // which tells whether the local address is there
+			f.stale.Store(true)
+		}
 	}
 }
 
-// FollowAddresses calls f at once and after each change.
+// ownList returns this host's addresses in their order. It needs mu.
+func (w *Watcher) ownList() []netip.Addr {
+	return slices.SortedFunc(maps.Keys(w.own), netip.Addr.Compare)
+}
+
+// FollowAddresses calls f with the IPv4 addresses of this host, at once and after each
+// change. It calls f with the Watcher locked: f must neither wait nor call the Watcher, nor
+// change the slice.
 func (w *Watcher) FollowAddresses(f func(own []netip.Addr)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.addressFollowers = append(w.addressFollowers, f)
-	f(w.own)
+	w.onAddresses = append(w.onAddresses, f)
+	f(w.ownList())
 }

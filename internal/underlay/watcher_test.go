@@ -33,7 +33,7 @@ func (f *follower) PathChanged(p underlay.Path) {
 	f.path = p
 }
 
-func (f *follower) AddressesChanged(own []netip.Addr) {
+func (f *follower) addressesChanged(own []netip.Addr) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.own = own
@@ -87,6 +87,7 @@ func watch(t *testing.T) *watched {
 		}
 	}
 	t.Cleanup(s.w.Close)
+	s.w.FollowAddresses(s.f.addressesChanged)
 	s.w.Follow(underlay.Query{
 		Local: local, Remote: remote, NextHop: true,
 		PathMTU: func() (int, error) { return 1500, nil },
