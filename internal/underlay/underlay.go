@@ -175,14 +175,15 @@ func (w *Watcher) run(ctx context.Context) {
 }
 
 // poll has the next pass look at what may have changed without an event: the filters, the
-// paths that packets have left by since the last look, and a part of the others.
+// paths that packets have left by since the last look, those whose MTU is a router's word,
+// which expires, and a part of the others.
 func (w *Watcher) poll() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.stale.filters = true
 	w.polls++
 	for f := range w.followings {
-		if f.number%idlePolls == w.polls%idlePolls || f.follower.Sent() != f.sentAtLook {
+		if f.number%idlePolls == w.polls%idlePolls || f.reported != nil || f.follower.Sent() != f.sentAtLook {
 			f.stale.Store(true)
 		}
 	}

@@ -77,7 +77,8 @@ func WaitParked(tb testing.TB, function string, n int) {
 	WaitFor(tb, function+" to wait", func() bool {
 		parked := 0
 		for stack := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
-			if strings.Contains(stack, "descriptor.(*FD).Wait") && strings.Contains(stack, function+"(") {
+			waits := strings.Contains(stack, "descriptor.(*FD).Wait") || strings.Contains(stack, "descriptor.(*Set[...]).sleep")
+			if waits && strings.Contains(stack, function+"(") {
 				parked++
 			}
 		}
