@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -224,6 +225,87 @@ func TestRun_Start(t *testing.T) {
 	}
 	if got := links(t, host); len(got) != 1 {
 		t.Errorf("the links are %v", got)
+	}
+}
+
+// A change of all that needs no new link keeps the link, and loses no packet, of this tunnel
+// or another.
+func TestRun_ChangesInPlace(t *testing.T) {
+	t.Parallel()
+	labtest.Need(t, "ip")
+	c := newConfigured(t, 1, 2)
+	index := c.index(1)
+	for _, tt := range []struct {
+		settings string
+		shows    string // what shows that
+	}{
+		{"ttl = 7", "ip link show a1 | grep 'ttl 7'"},
+		{"tos = \"0x10\"", "ip link show a1 | grep 'tos 0x10'"},
+		{"nopmtudisc = true", "ip link show a1 | grep nopmtudisc"},
+		{"mtu = 1400", "ip link show a1 | grep 'mtu 1400'"},
+		{"dev = \"eth0\"", "ip link show a1 | grep 'dev eth0'"},
+		{"fwmark = 7", "true"},
+		{"tx = \"raw\"", "true"},
+		{"icmp = \"rfc2003\"", "true"},
+		{"addresses = [\"10.8.0.1/24\"]", "ip addr show a1 | grep 10.8.0.1/24"},
+		{"routes = [{to = \"10.9.0.0/16\"}]", "ip route show dev a1 | grep 10.9.0.0/16 && ! ip addr show a1 | grep 10.8.0.1"},
+		{"", "ip link show a1 | grep 'mtu 1480' && ! ip route show dev a1 | grep 10.9.0.0/16"},
+	} {
+		pings := make(chan netlab.PingResult, 2)
+		for _, n := range []int{1, 2} {
+			go func() {
+				r, err := c.a.Ping(labtest.Context(t), netip.AddrFrom4([4]byte{172, 16, 2, byte(n)}),
+					netlab.PingOptions{Count: 100, Interval: 2 * time.Millisecond, Timeout: answerTime})
+				if err != nil {
+					t.Error(err)
+				}
+				pings <- r
+			}()
+		}
+		c.settings[1] = tt.settings
+		c.writeA()
+		c.reload("was read again")
+		for range cap(pings) {
+			if r := <-pings; r.Received != 100 {
+				t.Errorf("%q: %v", tt.settings, r)
+			}
+		}
+		if out, err := c.a.Output("sh", "-c", tt.shows); err != nil {
+			t.Errorf("%q does not show: %v: %s", tt.settings, err, out)
+		}
+		if got := c.index(1); got != index {
+			t.Errorf("%q: the link has index %d, before %d", tt.settings, got, index)
+		}
+	}
+
+	// Other ends: those of no tunnel, and those of another, which gets these.
+	ends := func(one, two int) {
+		t.Helper()
+		var text strings.Builder
+		for n, pair := range []int{one, two} {
+			fmt.Fprintf(&text, "[tunnel.a%[1]d]\nlocal = \"192.168.6.%[2]d\"\nremote = \"192.168.6.%[3]d\"\naddress = \"172.16.1.%[4]d\"\npeer = \"172.16.2.%[4]d\"\n",
+				n+1, 10+pair, 20+pair, pair)
+		}
+		c.write(c.fileA, text.String())
+		c.reload("was read again")
+		c.passes(one, two)
+	}
+	ends(3, 2)
+	ends(1, 3) // one takes what the other leaves
+	if got := c.index(1); got != index {
+		t.Errorf("after changes of the ends the link has index %d, before %d", got, index)
+	}
+	ends(3, 1) // they trade, which makes the links anew
+
+	// Another number of queues makes the link anew.
+	index = c.index(1)
+	delete(c.settings, 2)
+	c.settings[1] = "queues = 2"
+	c.writeA()
+	c.reload("was read again")
+	c.passes(1)
+	if got := c.index(1); got == index {
+		t.Error("a link has another number of queues")
 	}
 }
 
