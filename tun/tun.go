@@ -67,7 +67,7 @@ func (h *Host) open(cfg Config) (_ *Device, err error) {
 
 	defer func() {
 		if err != nil {
-			d.closeQueues()
+			_ = d.closeQueues()
 		}
 	}()
 	if d.index, err = h.linkIndex(d.name); err != nil {
