@@ -15,6 +15,8 @@ FUZZTIME ?= 20000x
 
 # Fewer rounds are not enough for benchstat's confidence intervals.
 ROUNDS ?= 6
+# Rounds of the benchmarks with up to 1000 tunnels.
+SCALE_ROUNDS ?= 3
 RESULTS := bench/results
 
 # What make builds: one static file, which needs no C library where it runs.
@@ -85,6 +87,10 @@ bench: needs
 		echo "commit: $$(git rev-parse --short HEAD)"; } >$(RESULTS)/rounds.txt
 	@for round in $$(seq $(ROUNDS)); do \
 		echo "round $$round of $(ROUNDS)"; \
-		go test -run '^$$' -bench . ./bench >>$(RESULTS)/rounds.txt || { cat $(RESULTS)/rounds.txt; exit 1; }; \
+		go test -run '^$$' -bench . -skip 'Scale|Busy|Reload|Routes' ./bench >>$(RESULTS)/rounds.txt || { cat $(RESULTS)/rounds.txt; exit 1; }; \
+	done
+	@for round in $$(seq $(SCALE_ROUNDS)); do \
+		echo "many tunnels, round $$round of $(SCALE_ROUNDS)"; \
+		go test -run '^$$' -bench 'Scale|Busy|Reload|Routes' -benchtime 1x ./bench >>$(RESULTS)/rounds.txt || { cat $(RESULTS)/rounds.txt; exit 1; }; \
 	done
 	go run ./bench/report $(RESULTS)

@@ -27,7 +27,9 @@ var sizes = []int{1, 10, 100, 1000}
 // many is two hosts with a process each, between which run many tunnels.
 type many struct {
 	a, b   [2]*site // the ends of the first and of the last tunnel
-	config string   // of a
+	bareA  *site    // the hosts by their outer addresses, for packets past all tunnels
+	bareB  *site
+	config string // of a
 	run    *netlab.Process
 	log    *output // of a
 	start  time.Duration
@@ -87,6 +89,8 @@ func startMany(tb testing.TB, n int) *many {
 	begin := time.Now()
 	m.run = runConfig(tb, net.a, m.config, configA.String(), m.log, n)
 	m.start, m.slab = time.Since(begin), kernelSlab(tb)-slab
+	m.bareA = &site{net.a.host, net.a.outer, net.a.outer}
+	m.bareB = &site{net.b.host, net.b.outer, net.b.outer}
 	for k, i := range []int{0, n - 1} {
 		outer, innerA, innerB := ends(i)
 		m.a[k], m.b[k] = &site{net.a.host, net.a.outer, innerA}, &site{net.b.host, outer, innerB}
@@ -244,11 +248,12 @@ func BenchmarkBusy(b *testing.B) {
 }
 
 // BenchmarkReload has one of 1000 tunnels changed by SIGHUP, while datagrams pass another.
-func BenchmarkReload(b *testing.B) {
-	const n = 1000
+func BenchmarkReload(b *testing.B) { b.Run("tunnels=1000", reload) }
+
+func reload(b *testing.B) {
 	for b.Loop() {
-		m := startMany(b, n)
-		probe := m.probe(b)
+		m := startMany(b, 1000)
+		result := probe(b, m.a[1], m.b[1])
 		config, err := os.ReadFile(m.config)
 		if err != nil {
 			b.Fatal(err)
@@ -265,7 +270,7 @@ func BenchmarkReload(b *testing.B) {
 		labtest.WaitFor(b, "the end of the reload", func() bool { return m.log.count("was read again") > 0 })
 		took := time.Since(begin)
 		time.Sleep(200 * time.Millisecond)
-		r := probe()
+		r := result()
 		b.ReportMetric(0, "ns/op")
 		b.ReportMetric(took.Seconds()*1000, "reload-ms")
 		b.ReportMetric(float64(r.lost), "lost")
@@ -274,8 +279,10 @@ func BenchmarkReload(b *testing.B) {
 }
 
 // BenchmarkRoutes changes 10 000 routes of the host of 1000 tunnels, while datagrams pass one.
-func BenchmarkRoutes(b *testing.B) {
-	const n, routes = 1000, 5000
+func BenchmarkRoutes(b *testing.B) { b.Run("tunnels=1000", changeRoutes) }
+
+func changeRoutes(b *testing.B) {
+	const routes = 5000
 	var lines strings.Builder
 	for _, verb := range []string{"add", "del"} {
 		for i := range routes {
@@ -283,8 +290,8 @@ func BenchmarkRoutes(b *testing.B) {
 		}
 	}
 	for b.Loop() {
-		m := startMany(b, n)
-		probe := m.probe(b)
+		m := startMany(b, 1000)
+		tunnel, bare := probe(b, m.a[1], m.b[1]), probe(b, m.bareA, m.bareB)
 		before, err := cpuTime(m.run.Pid())
 		if err != nil {
 			b.Fatal(err)
@@ -294,10 +301,11 @@ func BenchmarkRoutes(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		r := probe()
+		r, cable := tunnel(), bare()
 		time.Sleep(time.Second)
 		b.ReportMetric(0, "ns/op")
 		b.ReportMetric(r.gap.Seconds()*1000, "gap-ms")
+		b.ReportMetric(cable.gap.Seconds()*1000, "cable-gap-ms")
 		b.ReportMetric(float64(r.lost), "lost")
 		b.ReportMetric(1000*(after-before).Seconds(), "cpu-ms")
 		b.ReportMetric(100*m.cpu(b, 2*time.Second).Seconds()/2, "after-%")
@@ -310,10 +318,10 @@ type probed struct {
 	gap  time.Duration // the longest between two datagrams
 }
 
-// probe sends 1000 datagrams a second through the last tunnel until the result is asked for.
-func (m *many) probe(tb testing.TB) (result func() probed) {
+// probe sends 1000 datagrams a second from one site to another until the result is asked for.
+func probe(tb testing.TB, from, to *site) (result func() probed) {
 	tb.Helper()
-	out, in := openDatagrams(tb, m.a[1], m.b[1])
+	out, in := openDatagrams(tb, from, to)
 	stop, sent, done := make(chan struct{}), make(chan uint64, 1), make(chan probed, 1)
 	go func() {
 		var n uint64

@@ -15,6 +15,24 @@ type panel struct {
 	scale       float64
 }
 
+// picture is one chart of several panels.
+type picture struct {
+	Title, Text string
+	panels      []panel
+	bars, words []string // the peers that each panel draws, and those that it tells of
+	own         string   // of the bars
+}
+
+var peerPicture = picture{
+	Title: "goipip beside its peers",
+	Text: "Tunnels in user space between two namespaces of one machine, which also makes the load. Below each: the kernel at one end, at " +
+		"both, and no tunnel.",
+	panels: panels,
+	bars:   []string{"socat", "naive", "wireguard", "goipip"},
+	words:  []string{"kernel-goipip", "kernel", "none"},
+	own:    "goipip",
+}
+
 var panels = []panel{
 	{"TCP, one stream", "Gbit/s", cell{load: "tcp1", unit: "Gbit/s"}, 1},
 	{"TCP, 32 streams", "Gbit/s", cell{load: "tcp32", unit: "Gbit/s"}, 1},
@@ -23,12 +41,6 @@ var panels = []panel{
 	{"UDP, 64 bytes", "1000 packets/s, < 0.1 % lost", cell{load: "udp64", unit: "pps"}, 1e-3},
 	{"Ping with nothing else", "µs, median; less is better", cell{load: "ping", unit: "p50-µs"}, 1},
 }
-
-// bars are the peers that a panel draws, and words those that it tells of.
-var (
-	bars  = []string{"socat", "naive", "wireguard", "goipip"}
-	words = []string{"kernel-goipip", "kernel", "none"}
-)
 
 // Lengths of the drawing, in its own units.
 const (
@@ -48,6 +60,7 @@ const (
 
 // drawing is what the template draws.
 type drawing struct {
+	picture
 	Width, Height, Foot float64
 	Machine, Busy       string
 	Rounds              int
@@ -78,9 +91,10 @@ var chartTemplate = template.Must(template.New("chart").Parse(chartText))
 
 // chart returns the picture. It has a background of its own, because a page in the
 // dark may show it to a browser that is not, and the other way round.
-func (r *rounds) chart() ([]byte, error) {
-	lines := (len(panels) + columns - 1) / columns
+func (r *rounds) chart(p picture) ([]byte, error) {
+	lines := (len(p.panels) + columns - 1) / columns
 	d := drawing{
+		picture: p,
 		Width:   2*margin + columns*panelWidth + (columns-1)*panelGap,
 		Height:  float64(chartTop + lines*panelHeight + (lines-1)*panelGap + footHeight + margin),
 		Machine: r.machine(),
@@ -88,8 +102,8 @@ func (r *rounds) chart() ([]byte, error) {
 		Busy:    r.busy(),
 	}
 	d.Foot = d.Height - margin - 14 // of the first of two lines
-	for i, p := range panels {
-		drawn := r.draw(p)
+	for i, panel := range p.panels {
+		drawn := r.draw(panel, p)
 		drawn.X = margin + float64(i%columns)*(panelWidth+panelGap)
 		drawn.Y = chartTop + float64(i/columns)*(panelHeight+panelGap)
 		d.Panels = append(d.Panels, drawn)
@@ -99,15 +113,15 @@ func (r *rounds) chart() ([]byte, error) {
 	return out.Bytes(), err
 }
 
-func (r *rounds) draw(p panel) drawnPanel {
-	drawn := drawnPanel{Title: p.title, Note: p.note, WordsY: barTop + float64(len(bars))*barPitch + 14}
+func (r *rounds) draw(p panel, in picture) drawnPanel {
+	drawn := drawnPanel{Title: p.title, Note: p.note, WordsY: barTop + float64(len(in.bars))*barPitch + 14}
 	greatest := 0.0
-	for _, key := range bars {
+	for _, key := range in.bars {
 		greatest = max(greatest, r.spread[p.of(key)].to)
 	}
 	length := func(v float64) float64 { return v / greatest * (panelWidth - labelWidth - valueWidth) }
-	for i, key := range bars {
-		b := drawnBar{Name: nameOf(key), Value: r.number3(p.of(key), p.scale), Own: key == "goipip", X: labelWidth, Height: barHeight}
+	for i, key := range in.bars {
+		b := drawnBar{Name: nameOf(key), Value: r.number3(p.of(key), p.scale), Own: key == in.own, X: labelWidth, Height: barHeight}
 		b.Y = barTop + float64(i)*barPitch
 		b.Middle, b.TextY = b.Y+barHeight/2, b.Y+barHeight-4
 		b.LabelX, b.ValueX = labelWidth-8, labelWidth+6
@@ -120,7 +134,7 @@ func (r *rounds) draw(p panel) drawnPanel {
 		drawn.Bars = append(drawn.Bars, b)
 	}
 	var told []string
-	for _, key := range words {
+	for _, key := range in.words {
 		if _, ok := r.median[p.of(key)]; ok {
 			told = append(told, nameOf(key)+" "+r.number3(p.of(key), p.scale))
 		}
@@ -141,6 +155,9 @@ func nameOf(key string) string {
 		if p.key == key {
 			return p.Name
 		}
+	}
+	if n, ok := strings.CutPrefix(key, "tunnels="); ok {
+		return n
 	}
 	return key
 }

@@ -13,9 +13,10 @@ type floor struct {
 }
 
 const (
-	ratio = "%.2f×"
-	plain = "%.0f"
-	mib   = "%.1f MiB"
+	ratio   = "%.2f×"
+	plain   = "%.0f"
+	mib     = "%.1f MiB"
+	seconds = "%.1f s"
 )
 
 // floors are those of the project's aims, in their order.
@@ -33,6 +34,16 @@ var floors = []floor{
 	{"heap allocations in a packet's way", cell{anyLoad, "", "allocs/op"}, cell{}, 0, true, plain},
 	{"peak memory of a tunnel, over all loads", cell{anyLoad, "goipip", "rss-MiB"}, cell{}, 32, true, mib},
 	{"… with the kernel's ipip at the other end", cell{anyLoad, "kernel-goipip", "rss-MiB"}, cell{}, 32, true, mib},
+	{"1000 tunnels, until all links are up", cell{"Scale", "tunnels=1000", "start-s"}, cell{}, 10, true, seconds},
+	{"… memory of the process", cell{"Scale", "tunnels=1000", "rss-MiB"}, cell{}, 96, true, mib},
+	{"… kernel memory for each", cell{"Scale", "tunnels=1000", "slab-KiB/tunnel"}, cell{}, 1024, true, "%.0f KiB"},
+	{"… threads", cell{"Scale", "tunnels=1000", "threads"}, cell{}, 32, true, plain},
+	{"… CPU without packets", cell{"Scale", "tunnels=1000", "idle-%"}, cell{}, 1, true, "%.1f %%"},
+	{"one TCP stream over one of 1000 tunnels, of one alone", cell{"Scale", "tunnels=1000", "stream-Gbit/s"}, cell{"Scale", "tunnels=1", "stream-Gbit/s"}, 0.95, false, ratio},
+	{"100 TCP streams over 100 tunnels, of 100 over one", cell{"Busy", "tunnels=100", "sum-Gbit/s"}, cell{"Busy", "tunnels=1", "sum-Gbit/s"}, 0.9, false, ratio},
+	{"reload of 1000 tunnels, of which one changes", cell{"Reload", "tunnels=1000", "reload-ms"}, cell{}, 200, true, "%.0f ms"},
+	{"… packets lost on another", cell{"Reload", "tunnels=1000", "lost"}, cell{}, 0, true, plain},
+	{"CPU after a burst of 10 000 route changes", cell{"Routes", "tunnels=1000", "after-%"}, cell{}, 1, true, "%.1f %%"},
 }
 
 // verdict is a floor as it came out.

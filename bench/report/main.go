@@ -1,5 +1,6 @@
 // Command report makes of the rounds of benchmarks in a directory, rounds.txt, a
-// table for people, README.md, and a chart, chart.svg, beside it.
+// page of tables, README.md, and two charts beside it: chart.svg of the peers, and scale.svg
+// of many tunnels.
 //
 //	go run ./bench/report bench/results
 package main
@@ -36,12 +37,17 @@ func run(dir string) error {
 	if err != nil {
 		return err
 	}
-	chart, err := r.chart()
+	chart, err := r.chart(peerPicture)
+	if err != nil {
+		return err
+	}
+	scale, err := r.chart(scalePicture)
 	if err != nil {
 		return err
 	}
 	return errors.Join(
 		os.WriteFile(filepath.Join(dir, "README.md"), table, 0o644),
 		os.WriteFile(filepath.Join(dir, "chart.svg"), chart, 0o644),
+		os.WriteFile(filepath.Join(dir, "scale.svg"), scale, 0o644),
 	)
 }

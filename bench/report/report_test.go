@@ -26,7 +26,7 @@ func TestRun(t *testing.T) {
 	if err := run(dir); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"README.md", "chart.svg"} {
+	for _, name := range []string{"README.md", "chart.svg", "scale.svg"} {
 		got, want := load(t, dir, name), load(t, "testdata", name)
 		if diff := cmp.Diff(string(want), string(got)); diff != "" {
 			t.Errorf("%s (-want +got); go test ./bench/report -update takes it over:\n%s", name, diff)
@@ -77,7 +77,7 @@ func testRounds(t *testing.T) *rounds {
 func TestChartIsXML(t *testing.T) {
 	r := testRounds(t)
 	r.config["cpu"] = `<CPU> & "more"`
-	chart, err := r.chart()
+	chart, err := r.chart(peerPicture)
 	if err != nil {
 		t.Fatal(err)
 	}

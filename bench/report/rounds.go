@@ -13,7 +13,7 @@ import (
 // cell is one thing that was measured, once in each round.
 type cell struct {
 	load string // of BenchmarkTunnel, or the name of a benchmark that has no peers
-	peer string
+	peer string // or the number of tunnels, as "tunnels=1000"
 	unit string
 }
 
@@ -74,8 +74,8 @@ func (r *rounds) add(result *benchfmt.Result) {
 	}
 }
 
-// place returns what BenchmarkTunnel says of a result in its name, or of other
-// benchmarks the name.
+// place returns what BenchmarkTunnel says of a result in its name, or the benchmarks of many
+// tunnels, or of other benchmarks the name.
 func place(name benchfmt.Name) (load, peer string) {
 	base, parts := name.Parts()
 	load = string(base)
@@ -85,6 +85,8 @@ func place(name benchfmt.Name) (load, peer string) {
 		case strings.HasPrefix(p, "-"): // GOMAXPROCS
 		case strings.HasPrefix(p, "/load="):
 			load = strings.TrimPrefix(p, "/load=")
+		case strings.HasPrefix(p, "/tunnels="):
+			peer = strings.TrimPrefix(p, "/")
 		case strings.HasPrefix(p, "/peer="):
 			peer = strings.TrimPrefix(p, "/peer=")
 		default:

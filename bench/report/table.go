@@ -72,6 +72,7 @@ func (r *rounds) table() ([]byte, error) {
 		"Peers":   peers,
 		"Missing": strings.Join(r.missing(), ", "),
 		"Rows":    r.rows(),
+		"Scale":   r.scaleTable(),
 		"Floors":  r.verdicts(),
 		"Micro":   r.microRows(),
 	})

@@ -53,8 +53,13 @@ type source struct {
 	length int // in bytes
 }
 
-func newOut(e *Engine) (o *out, err error) {
-	o = &out{engine: e, reader: tun.NewReader(), writer: tun.NewWriter()}
+func newOut(e *Engine) (_ *out, err error) {
+	o := &out{engine: e, reader: tun.NewReader(), writer: tun.NewWriter()}
+	defer func() {
+		if err != nil {
+			o.close()
+		}
+	}()
 	if o.set, err = descriptor.NewSet[*outPort](); err != nil {
 		return nil, err
 	}
@@ -65,11 +70,17 @@ func newOut(e *Engine) (o *out, err error) {
 	return o, err
 }
 
-// close ends run.
+// close ends run, and closes what was opened.
 func (o *out) close() {
-	o.set.Close()
-	o.sender.Close()
-	o.prober.Close()
+	if o.set != nil {
+		o.set.Close()
+	}
+	if o.sender != nil {
+		o.sender.Close()
+	}
+	if o.prober != nil {
+		o.prober.Close()
+	}
 }
 
 // run works until the set or the sender is closed.

@@ -162,7 +162,6 @@ func (w *way) plan(s *situation) engine.Plan {
 
 // query is what the tunnel asks the underlay.
 func (w *way) query() underlay.Query {
-	probe := rawsock.Route{Local: w.cfg.Local, Remote: w.cfg.Remote, Device: w.bound, TOS: w.cfg.routeTOS(), Mark: w.cfg.Mark}
 	return underlay.Query{
 		Local:   w.cfg.Local,
 		Remote:  w.cfg.Remote,
@@ -171,6 +170,13 @@ func (w *way) query() underlay.Query {
 		Mark:    w.cfg.Mark,
 		Link:    w.device.Index(),
 		NextHop: w.cfg.Transmit != TransmitRaw,
-		PathMTU: func() (int, error) { return w.host.pathMTU(probe) },
+		PathMTU: w.pathMTU,
 	}
+}
+
+// pathMTU asks the kernel for the MTU of the path, in bytes.
+func (w *way) pathMTU(device int) (int, error) {
+	return w.host.pathMTU(rawsock.Route{
+		Local: w.cfg.Local, Remote: w.cfg.Remote, Device: device, TOS: w.cfg.routeTOS(), Mark: w.cfg.Mark,
+	})
 }

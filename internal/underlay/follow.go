@@ -19,9 +19,10 @@ type Query struct {
 
 	// NextHop asks for Path.Hop too.
 	NextHop bool
-	// PathMTU returns the path's MTU in bytes as a socket of protocol 4 has it. It is
-	// asked where a lookup by netlink cannot answer for that protocol.
-	PathMTU func() (int, error)
+	// PathMTU returns the MTU in bytes of the path by a device, or with 0 by any, as a socket
+	// of protocol 4 has it. It is asked where a lookup by netlink cannot answer for that
+	// protocol.
+	PathMTU func(device int) (int, error)
 }
 
 // Path is the way of outer packets. It is a value: a change makes another Path.
@@ -251,7 +252,7 @@ func (w *Watcher) lookup(q Query, bound int, byProto bool) Path {
 // sends, and a socket of protocol 4 tells the MTU.
 func lookupByProto(p Path, q Query) Path {
 	p.HopReason = "a rule chooses routes by protocol (ip rule … ipproto)"
-	mtu, err := q.PathMTU()
+	mtu, err := q.PathMTU(p.Bound)
 	if err != nil {
 		p.Reason = err.Error()
 		return p

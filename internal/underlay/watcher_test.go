@@ -90,7 +90,7 @@ func watch(t *testing.T) *watched {
 	s.w.FollowAddresses(s.f.addressesChanged)
 	s.w.Follow(underlay.Query{
 		Local: local, Remote: remote, NextHop: true,
-		PathMTU: func() (int, error) { return 1500, nil },
+		PathMTU: func(int) (int, error) { return 1500, nil },
 	}, &s.f)
 	return s
 }
