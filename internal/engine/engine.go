@@ -199,6 +199,9 @@ func (e *Engine) Close() {
 		e.errors.Close()
 	}
 	e.running.Wait()
+	for _, o := range e.outs {
+		o.finish()
+	}
 	if e.guard != nil {
 		e.guard.Close()
 	}

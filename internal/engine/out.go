@@ -58,6 +58,7 @@ func newOut(e *Engine) (_ *out, err error) {
 	defer func() {
 		if err != nil {
 			o.close()
+			o.finish()
 		}
 	}()
 	if o.set, err = descriptor.NewSet[*outPort](); err != nil {
@@ -80,6 +81,13 @@ func (o *out) close() {
 	}
 	if o.prober != nil {
 		o.prober.Close()
+	}
+}
+
+// finish closes what run closes at its end, if run was never called.
+func (o *out) finish() {
+	if o.set != nil {
+		_, _ = o.set.Wait(false)
 	}
 }
 

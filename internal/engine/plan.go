@@ -28,9 +28,9 @@ type Path struct {
 	Locked       bool // DF is to be cleared, see underlay.Path
 	Loop         bool // it leads into the tunnel itself (T4)
 	LocalMissing bool // there is no route then (T3)
-	// ByDevice tells that packets leave by a configured device. What is known of their
-	// path's MTU is then known here only, and not to the kernel (O6).
-	ByDevice bool
+	// Reported is what routers have reported of the MTU and the kernel does not know, in
+	// bytes; 0 for none (O6).
+	Reported int
 }
 
 // plan is a Plan with what is made of it.

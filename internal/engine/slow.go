@@ -96,7 +96,7 @@ const mtuFreshFor = time.Millisecond
 func (o *out) freshPath() *Path {
 	port, plan := o.added.port, o.added.plan
 	p := &plan.Path
-	if p.ByDevice || p.Loop || p.LocalMissing {
+	if p.Loop || p.LocalMissing {
 		return p
 	}
 	if now := time.Now(); now.Sub(port.asked) > mtuFreshFor {
@@ -104,6 +104,9 @@ func (o *out) freshPath() *Path {
 		port.fresh.MTU = 0
 		if mtu, err := o.prober.MTU(plan.probe); err == nil {
 			port.fresh.MTU = min(mtu, packet.IPv4MaxLen)
+			if p.Reported > 0 {
+				port.fresh.MTU = min(port.fresh.MTU, p.Reported)
+			}
 		}
 	}
 	if port.fresh.MTU == 0 || port.fresh.MTU == p.MTU {

@@ -3,6 +3,8 @@ package tunnel_test
 import (
 	"context"
 	"errors"
+	"flag"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -79,7 +81,7 @@ func (s *site) start(t testing.TB, cfg tunnel.Config) {
 		t.Fatal(err)
 	}
 	if err := s.host.Do(func() (err error) {
-		s.tunnel, err = tunnel.Open(cfg, s.log)
+		s.tunnel, err = s.openTunnel(t, cfg)
 		return err
 	}); err != nil {
 		t.Fatal(err)
@@ -99,6 +101,34 @@ func (s *site) start(t testing.TB, cfg tunnel.Config) {
 			balance(t, s.host, tunnel)
 		}
 	})
+}
+
+// crowd has each tunnel under test share its host with another one: the sockets then serve
+// several pairs of addresses, are not connected, and name the source of each message.
+var crowd = flag.Bool("crowd", false, "run all tunnels beside another one in the same process")
+
+var crowded atomic.Int64 // so many times
+
+// openTunnel opens a tunnel in the network namespace of the calling thread.
+func (s *site) openTunnel(t testing.TB, cfg tunnel.Config) (*tunnel.Tunnel, error) {
+	if !*crowd {
+		return tunnel.Open(cfg, s.log)
+	}
+	host, err := tunnel.OpenHost(cfg.Queues, s.log)
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(host.Close)
+	number := crowded.Add(1)
+	other, err := host.Open(tunnel.Config{
+		Name: fmt.Sprintf("crowd%d", number), Queues: 1,
+		Local: netip.MustParseAddr("198.51.100.1"), Remote: netip.AddrFrom4([4]byte{198, 18, byte(number >> 8), byte(number)}),
+	}, quiet())
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(other.Close)
+	return host.Open(cfg, s.log)
 }
 
 // end waits for the end of Run and returns its error.

@@ -152,7 +152,7 @@ func (w *way) plan(s *situation) engine.Plan {
 			Locked:       s.path.Locked,
 			Loop:         s.loop,
 			LocalMissing: s.path.LocalMissing,
-			ByDevice:     c.Device != "",
+			Reported:     s.path.Reported,
 		},
 		Route:     route,
 		Away:      !w.here,

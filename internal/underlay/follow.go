@@ -37,6 +37,7 @@ type Path struct {
 	DeviceMTU int        // in bytes
 	Gateway   netip.Addr // the neighbour there that they go to
 	MTU       int        // of the whole path, as far as known, in bytes
+	Reported  int        // of that, what Report told and the kernel does not know, in bytes; 0 for none
 	// Locked tells of a path that claims an MTU below net.ipv4.route.min_pmtu. The
 	// kernel then keeps to that minimum, and clears DF so that the routers may do
 	// the rest (ip_mtu_locked in include/net/ip.h).
@@ -138,10 +139,10 @@ func (f *Following) Doubt() {
 }
 
 // Report tells of a path MTU, in bytes, that a router has reported. The kernel keeps it
-// by itself for the route that a socket without a device takes; for a Query with a
-// device the Following remembers it (O6).
+// by itself for the route that a socket without a device, TOS and mark takes; for any other
+// Query the Following remembers it (O4, O6, O10).
 func (f *Following) Report(mtu int) {
-	if f.query.Device != "" {
+	if q := &f.query; q.Device != "" || q.TOS != 0 || q.Mark != 0 {
 		l := f.w.kernel.limits()
 		f.w.mu.Lock()
 		f.reported = f.reported.report(mtu, f.path, l)

@@ -9,8 +9,8 @@ import (
 )
 
 // reportedMTU is a path MTU that a router reported. The kernel keeps it itself, but
-// for the route that a socket without a device takes; a Following remembers it where
-// packets leave by a configured one (O6). It is what the kernel calls an exception
+// for the route that a socket without a device, TOS and mark takes; a Following remembers it
+// where packets leave by another (O4, O6, O10). It is what the kernel calls an exception
 // of a next hop (struct fib_nh_exception), and goes when that does.
 type reportedMTU struct {
 	mtu     int // in bytes
@@ -47,7 +47,11 @@ func (r *reportedMTU) report(mtu int, p Path, l limits) *reportedMTU {
 
 // limit applies r, which may be nil, to a path.
 func (r *reportedMTU) limit(p *Path, now time.Time) {
-	if r.about(p, now) && r.mtu < p.MTU {
+	if !r.about(p, now) {
+		return
+	}
+	p.Reported = r.mtu
+	if r.mtu < p.MTU {
 		p.MTU, p.Locked = r.mtu, r.locked
 	}
 }
