@@ -16,7 +16,7 @@ import (
 )
 
 // readyEnv marks the process in the background. Its descriptor readyFD is a
-// pipe to the one that a person started.
+// pipe to the process that the user started.
 const (
 	readyEnv = "GOIPIP_READY"
 	readyFD  = 3
@@ -98,13 +98,13 @@ func startInBackground() error {
 	return errors.New("the process in the background ended before the link was up")
 }
 
-// tell tells the one who waits that the tunnel is up.
+// tell tells the waiting process that the tunnel is up.
 func tell(ready *os.File) error {
 	_, err := ready.Write([]byte{1})
 	return errors.Join(err, ready.Close())
 }
 
-// leaveTerminal lets go of standard input, output and error, so that nobody
+// leaveTerminal lets go of standard input, output and error, so that no caller
 // waits for their end.
 func leaveTerminal() error {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
@@ -120,7 +120,7 @@ func leaveTerminal() error {
 	return nil
 }
 
-// statusError is an exit status whose reason a person has seen already.
+// statusError is an exit status whose reason has been reported already.
 type statusError int
 
 func (e statusError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }

@@ -50,7 +50,7 @@ func noArguments(_ *cobra.Command, args []string) error {
 	return nil
 }
 
-// doubleDashes lets a person write long flags with one dash, as -local, which
+// doubleDashes allows long flags with one dash, as -local, which
 // pflag would take for -l -o -c -a -l.
 func doubleDashes(args []string) []string {
 	out := make([]string, len(args))

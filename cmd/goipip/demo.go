@@ -234,7 +234,7 @@ func (d *demo) transfer(ctx context.Context, near, far *site) error {
 	return nil
 }
 
-// command shows what a person would type.
+// command shows a command line as it would be typed.
 func (d *demo) command(h *netlab.Host, format string, args ...any) {
 	d.say("%s# %s", h.Name, fmt.Sprintf(format, args...))
 }

@@ -43,7 +43,7 @@ func (o *options) errorHandler() slog.Handler {
 }
 
 // report writes err, which may be several errors, one a line, and further lines. It
-// returns after flushTimeout even if nobody reads them.
+// returns after flushTimeout even if nothing reads them.
 func report(h slog.Handler, err error, further ...string) {
 	q := logqueue.New(h, logSize)
 	defer q.Close(flushTimeout)

@@ -35,7 +35,7 @@ type namespace struct {
 	file  os.FileInfo // what they lead to
 	probe string      // the inode of a netlink(7) socket in it
 	name  string      // a path where it is mounted, "" if none is known
-	alone bool        // nobody held it when last looked
+	alone bool        // no other process held it when last looked
 }
 
 // endWithNamespace returns a context that ends when ctx does, or, with cause
@@ -105,7 +105,7 @@ func openNamespace() (*namespace, error) {
 }
 
 // look reports whether the namespace was deleted, or else when to look again. Twice
-// in a row nobody must hold it, because processes come and go during a look.
+// in a row no process may hold it, because processes come and go during a look.
 func (n *namespace) look() (deleted bool, next time.Duration) {
 	if n.isNamed() {
 		n.alone = false

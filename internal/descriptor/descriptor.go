@@ -1,9 +1,9 @@
 // Package descriptor holds file descriptors that Go's poller does not watch.
 //
 // The poller waits with epoll(7), to which the kernel reports each packet that
-// arrives at a descriptor or has left it (ep_poll_callback), whether somebody waits
-// or not. With poll(2) it reports only to those who wait, which under load is
-// nobody: one TCP stream got 40 % faster by that.
+// arrives at a descriptor or has left it (ep_poll_callback), even while no thread waits. With
+// poll(2) it reports only to waiting threads, of which there are none under load: one TCP
+// stream got 40 % faster by that.
 package descriptor
 
 import (
@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FD is a descriptor with one owner, who closes it, and any number of users.
+// FD is a descriptor with one owner, which closes it, and any number of users.
 type FD struct {
 	fd     int
 	stop   int          // an eventfd, readable once the FD is closed; −1 for an FD of Dup
@@ -133,7 +133,7 @@ func (f *FD) Control(do func(fd int) error) error {
 	return do(fd)
 }
 
-// Close ends all Waits, waits until nobody uses the descriptor, and closes it.
+// Close ends all Waits, waits until it is not in use, and closes it.
 // Closing once more does nothing.
 func (f *FD) Close() error {
 	if f.closed.Swap(true) {

@@ -107,7 +107,7 @@ func relayedCode(e rawsock.ICMPError) (code uint8, ok bool) {
 
 // icmpLimit bounds the ICMP errors that an Engine sends (G7): a thousand a second,
 // as net.ipv4.icmp_msgs_per_sec does, and a tenth of that to any one sender, so
-// that one who floods does not keep the others from hearing.
+// that a flood from one sender does not silence the others.
 type icmpLimit struct {
 	all *rate.Limiter
 	to  [256]*rate.Limiter // by a hash of the address

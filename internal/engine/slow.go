@@ -77,7 +77,7 @@ func (o *out) fragmentOuter(outer packet.IPv4, inner []byte, mtu int) {
 }
 
 // replyTo sends an ICMP error about the packet inner to its sender, through the
-// link it came by. Nobody learns whether it arrives.
+// link it came by. Whether it arrives is not known.
 func (o *out) replyTo(port *outPort, inner packet.IPv4, icmpType, code uint8, mtu int) {
 	message := encap.ICMPError(o.icmp[:], inner, icmpType, code, mtu)
 	if message == nil || !o.engine.replies.allow(message) {

@@ -152,16 +152,16 @@ func TestGuest_RunsGoipip(t *testing.T) {
 	})
 }
 
-// companyWarning is what goipip says of a kernel that answers too.
-const companyWarning = "the kernel answers every ipip packet too"
+// conflictWarning is what goipip says of a kernel that answers too.
+const conflictWarning = "the kernel answers every ipip packet too"
 
-// warnsOnce waits for the warning of company, and fails the test unless it is one, with the cure.
+// warnsOnce waits for the warning of the conflict, and fails the test unless it is one, with the cure.
 func (l *guestLab) warnsOnce(t *testing.T) {
 	t.Helper()
 	var log string
 	labtest.WaitFor(t, "a warning of tunnel4", func() bool {
 		log = l.log(t)
-		return strings.Contains(log, companyWarning)
+		return strings.Contains(log, conflictWarning)
 	})
 	mentions(t, "the warning", log, "level=WARN", "rmmod ipip sit tunnel4", "tunnel4, for ipip")
 	l.warned(t, 1)
@@ -169,7 +169,7 @@ func (l *guestLab) warnsOnce(t *testing.T) {
 
 func (l *guestLab) warned(t *testing.T, times int) {
 	t.Helper()
-	if log := l.log(t); strings.Count(log, companyWarning) != times {
+	if log := l.log(t); strings.Count(log, conflictWarning) != times {
 		t.Errorf("goipip in the guest does not warn %d times:\n%s", times, log)
 	}
 }

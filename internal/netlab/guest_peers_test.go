@@ -109,7 +109,7 @@ func TestGuest_IPIPModule(t *testing.T) {
 	for _, options := range optionSets[:3] {
 		t.Run("options "+options, func(t *testing.T) {
 			log := ns01.startTunnel(t, guestEnd01, options)
-			ns01.prints(t, log, companyWarning)
+			ns01.prints(t, log, conflictWarning)
 			// The module gives the cable superpackets, with checksums that are not finished.
 			super := router.background(t, "tcpdump -c 1 -n -i veth02_p ip proto 4 and greater 3000")
 			router.prints(t, super, "listening on")

@@ -128,7 +128,7 @@ func (p *Process) String() string {
 	return fmt.Sprintf("%s (pid %d) on host %s", strings.Join(p.cmd.Args, " "), p.Pid(), p.host.Name)
 }
 
-// done returns a channel that is closed at the end of the process. The one call of cmd.Wait waits for the first who asks,
+// done returns a channel that is closed at the end of the process. The one call of cmd.Wait waits for the first caller,
 // because it also closes the pipes that the caller of Start may read.
 func (p *Process) done() <-chan struct{} {
 	p.reap.Do(func() {

@@ -43,7 +43,7 @@ func (g *Guest) echo(ctx context.Context, host *Host, addr netip.AddrPort, n int
 	go func() {
 		// It gives up after ten seconds without a connection, or without a byte.
 		_, err := g.Run(fmt.Sprintf("socat -T 10 TCP:%v,connect-timeout=10 EXEC:cat", listener.Addr()))
-		// Nobody else will connect.
+		// There is one connection only.
 		listener.Close()
 		guestEnd <- err
 	}()

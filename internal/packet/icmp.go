@@ -49,7 +49,7 @@ func (m ICMP) MTU() int { return int(be.Uint16(m[6:])) }
 func (m ICMP) Quote() IPv4 { return IPv4(m[ICMPHdrLen:]) }
 
 // IsICMPError reports whether messages of this type are about another packet, so
-// that none may be sent about them (RFC 1122 §3.2.2). Types that nobody has
+// that none may be sent about them (RFC 1122 §3.2.2). Types that no RFC has
 // defined count among them, as in __icmp_send in net/ipv4/icmp.c.
 func IsICMPError(icmpType uint8) bool {
 	switch icmpType {

@@ -61,7 +61,7 @@ func claimBases() []string {
 	return bases
 }
 
-// setName adds the name of the link, for the message to those who want the same
+// setName adds the name of the link, for the message to other tunnels that want the same
 // ends. If that fails, the message is without.
 func (c *claimed) setName(name string) {
 	if c.file != nil {
@@ -83,7 +83,7 @@ func (c *claimed) release() {
 	if c == nil || c.file == nil {
 		return
 	}
-	// Still locked, so whoever opens the file meanwhile finds it removed (lockFile).
+	// Still locked, so a process that opens the file meanwhile finds it removed (lockFile).
 	if path := c.file.Name(); isAt(c.file, path) {
 		os.Remove(path)
 		os.Remove(filepath.Dir(path)) // refused unless it is empty
@@ -172,7 +172,7 @@ func readHeld(file *os.File) (e heldError) {
 	return e
 }
 
-// trustBase returns an error unless nobody but root and this user can replace what
+// trustBase returns an error unless only root and this user can replace what
 // is in the directory: with the sticky bit, a file's owner only (inode(7)).
 func trustBase(dir string) error {
 	info, err := os.Stat(dir)
@@ -187,7 +187,7 @@ func trustBase(dir string) error {
 }
 
 // makeDir makes dir unless it exists, and returns an error unless it is a directory
-// that this user owns and nobody else can write to.
+// that only this user owns and can write to.
 func makeDir(dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err

@@ -46,15 +46,15 @@ func (l *logs) says(t testing.TB, text string, after func()) time.Duration {
 	return time.Since(start)
 }
 
-// A rule that chooses by protocol holds for the tunnel's packets, with any road.
+// A rule that chooses by protocol holds for the tunnel's packets, with any via.
 func TestHazard4_RuleByProtocol(t *testing.T) {
 	t.Parallel()
 	labtest.Need(t, "ip")
-	for _, road := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitRaw} {
+	for _, via := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitRaw} {
 		n := across(t)
 		log := n.a.listen()
-		n.start(t, func(c *tunnel.Config) { c.Transmit = road })
-		if road == tunnel.TransmitAuto {
+		n.start(t, func(c *tunnel.Config) { c.Transmit = via })
+		if via == tunnel.TransmitAuto {
 			n.takes(t, tunnel.TransmitPacket)
 		}
 		n.types(t, "ip rule add pref 100 ipproto 4 prohibit")
@@ -63,11 +63,11 @@ func TestHazard4_RuleByProtocol(t *testing.T) {
 		n.a.drops(t, stats.Filtered)
 		n.types(t, "ip rule del pref 100")
 		n.obeys(t, true)
-		if road == tunnel.TransmitAuto {
+		if via == tunnel.TransmitAuto {
 			n.takes(t, tunnel.TransmitPacket)
 		}
 		if log.count("WARN") == 0 {
-			t.Errorf("road %d: the tunnel does not say that nothing passes:\n%s", road, log)
+			t.Errorf("via %d: the tunnel does not say that nothing passes:\n%s", via, log)
 		}
 	}
 }
@@ -80,12 +80,12 @@ func TestHazard4_RuleByProtocolAndMTU(t *testing.T) {
 		"of the device": "ip link set eth1 mtu 1300",
 		"of the route":  "ip route change 192.168.8.0/24 via 192.168.9.1 table 100 mtu 1300",
 	} {
-		for _, road := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitRaw} {
+		for _, via := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitRaw} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
 				n := across(t)
 				n.secondUplink(t)
-				n.start(t, func(c *tunnel.Config) { c.Transmit = road })
+				n.start(t, func(c *tunnel.Config) { c.Transmit = via })
 				n.types(t, "ip route add 192.168.8.0/24 via 192.168.9.1 table 100\nip rule add pref 100 ipproto 4 lookup 100\n"+route)
 				p := newProber(t, n.a, n.b)
 				p.learns(t, 1480, 1280)
@@ -101,10 +101,10 @@ func TestHazard4_RuleByProtocolAndMTU(t *testing.T) {
 // refuses hears of it: here the tunnel knows nothing of the change yet.
 func TestHazard4_EveryRefusalIsAnswered(t *testing.T) {
 	t.Parallel()
-	for _, road := range []tunnel.TransmitPath{tunnel.TransmitRaw, tunnel.TransmitPacket} {
+	for _, via := range []tunnel.TransmitPath{tunnel.TransmitRaw, tunnel.TransmitPacket} {
 		n := across(t)
-		n.start(t, func(c *tunnel.Config) { c.Transmit = road })
-		n.takes(t, road)
+		n.start(t, func(c *tunnel.Config) { c.Transmit = via })
+		n.takes(t, via)
 		tun01 := capture(t, n.a.host, "tun01")
 		var packets [][]byte
 		for i := range 40 {
@@ -119,7 +119,7 @@ func TestHazard4_EveryRefusalIsAnswered(t *testing.T) {
 		resume()
 		for _, e := range icmpErrors(tun01) {
 			if e.typ != 3 || e.code != 4 || e.mtu != 1380 {
-				t.Errorf("road %d: a sender hears %v with mtu %d, want 3/4 with 1380", road, e, e.mtu)
+				t.Errorf("via %d: a sender hears %v with mtu %d, want 3/4 with 1380", via, e, e.mtu)
 			}
 		}
 		must(t, n.a.host.SetMTU("eth0", 1500))
@@ -128,7 +128,7 @@ func TestHazard4_EveryRefusalIsAnswered(t *testing.T) {
 	}
 }
 
-// A new chain or IPsec policy ends the packet road as it comes, not a second later.
+// A new chain or IPsec policy ends the packet socket as it comes, not a second later.
 func TestHazard5_FiltersAtOnce(t *testing.T) {
 	t.Parallel()
 	labtest.Long(t)
@@ -148,7 +148,7 @@ func TestHazard5_FiltersAtOnce(t *testing.T) {
 				log.says(t, "by packet socket", func() { n.types(t, c.end) })
 				return raw
 			}); took > soon {
-				t.Errorf("the packet road ends %v after the command", took)
+				t.Errorf("the packet socket ends %v after the command", took)
 			}
 		})
 	}
@@ -178,8 +178,8 @@ func TestHazard6_LegacyIptables(t *testing.T) {
 func TestHazard7_Device(t *testing.T) {
 	t.Parallel()
 	labtest.Need(t, "ip")
-	for _, road := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitRaw} {
-		t.Run([]string{"auto", "raw"}[road], func(t *testing.T) {
+	for _, via := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitRaw} {
+		t.Run([]string{"auto", "raw"}[via], func(t *testing.T) {
 			t.Parallel()
 			n := across(t)
 			n.secondUplink(t)
@@ -187,7 +187,7 @@ func TestHazard7_Device(t *testing.T) {
 			n.types(t, route)
 			n.a.outer = secondUplink
 			cfg := config(n.a, n.b)
-			cfg.Device, cfg.Transmit = "eth1", road
+			cfg.Device, cfg.Transmit = "eth1", via
 			log := n.a.listen()
 			n.a.start(t, cfg)
 			n.b.start(t, config(n.b, n.a))
@@ -215,7 +215,7 @@ func TestHazard7_Device(t *testing.T) {
 				n.r1.AddAddr("a1", "192.168.9.1/24"))
 			n.types(t, route)
 			n.obeys(t, true)
-			if road == tunnel.TransmitAuto {
+			if via == tunnel.TransmitAuto {
 				n.takes(t, tunnel.TransmitPacket)
 			}
 			if got := log.count("is gone"); got != 1 {
@@ -368,23 +368,23 @@ func TestHazard20_NextHopInTheLog(t *testing.T) {
 	}
 }
 
-// A mark takes part in the choice of the route, with any road, and packets bear it.
+// A mark takes part in the choice of the route, with any via, and packets bear it.
 func TestO10_Hazard22_Mark(t *testing.T) {
 	t.Parallel()
 	labtest.Need(t, "ip", "nft")
-	for _, road := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitRaw} {
+	for _, via := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitRaw} {
 		n := across(t)
 		n.secondUplink(t)
 		must(t, n.a.host.SetMTU("eth1", 1400))
 		n.types(t, "ip route add 192.168.8.0/24 via 192.168.9.1 table 100\nip rule add pref 100 fwmark 7 lookup 100")
 		wire := capture(t, n.r1, "a1")
-		n.start(t, func(c *tunnel.Config) { c.Mark, c.Transmit = 7, road })
+		n.start(t, func(c *tunnel.Config) { c.Mark, c.Transmit = 7, via })
 		n.waitMTU(t, 1380)
 		labtest.WaitFor(t, "packets by the marked route", func() bool {
 			ping(t, n.a, n.b, netlab.PingOptions{Timeout: unanswered})
 			return len(n.a.outerPackets(wire)) > 0
 		})
-		if road == tunnel.TransmitAuto {
+		if via == tunnel.TransmitAuto {
 			n.takes(t, tunnel.TransmitPacket)
 		} else {
 			n.types(t, chain("ip", "filter", "output")+"\nnft add rule ip t c ip protocol 4 meta mark != 7 drop")

@@ -52,7 +52,7 @@ func (n *network) setAddr(t testing.TB, device, addr string) {
 	must(t, err, n.r1.Netlink().LinkSetHardwareAddr(link, mac))
 }
 
-// The next hop gets another link-layer address: traffic goes on, by either road,
+// The next hop gets another link-layer address: traffic goes on, by either socket,
 // when the kernel knows.
 func TestRoad_LinkLayerAddress(t *testing.T) {
 	t.Parallel()
@@ -69,14 +69,14 @@ func TestRoad_LinkLayerAddress(t *testing.T) {
 			}))
 		},
 	} {
-		for _, road := range []tunnel.TransmitPath{tunnel.TransmitRaw, tunnel.TransmitAuto} {
-			t.Run(name+[]string{" auto", " raw"}[road], func(t *testing.T) {
+		for _, via := range []tunnel.TransmitPath{tunnel.TransmitRaw, tunnel.TransmitAuto} {
+			t.Run(name+[]string{" auto", " raw"}[via], func(t *testing.T) {
 				t.Parallel()
 				n := across(t)
 				n.hurry(t)
 				prepare(t, n)
-				n.start(t, func(c *tunnel.Config) { c.Transmit = road })
-				if road == tunnel.TransmitAuto {
+				n.start(t, func(c *tunnel.Config) { c.Transmit = via })
+				if via == tunnel.TransmitAuto {
 					n.takes(t, tunnel.TransmitPacket)
 				}
 				s := startStream(t, n.a, n.b)
@@ -89,7 +89,7 @@ func TestRoad_LinkLayerAddress(t *testing.T) {
 					})
 				}
 				s.finish(t, longestStall)
-				if road == tunnel.TransmitAuto {
+				if via == tunnel.TransmitAuto {
 					n.takes(t, tunnel.TransmitPacket)
 				}
 				n.balance(t)
@@ -127,7 +127,7 @@ func TestRoad_NeighbourIsAsked(t *testing.T) {
 	})
 }
 
-// A neighbour that is gone is so for the packet road as soon as for the kernel.
+// A neighbour that is gone is so for the packet socket as soon as for the kernel.
 func TestRoad_NeighbourVanishes(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -163,7 +163,7 @@ func TestRoad_NeighbourVanishes(t *testing.T) {
 			stop := flood(t, n.a, n.b)
 			raw := log.count("by raw socket")
 			c.leave(t, n)
-			labtest.WaitFor(t, "the packet road to end", func() bool { return log.count("by raw socket") > raw })
+			labtest.WaitFor(t, "the packet socket to end", func() bool { return log.count("by raw socket") > raw })
 			if state := n.nextHop(t).State; state&(netlink.NUD_REACHABLE|netlink.NUD_STALE|netlink.NUD_DELAY|netlink.NUD_PROBE) != 0 {
 				t.Errorf("it ends while the kernel has the neighbour in state %#x", state)
 			}

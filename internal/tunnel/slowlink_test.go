@@ -26,7 +26,7 @@ type stuck struct {
 	before stats.Direction // when the queue was empty
 }
 
-func newStuck(t *testing.T, road tunnel.TransmitPath) *stuck {
+func newStuck(t *testing.T, via tunnel.TransmitPath) *stuck {
 	t.Helper()
 	labtest.Need(t, "ip")
 	s := &stuck{network: across(t)}
@@ -39,8 +39,8 @@ func newStuck(t *testing.T, road tunnel.TransmitPath) *stuck {
 		gateway := map[string]string{"eth0": "192.168.6.1", "eth1": "192.168.9.1"}[dev]
 		s.types(t, fmt.Sprintf("ip neigh replace %s dev %s lladdr %v nud permanent", gateway, dev, link.Attrs().HardwareAddr))
 	}
-	s.start(t, func(c *tunnel.Config) { c.Transmit = road })
-	if road == tunnel.TransmitAuto {
+	s.start(t, func(c *tunnel.Config) { c.Transmit = via })
+	if via == tunnel.TransmitAuto {
 		s.takes(t, tunnel.TransmitPacket)
 	}
 	eth0, err := s.a.host.Netlink().LinkByName("eth0")
@@ -168,15 +168,15 @@ func (s *stuck) flood(t *testing.T) (stop func()) {
 	return stop
 }
 
-var slowRoads = map[string]tunnel.TransmitPath{"auto": tunnel.TransmitAuto, "raw": tunnel.TransmitRaw}
+var slowPaths = map[string]tunnel.TransmitPath{"auto": tunnel.TransmitAuto, "raw": tunnel.TransmitRaw}
 
 // What the queue of a device has no room for is lost, and counted, packet by packet.
 func TestHazard3_FullQueueIsCounted(t *testing.T) {
 	t.Parallel()
-	for name, road := range slowRoads {
+	for name, via := range slowPaths {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newStuck(t, road)
+			s := newStuck(t, via)
 			s.exact(t)
 			stop := s.flood(t)
 			s.fill(t)
@@ -189,10 +189,10 @@ func TestHazard3_FullQueueIsCounted(t *testing.T) {
 // Packets for which there is another way take it at once, whatever waits in the old one.
 func TestHazard3_RouteLeavesFullQueue(t *testing.T) {
 	t.Parallel()
-	for name, road := range slowRoads {
+	for name, via := range slowPaths {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newStuck(t, road)
+			s := newStuck(t, via)
 			back := func() {
 				s.moves(t, "eth0")
 				s.fill(t)
@@ -234,12 +234,12 @@ func (s *stuck) passes(t *testing.T) time.Duration {
 // A tunnel whose packets fill a queue ends as any other, and another takes its place.
 func TestHazard3_EndsWithFullQueue(t *testing.T) {
 	t.Parallel()
-	for name, road := range slowRoads {
+	for name, via := range slowPaths {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newStuck(t, road)
+			s := newStuck(t, via)
 			cfg := config(s.a, s.b)
-			cfg.Transmit = road
+			cfg.Transmit = via
 			stop := s.flood(t)
 			i := 0
 			if took := median(t, func() time.Duration {

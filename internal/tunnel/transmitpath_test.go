@@ -15,14 +15,14 @@ import (
 	"goipip/internal/tunnel"
 )
 
-// takes returns when a's packets take a road, by what the kernel says: its IP layer
+// takes returns when a's packets leave by a path, by what the kernel says: its IP layer
 // sees those that packet sockets send once, within the tunnel, and others twice. There
 // may be other packets in the tunnel meanwhile, if they are many against those of the
 // moment when one is counted here and not there yet.
-func (n *network) takes(t testing.TB, road tunnel.TransmitPath) {
+func (n *network) takes(t testing.TB, via tunnel.TransmitPath) {
 	t.Helper()
 	const count, length = 4, 428
-	labtest.WaitFor(t, fmt.Sprint("packets to take road ", road), func() bool {
+	labtest.WaitFor(t, fmt.Sprint("packets to leave by path ", via), func() bool {
 		octets, inner := n.a.outOctets(t), n.a.tunnel.Stats().TX.Bytes
 		r := ping(t, n.a, n.b, netlab.PingOptions{Count: count, Size: length - 28, Timeout: unanswered})
 		if r.Received != count {
@@ -30,7 +30,7 @@ func (n *network) takes(t testing.TB, road tunnel.TransmitPath) {
 		}
 		octets, inner = n.a.outOctets(t)-octets, n.a.tunnel.Stats().TX.Bytes-inner
 		twice := float64(octets) > 1.5*float64(inner)
-		return twice == (road == tunnel.TransmitRaw)
+		return twice == (via == tunnel.TransmitRaw)
 	})
 }
 
@@ -98,7 +98,7 @@ func TestRoad_Auto(t *testing.T) {
 				n.types(t, c.end)
 				n.takes(t, tunnel.TransmitPacket)
 				if got := log.count("by packet socket"); got != turn+2 {
-					t.Errorf("the tunnel says %d times that it takes the packet road:\n%s", got, log)
+					t.Errorf("the tunnel says %d times that it takes the packet socket:\n%s", got, log)
 				}
 			}
 			n.balance(t)
@@ -112,13 +112,13 @@ func chain(family, kind, hook string) string {
 	return fmt.Sprintf("nft add table %[1]s t\nnft add chain %[1]s t c { type %[2]s hook %[3]s priority 0 ; }", family, kind, hook)
 }
 
-// Without a policy nothing leaves, but by the packet road.
+// Without a policy nothing leaves, but by the packet socket.
 func TestRoad_IPsecBlocks(t *testing.T) {
 	t.Parallel()
 	labtest.Need(t, "ip")
-	for road, passes := range map[tunnel.TransmitPath]bool{tunnel.TransmitAuto: false, tunnel.TransmitRaw: false, tunnel.TransmitPacket: true} {
+	for via, passes := range map[tunnel.TransmitPath]bool{tunnel.TransmitAuto: false, tunnel.TransmitRaw: false, tunnel.TransmitPacket: true} {
 		n := across(t)
-		n.start(t, func(c *tunnel.Config) { c.Transmit = road })
+		n.start(t, func(c *tunnel.Config) { c.Transmit = via })
 		// What is in the tunnel has a policy.
 		n.types(t, "ip xfrm policy add dir out dst 172.56.0.0/16\nip xfrm policy setdefault out block")
 		n.obeys(t, passes)
@@ -130,9 +130,9 @@ func TestRoad_IPsecOfIPIP(t *testing.T) {
 	t.Parallel()
 	labtest.Need(t, "ip")
 	for proto, passes := range map[string]bool{"4": false, "255": true} {
-		for _, road := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitRaw} {
+		for _, via := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitRaw} {
 			n := across(t)
-			n.start(t, func(c *tunnel.Config) { c.Transmit = road })
+			n.start(t, func(c *tunnel.Config) { c.Transmit = via })
 			n.types(t, "ip xfrm policy add dir out dst 192.168.8.0/24 proto "+proto+" action block")
 			n.obeys(t, passes)
 			if passes {
@@ -155,7 +155,7 @@ func (n *network) obeys(t testing.TB, pass bool) {
 	})
 }
 
-// A firewall's rule about outer packets holds, but for the packet road, as the
+// A firewall's rule about outer packets holds, but for the packet socket, as the
 // documentation says.
 func TestRoad_Firewall(t *testing.T) {
 	t.Parallel()
@@ -166,7 +166,7 @@ func TestRoad_Firewall(t *testing.T) {
 	)
 	for _, c := range []struct {
 		name, rules string
-		road        tunnel.TransmitPath
+		via         tunnel.TransmitPath
 		passes      bool
 		drops       []stats.Reason
 	}{
@@ -180,8 +180,8 @@ func TestRoad_Firewall(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			n := across(t)
-			n.start(t, func(cfg *tunnel.Config) { cfg.Transmit = c.road })
-			if c.road != tunnel.TransmitRaw {
+			n.start(t, func(cfg *tunnel.Config) { cfg.Transmit = c.via })
+			if c.via != tunnel.TransmitRaw {
 				n.takes(t, tunnel.TransmitPacket)
 			}
 			n.types(t, c.rules)
@@ -208,13 +208,13 @@ func TestRoad_SameBytes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var seen [2][][]byte // outer and inner headers
-			for i, road := range []tunnel.TransmitPath{tunnel.TransmitRaw, tunnel.TransmitPacket} {
+			for i, via := range []tunnel.TransmitPath{tunnel.TransmitRaw, tunnel.TransmitPacket} {
 				n := across(t)
 				n.start(t, func(c *tunnel.Config) {
 					change(c)
-					c.Transmit = road
+					c.Transmit = via
 				})
-				n.takes(t, road)
+				n.takes(t, via)
 				wire := capture(t, n.r1, "a0")
 				for _, df := range []bool{true, false} {
 					ping(t, n.a, n.b, netlab.PingOptions{Count: 3, DF: df, TOS: 0x12})
@@ -224,14 +224,14 @@ func TestRoad_SameBytes(t *testing.T) {
 				ids := map[uint16]bool{}
 				for _, outer := range n.a.outerPackets(wire) {
 					if !outer.Valid() || outer.TotalLength() != len(outer) || outer.HdrLen() != 20 {
-						t.Fatalf("road %d: on the wire is % x", road, outer[:20])
+						t.Fatalf("via %d: on the wire is % x", via, outer[:20])
 					}
 					if !outer.DF() && (outer.ID() == 0 || ids[outer.ID()]) && !outer.IsFragment() {
-						t.Errorf("road %d: the ID %d again", road, outer.ID())
+						t.Errorf("via %d: the ID %d again", via, outer.ID())
 					}
 					ids[outer.ID()] = true
 					if sum := packet.Sum(outer[:20], 0); sum != 0xffff {
-						t.Errorf("road %d: the header sums up to %#x: % x", road, sum, outer[:20])
+						t.Errorf("via %d: the header sums up to %#x: % x", via, sum, outer[:20])
 					}
 					outer.SetID(0)
 					outer.UpdateChecksum()
@@ -255,9 +255,9 @@ func TestRoad_SameBytes(t *testing.T) {
 // T7: a router's ICMP 3/4 about what a packet socket sent is heard like any other.
 func TestT7_PacketRoad(t *testing.T) {
 	t.Parallel()
-	for _, road := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitPacket} {
+	for _, via := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitPacket} {
 		n := across(t)
-		n.start(t, func(c *tunnel.Config) { c.Transmit = road })
+		n.start(t, func(c *tunnel.Config) { c.Transmit = via })
 		n.takes(t, tunnel.TransmitPacket)
 		before := 1480
 		for _, mtu := range []int{1400, 600} {
@@ -279,7 +279,7 @@ func TestT7_PacketRoad(t *testing.T) {
 	}
 }
 
-// O6, T3: the packet road leads where the raw one does, by device and by TOS.
+// O6, T3: the packet socket leads where the raw one does, by device and by TOS.
 func TestRoad_DeviceAndTOS(t *testing.T) {
 	t.Parallel()
 	t.Run("dev", func(t *testing.T) {
@@ -309,12 +309,12 @@ func TestRoad_DeviceAndTOS(t *testing.T) {
 	}
 }
 
-// Where the way is no plain Ethernet, the raw socket sends, even if the packet road
+// Where the way is no plain Ethernet, the raw socket sends, even if the packet socket
 // was asked for.
 func TestRoad_OtherLinks(t *testing.T) {
 	t.Parallel()
 	labtest.Need(t, "ip")
-	for _, road := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitPacket} {
+	for _, via := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitPacket} {
 		n := across(t)
 		n.types(t, "ip link add vx0 type vxlan id 7 remote 192.168.6.1 local 192.168.6.101 dstport 4789")
 		if _, err := n.r1.Output("ip", "link", "add", "vx0", "type", "vxlan", "id", "7", "remote", "192.168.6.101", "local", "192.168.6.1", "dstport", "4789"); err != nil {
@@ -324,13 +324,13 @@ func TestRoad_OtherLinks(t *testing.T) {
 		n.deleteRoute(t, "192.168.8.0/24")
 		must(t, n.a.host.AddRoute("192.168.8.0/24", "192.168.9.1"))
 		log := n.a.listen()
-		n.start(t, func(c *tunnel.Config) { c.Transmit = road })
+		n.start(t, func(c *tunnel.Config) { c.Transmit = via })
 		for range 5 {
 			ping(t, n.a, n.b, netlab.PingOptions{})
 		}
 		n.balance(t)
 		if log.count("by packet socket") > 0 {
-			t.Errorf("road %d: the tunnel says:\n%s", road, log)
+			t.Errorf("via %d: the tunnel says:\n%s", via, log)
 		}
 	}
 }

@@ -80,7 +80,7 @@ type Following struct {
 	number   int         // counts up
 	stale    atomic.Bool // the path is to be looked up again
 
-	turn       sync.Mutex // held for a look, and for the Settle behind it
+	looking    sync.Mutex // held for a look, and for the Settle behind it
 	sentBefore uint64     // packets, when the neighbour was asked last
 
 	// Under the Watcher's mu.
@@ -103,8 +103,8 @@ func (w *Watcher) Follow(q Query, to Follower) *Following {
 		to.LinkChanged(l, true)
 	}
 	w.mu.Unlock()
-	f.turn.Lock()
-	defer f.turn.Unlock()
+	f.looking.Lock()
+	defer f.looking.Unlock()
 	f.look()
 	return f
 }
@@ -114,14 +114,14 @@ func (f *Following) Close() {
 	f.w.mu.Lock()
 	delete(f.w.followings, f)
 	f.w.mu.Unlock()
-	f.turn.Lock() // waits for a Settle
-	defer f.turn.Unlock()
+	f.looking.Lock() // waits for a Settle
+	defer f.looking.Unlock()
 }
 
-// takeTurn looks the path up and lets the Follower settle, unless it was closed.
-func (f *Following) takeTurn() {
-	f.turn.Lock()
-	defer f.turn.Unlock()
+// update looks the path up and lets the Follower settle, unless it was closed.
+func (f *Following) update() {
+	f.looking.Lock()
+	defer f.looking.Unlock()
 	f.w.mu.Lock()
 	_, followed := f.w.followings[f]
 	f.w.mu.Unlock()
@@ -151,7 +151,7 @@ func (f *Following) Report(mtu int) {
 	f.Doubt()
 }
 
-// look looks the path up and publishes it. It needs turn.
+// look looks the path up and publishes it. It needs looking.
 func (f *Following) look() {
 	w := f.w
 	w.mu.Lock()

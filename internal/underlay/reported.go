@@ -71,7 +71,7 @@ func (k *kernel) limits() limits {
 }
 
 // sysctl is a number below net.ipv4.route of the network namespace of the thread
-// that opened it, whoever reads it (proc_sys_read in fs/proc/proc_sysctl.c).
+// that opened it, whichever thread reads it (proc_sys_read in fs/proc/proc_sysctl.c).
 type sysctl struct {
 	file    *os.File // nil where the kernel does not show it here
 	initial int      // as the kernel has it from the start

@@ -211,7 +211,7 @@ func (w *Watcher) pass() {
 	}
 	w.mu.Unlock()
 	for _, f := range stale {
-		f.takeTurn()
+		f.update()
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 // binDir holds what is built, until Main removes it.
 var binDir string
 
-// errNoMain is what a build comes to where nobody would remove it.
+// errNoMain is the error of a build that nothing would remove.
 var errNoMain = errors.New("the test binary's TestMain does not call labtest.Main")
 
 // Main is the TestMain of a package that calls [BuildGoipip] or [BuildWireguard]: it runs the tests and removes the

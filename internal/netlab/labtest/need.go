@@ -67,7 +67,7 @@ func Need(tb testing.TB, needs ...string) {
 	}
 }
 
-// Missing returns why [Need] would not let a test go on, or nil. It is for who has to name what is missing where nobody
+// Missing returns why [Need] would not let a test go on, or nil. It is for benchmarks that name what is missing where nobody
 // sees a skip, as in a benchmark without -v.
 func Missing(needs ...string) error {
 	for _, need := range needs {

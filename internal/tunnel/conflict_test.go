@@ -11,7 +11,7 @@ import (
 
 // Another program's raw socket of protocol 4 gets a copy of each packet, whether it
 // reads or not, and that is all.
-func TestCompany_RawSocket(t *testing.T) {
+func TestConflict_RawSocket(t *testing.T) {
 	t.Parallel()
 	n := across(t)
 	log := n.b.listen()
