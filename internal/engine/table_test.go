@@ -24,8 +24,10 @@ func TestTable(t *testing.T) {
 			table.add(p, tunnel)
 			want[p] = tunnel
 		case 1:
-			table.remove(p, want[p])
-			delete(want, p)
+			if want[p] != nil {
+				table.remove(p, want[p])
+				delete(want, p)
+			}
 		case 2:
 			table.remove(p, tunnel) // which is not there
 		}
