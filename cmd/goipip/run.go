@@ -50,6 +50,7 @@ SIGUSR1 logs the counters of all tunnels.`,
 		},
 	}
 	r.registerConfig(cmd)
+	o.registerWorkers(cmd.Flags())
 	cmd.Flags().BoolVar(&r.strict, "strict", false, "exit if one of the tunnels does not start")
 	return cmd
 }

@@ -198,6 +198,8 @@ func TestRun_Start(t *testing.T) {
 		{"strict", good + taken, "--strict", 1, []string{"tunnel=lo", "--strict"}},
 		{"none", taken, "", 1, []string{"none of the tunnels starts"}},
 		{"error", good + wrong, "", 1, []string{"error.toml:7:7: tunnel.wrong.mtu"}},
+		{"two pairs", good, "--workers 2", -1, []string{"tunnel is up\" tunnel=good"}},
+		{"99 pairs", good, "--workers 99", 2, []string{"--workers 99: must be 1 to 64"}},
 		{"empty", "", "", 1, []string{"empty.toml"}},
 	} {
 		file := filepath.Join(dir, tt.name+".toml")
