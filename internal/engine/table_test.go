@@ -16,7 +16,9 @@ func TestTable(t *testing.T) {
 		want  = map[rawsock.Pair]*Tunnel{}
 		r     = rand.New(rand.NewPCG(1, 2))
 	)
-	addr := func() netip.Addr { return netip.AddrFrom4([4]byte{10, byte(r.IntN(2)), byte(r.IntN(4)), byte(r.IntN(8))}) }
+	addr := func() netip.Addr {
+		return netip.AddrFrom4([4]byte{10, byte(r.IntN(2)), byte(r.IntN(4)), byte(r.IntN(8))})
+	}
 	for range 20_000 {
 		p := rawsock.Pair{Local: addr(), Remote: addr()}
 		switch tunnel := new(Tunnel); r.IntN(3) {
