@@ -11,6 +11,7 @@ var scaleRows = []row{
 	{"Threads", "Scale", "threads", "", 1},
 	{"CPU without packets", "Scale", "idle-%", "% of a core", 1},
 	{"TCP, one stream over one tunnel", "Scale", "stream-Gbit/s", "Gbit/s", 1},
+	{"… the same, in turns, over the only tunnel", "Scale", "alone-Gbit/s", "Gbit/s", 1},
 	{"Ping through one tunnel, median", "Scale", "ping-µs", "µs", 1},
 	{"TCP, 100 streams over all tunnels", "Busy", "sum-Gbit/s", "Gbit/s", 1},
 	{"Reload, where one tunnel changes", "Reload", "reload-ms", "ms", 1},
