@@ -32,7 +32,7 @@ type Config struct {
 	Log     *slog.Logger
 }
 
-// Engine carries packets from Open to Close.
+// Engine carries packets until Close.
 type Engine struct {
 	log    *slog.Logger // must not block
 	local  netip.Addr
@@ -48,7 +48,9 @@ type Engine struct {
 	handled atomic.Uint64 // ICMP errors of all time
 	refused sync.Once     // the kernel refuses merged packets, as logged
 
+	ctx     context.Context
 	stop    context.CancelFunc
+	start   sync.Once
 	running sync.WaitGroup
 
 	mu      sync.Mutex
@@ -57,8 +59,8 @@ type Engine struct {
 	failed  error   // by which a loop ended
 }
 
-// Open opens an Engine's sockets, in the network namespace of the calling thread, and
-// starts its loops.
+// Open opens an Engine's sockets, in the network namespace of the calling thread. Its loops
+// start with the first tunnel.
 func Open(cfg Config) (*Engine, error) {
 	e := &Engine{
 		log:     cfg.Log,
@@ -66,20 +68,22 @@ func Open(cfg Config) (*Engine, error) {
 		replies: newICMPLimit(),
 		tunnels: map[*Tunnel]struct{}{},
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	e.stop = stop
+	e.ctx, e.stop = context.WithCancel(context.Background())
 	if err := e.open(cfg.Workers); err != nil {
 		e.Close()
 		return nil, err
 	}
+	return e, nil
+}
+
+func (e *Engine) run() {
 	for _, o := range e.outs {
 		e.running.Go(o.run)
 	}
 	for _, in := range e.ins {
 		e.running.Go(in.run)
 	}
-	e.running.Go(func() { e.hearICMP(ctx) })
-	return e, nil
+	e.running.Go(e.hearICMP)
 }
 
 func (e *Engine) open(workers int) (err error) {

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"net/netip"
 	"time"
 
@@ -18,9 +17,8 @@ import (
 // the socket does not hold.
 const errorsPerSecond = 1000
 
-// hearICMP handles the ICMP errors about the tunnels' packets until ctx is done or the
-// ErrorSocket closed.
-func (e *Engine) hearICMP(ctx context.Context) {
+// hearICMP handles the ICMP errors about the tunnels' packets until the Engine is closed.
+func (e *Engine) hearICMP() {
 	limit := rate.NewLimiter(errorsPerSecond, 2*rawsock.ErrorBatch)
 	writer := tun.NewWriter()
 	heard := 0
@@ -40,7 +38,7 @@ func (e *Engine) hearICMP(ctx context.Context) {
 		if heard == 0 { // a flood of malformed messages
 			heard = rawsock.ErrorBatch
 		}
-		if limit.WaitN(ctx, min(heard, limit.Burst())) != nil {
+		if limit.WaitN(e.ctx, min(heard, limit.Burst())) != nil {
 			return
 		}
 	}

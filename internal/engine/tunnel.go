@@ -98,6 +98,7 @@ func (e *Engine) Add(cfg TunnelConfig) (*Tunnel, error) {
 			err = e.outs[i%len(e.outs)].set.Add(port.queue.FD(), port)
 		}
 	}
+	e.start.Do(e.run) // before remove, which waits for the loops
 	if err != nil {
 		t.remove()
 		return nil, err

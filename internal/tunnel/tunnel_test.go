@@ -80,8 +80,9 @@ func (s *site) start(t testing.TB, cfg tunnel.Config) {
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
+	var leave func()
 	if err := s.host.Do(func() (err error) {
-		s.tunnel, err = s.openTunnel(t, cfg)
+		s.tunnel, leave, err = s.openTunnel(cfg)
 		return err
 	}); err != nil {
 		t.Fatal(err)
@@ -93,7 +94,9 @@ func (s *site) start(t testing.TB, cfg tunnel.Config) {
 	var over atomic.Bool
 	go func() {
 		defer over.Store(true)
-		ended <- tunnel.Run(ctx)
+		err := tunnel.Run(ctx)
+		leave()
+		ended <- err
 	}()
 	t.Cleanup(func() {
 		defer s.cancel()
@@ -109,26 +112,35 @@ var crowd = flag.Bool("crowd", false, "run all tunnels beside another one in the
 
 var crowded atomic.Int64 // so many times
 
-// openTunnel opens a tunnel in the network namespace of the calling thread.
-func (s *site) openTunnel(t testing.TB, cfg tunnel.Config) (*tunnel.Tunnel, error) {
+// openTunnel opens a tunnel in the network namespace of the calling thread. After its end
+// leave ends what it shared its host with.
+func (s *site) openTunnel(cfg tunnel.Config) (_ *tunnel.Tunnel, leave func(), err error) {
 	if !*crowd {
-		return tunnel.Open(cfg, s.log)
+		t, err := tunnel.Open(cfg, s.log)
+		return t, func() {}, err
 	}
 	host, err := tunnel.OpenHost(cfg.Queues, s.log)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	t.Cleanup(host.Close)
 	number := crowded.Add(1)
 	other, err := host.Open(tunnel.Config{
 		Name: fmt.Sprintf("crowd%d", number), Queues: 1,
 		Local: netip.MustParseAddr("198.51.100.1"), Remote: netip.AddrFrom4([4]byte{198, 18, byte(number >> 8), byte(number)}),
 	}, quiet())
 	if err != nil {
-		return nil, err
+		host.Close()
+		return nil, nil, err
 	}
-	t.Cleanup(other.Close)
-	return host.Open(cfg, s.log)
+	leave = func() {
+		other.Close()
+		host.Close()
+	}
+	t, err := host.Open(cfg, s.log)
+	if err != nil {
+		leave()
+	}
+	return t, leave, err
 }
 
 // end waits for the end of Run and returns its error.
