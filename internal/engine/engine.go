@@ -140,21 +140,24 @@ func (e *Engine) Unattributed() (n uint64) {
 // Connect connects the sockets that receive, if there is one tunnel only: the kernel then
 // does not offer them the packets of other programs' tunnels. It takes a route, so it is
 // to be called again when there may be one; without a change it does nothing.
-func (e *Engine) Connect() {
+func (e *Engine) Connect() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.only == nil {
-		return
+		return nil
 	}
 	p := e.only.plan.Load()
-	if e.guard != nil && e.guard.Connect(p.pair(), p.Route) != nil {
-		return
-	}
-	for _, in := range e.ins {
-		if in.receiver.Connect(p.Route) != nil {
-			return
+	if e.guard != nil {
+		if err := e.guard.Connect(p.pair(), p.Route); err != nil {
+			return err
 		}
 	}
+	for _, in := range e.ins {
+		if err := in.receiver.Connect(p.Route); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // fail tells all tunnels of an error of a socket that they share.

@@ -176,10 +176,10 @@ func (t *Tunnel) SetMTU(mtu int) { t.mtu.Store(int64(mtu)) }
 // MTU returns the MTU of the tunnel's link in bytes, as last told.
 func (t *Tunnel) MTU() int { return int(t.mtu.Load()) }
 
-// Sent returns how many packets have been sent.
+// Sent returns how many packets from the link have been sent, or dropped.
 func (t *Tunnel) Sent() (n uint64) {
 	for _, port := range t.outs {
-		n += port.count.Packets()
+		n += port.count.Total()
 	}
 	return n
 }

@@ -23,8 +23,14 @@ func (c *Counters) Pass(packets, bytes int) {
 // Drop counts n packets that were dropped for the reason r.
 func (c *Counters) Drop(r Reason, n int) { c.drops[r].Add(uint64(n)) }
 
-// Packets returns how many packets were passed on.
-func (c *Counters) Packets() uint64 { return c.packets.Load() }
+// Total returns how many packets were counted, passed on or dropped.
+func (c *Counters) Total() uint64 {
+	n := c.packets.Load()
+	for r := range c.drops {
+		n += c.drops[r].Load()
+	}
+	return n
+}
 
 // AddTo adds what has been counted to d.
 func (c *Counters) AddTo(d *Direction) {

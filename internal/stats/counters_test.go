@@ -16,16 +16,18 @@ func TestCounters_AddTo(t *testing.T) {
 	for i := range loops {
 		loops[i].Pass(i+1, 100)
 		loops[i].Pass(0, 0)
+		total := uint64(i + 1)
 		for r := range stats.NumReasons {
 			if r.Dropped() {
 				loops[i].Drop(r, int(r))
 				want.Drops[r] += uint64(r)
+				total += uint64(r)
 			}
 		}
 		want.Packets += uint64(i + 1)
 		want.Bytes += 100
-		if got := loops[i].Packets(); got != uint64(i+1) {
-			t.Errorf("%d packets, want %d", got, i+1)
+		if got := loops[i].Total(); got != total {
+			t.Errorf("%d packets, want %d", got, total)
 		}
 	}
 	var got stats.Direction

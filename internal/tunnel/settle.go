@@ -17,10 +17,13 @@ func (w *way) Settle() {
 // settle needs settling.
 func (w *way) settle() {
 	s := w.situation.Load()
-	w.engine.Connect()
-	w.logTrouble(s)
+	settled := w.engine.Connect() == nil
+	settled = w.logTrouble(s) && settled
 	if s.here && s.path.Device != 0 && !s.loop {
-		w.followMTU(s.path)
+		settled = w.followMTU(s.path) && settled
+	}
+	if !settled {
+		w.following.Retry()
 	}
 }
 
@@ -47,16 +50,19 @@ func (s *situation) trouble(device string) string {
 }
 
 // logTrouble logs why no packet leaves, and when they do again: what the counters of a
-// TUN link do not show.
-func (w *way) logTrouble(s *situation) {
+// TUN link do not show. It reports false if there were too many lines.
+func (w *way) logTrouble(s *situation) (done bool) {
 	trouble := s.trouble(w.cfg.Device)
-	if trouble == w.trouble || !w.troubleLog.Allow() {
-		return
+	if trouble == w.trouble {
+		return true
+	}
+	if !w.troubleLog.Allow() {
+		return false
 	}
 	w.trouble = trouble
 	if trouble == "" {
 		w.log.Info("packets can leave again", "remote", w.cfg.Remote)
-		return
+		return true
 	}
 	args := []any{"local", w.cfg.Local, "remote", w.cfg.Remote}
 	if w.cfg.Device != "" {
@@ -66,6 +72,7 @@ func (w *way) logTrouble(s *situation) {
 		args = append(args, "err", s.path.Reason)
 	}
 	w.log.Warn(trouble, args...)
+	return true
 }
 
 // tunnelMTU is the MTU that Linux gives a tunnel (O2; ip_tunnel_bind_dev in
@@ -92,19 +99,20 @@ func mtuOver(device int) int {
 }
 
 // followMTU makes the link's MTU follow the route's device, unless it was set otherwise
-// (O2).
-func (w *way) followMTU(p underlay.Path) {
+// (O2). It reports false if the kernel refuses.
+func (w *way) followMTU(p underlay.Path) (done bool) {
 	mtu := mtuOver(p.DeviceMTU)
 	if w.cfg.MTU != 0 || w.MTU() != w.derivedMTU || mtu == w.derivedMTU {
-		return
+		return true
 	}
 	if err := w.host.underlay.SetMTU(w.device.Index(), mtu); err != nil {
 		if w.refusedMTU != mtu {
 			w.refusedMTU = mtu
 			w.log.Warn("cannot set the mtu of the link", "mtu", mtu, "err", err)
 		}
-		return
+		return false
 	}
 	w.log.Info("the mtu of the link follows the route to the remote address", "mtu", mtu)
 	w.derivedMTU, w.link.MTU = mtu, mtu
+	return true
 }

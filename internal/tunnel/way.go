@@ -122,7 +122,7 @@ func (w *way) LinkChanged(l underlay.Link, here bool) {
 	}
 }
 
-// Sent returns how many packets have been sent.
+// Sent returns how many packets were to be sent.
 func (w *way) Sent() uint64 {
 	if packets := w.packets.Load(); packets != nil {
 		return packets.Sent()

@@ -18,7 +18,7 @@ const (
 	delNextHop = 105
 )
 
-// listen calls handle for each message of s, and lost after some were lost, until ctx is
+// listen calls handle with each message of s, and lost after some were lost, until ctx is
 // done and s closed. No other error ends it.
 func listen(ctx context.Context, s *nl.NetlinkSocket, handle func(syscall.NetlinkMessage), lost func()) {
 	if s == nil {
@@ -55,18 +55,16 @@ func empty(s *nl.NetlinkSocket) bool {
 	return errors.Is(err, syscall.EAGAIN)
 }
 
-// listenRoutes follows rtnetlink(7). Each event costs what it says: nothing is read
-// again, unless events were lost.
+// listenRoutes follows rtnetlink(7). Nothing is listed again, unless events were lost.
 func (w *Watcher) listenRoutes(ctx context.Context) {
 	listen(ctx, w.kernel.routes, w.routeEvent, func() {
 		if err := w.reload(); err != nil {
 			w.log.Warn("events of this host were lost, and its links cannot be listed: keeping what was known", "err", err)
 		}
 		w.mu.Lock()
-		w.stale.rules = true
+		w.stale.rules, w.stale.filters = true, true
+		w.doubtAll()
 		w.mu.Unlock()
-		w.everythingStale()
-		w.request()
 	})
 }
 
@@ -84,52 +82,33 @@ func (w *Watcher) routeEvent(m syscall.NetlinkMessage) {
 		}
 	case syscall.RTM_NEWADDR:
 		if a, ok := parseAddress(m.Data); ok {
-			w.addresses[a] = struct{}{}
+			w.addresses.add(a)
 			w.addressesChanged()
 		}
 	case syscall.RTM_DELADDR:
 		if a, ok := parseAddress(m.Data); ok {
-			delete(w.addresses, a)
+			w.addresses.remove(a)
 			w.addressesChanged()
 		}
 	case syscall.RTM_NEWROUTE, syscall.RTM_DELROUTE:
-		to := destination(m.Data)
-		w.doubt(func(f *Following) bool { return to.Contains(f.query.Remote) })
-	case syscall.RTM_NEWNEIGH, syscall.RTM_DELNEIGH:
-		n, err := netlink.NeighDeserialize(m.Data)
-		if err != nil {
-			return
+		if to := destination(m.Data); to.Bits() == 0 {
+			w.doubtAll()
+		} else {
+			w.followings.doubtTo(to)
 		}
-		addr, _ := netip.AddrFromSlice(n.IP)
-		w.doubt(func(f *Following) bool {
-			return f.lookedUp || n.LinkIndex == f.path.Device && addr.Unmap() == f.path.Gateway.Unmap()
-		})
+	case syscall.RTM_NEWNEIGH, syscall.RTM_DELNEIGH:
+		if entry, err := netlink.NeighDeserialize(m.Data); err == nil {
+			w.neighbourEvent(m.Header.Type == syscall.RTM_DELNEIGH, entry)
+		}
 	case syscall.RTM_NEWRULE, syscall.RTM_DELRULE:
 		w.stale.rules = true
-		w.doubt(func(*Following) bool { return true })
+		w.doubtAll()
 	case newNextHop, delNextHop:
-		w.doubt(func(*Following) bool { return true })
+		w.doubtAll()
 	}
 }
 
-// addressesChanged has the next pass tell of all changes since the one before. It needs
-// mu.
-func (w *Watcher) addressesChanged() {
-	w.stale.own = true
-	w.request()
-}
-
-// doubt has the paths that are concerned looked up again. It needs mu.
-func (w *Watcher) doubt(concerned func(*Following) bool) {
-	for f := range w.followings {
-		if concerned(f) {
-			f.stale.Store(true)
-			w.request()
-		}
-	}
-}
-
-// destination returns that of a route.
+// destination returns the prefix of a route.
 func destination(message []byte) netip.Prefix {
 	all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 	if len(message) < syscall.SizeofRtMsg {
@@ -146,8 +125,8 @@ func destination(message []byte) netip.Prefix {
 	return all
 }
 
-// listenNFTables follows nftables. A new chain is taken into account at once; that the
-// last one went is not urgent, and left to the next poll.
+// listenNFTables follows nftables. A new chain counts at once; the end of the last one is
+// not urgent, and left to the next poll.
 func (w *Watcher) listenNFTables(ctx context.Context) {
 	listen(ctx, w.kernel.nftables, func(m syscall.NetlinkMessage) {
 		w.kernel.noNFTables.Store(false)
@@ -157,7 +136,7 @@ func (w *Watcher) listenNFTables(ctx context.Context) {
 	}, w.filtersChanged)
 }
 
-// listenIPsec follows IPsec policies in the same way, and what holds without one.
+// listenIPsec follows IPsec policies in the same way, and the default policy.
 func (w *Watcher) listenIPsec(ctx context.Context) {
 	listen(ctx, w.kernel.ipsec, func(m syscall.NetlinkMessage) {
 		switch m.Header.Type {
@@ -171,7 +150,7 @@ func (w *Watcher) listenIPsec(ctx context.Context) {
 	}, w.filtersChanged)
 }
 
-// filterAdded ends the packet socket's use at once.
+// filterAdded tells all Followers of a filter at once.
 func (w *Watcher) filterAdded(found string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -179,7 +158,7 @@ func (w *Watcher) filterAdded(found string) {
 	w.setFiltered(found)
 }
 
-// filtersChanged requests a look at the filters.
+// filtersChanged has the next pass read the filters.
 func (w *Watcher) filtersChanged() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -34,5 +34,20 @@ func (w *Watcher) EventSocket() *nl.NetlinkSocket { return w.kernel.routes }
 func (w *Watcher) Own() []netip.Addr {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.ownList()
+	return w.addresses.own
+}
+
+// Limits on lookups.
+const (
+	LookupsPerSecond = lookupsPerSecond
+	LookupsBurst     = lookupsBurst
+)
+
+// Indexed returns how many entries the index of Followings has.
+func (w *Watcher) Indexed() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := &w.followings
+	return len(s.byRemote) + len(s.byLocal) + len(s.byOwnLink) + len(s.byName) + len(s.byLink) + len(s.byNeighbour) +
+		len(s.unreachable) + len(s.lookups)
 }

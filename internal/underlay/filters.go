@@ -11,16 +11,16 @@ import (
 	"github.com/vishvananda/netlink/nl"
 )
 
-// What is found to filter packets.
+// Filters, as Path.Filtered names them.
 const (
 	nftablesFound = "nftables or iptables has a chain for IPv4 packets"
 	ipsecFound    = "there are IPsec policies"
 )
 
-// filters returns what would see the packets of a raw socket, and not those of a packet
-// socket; empty for nothing. It does not know of programs that a cgroup has for
-// packets that leave (systemd's IPAddressDeny=, say), nor of those that BPF links
-// put at netfilter's hooks. What cannot be looked at counts as a filter.
+// filters returns what sees the packets of a raw socket, but not those of a packet socket;
+// empty for nothing. It does not find a cgroup's programs for egress (such as those of
+// systemd's IPAddressDeny=), nor BPF links at netfilter's hooks. What cannot be read
+// counts as a filter.
 func (k *kernel) filters() string {
 	for _, look := range []func() (string, error){k.nftables4, k.iptables, k.ipsecOut} {
 		found, err := look()
@@ -45,13 +45,13 @@ const (
 	nfprotoINet  = 1 // NFPROTO_INET, for both IP versions
 )
 
-// nftables4 looks for a chain at one of the hooks that IPv4 packets pass. Those of
-// this host's packets are not the only ones: a rule about connections at another,
-// say for input, has the kernel follow those at all (nf_ct_netns_get in
-// net/netfilter/nf_conntrack_proto.c), and it must see both directions.
+// nftables4 looks for a chain at any hook that IPv4 packets pass, not only at those of
+// outgoing packets: a rule about connections at the input hook, for example, enables
+// connection tracking at all of them (nf_ct_netns_get in
+// net/netfilter/nf_conntrack_proto.c), which must see both directions.
 func (k *kernel) nftables4() (found string, err error) {
 	if k.noNFTables.Load() {
-		// Asking again would have the kernel look for the module.
+		// A request would make the kernel try to load the module.
 		if _, loaded, err := moduleUsers("nf_tables"); err != nil || !loaded {
 			return "", err
 		}
@@ -71,8 +71,8 @@ func (k *kernel) nftables4() (found string, err error) {
 	return "", nil
 }
 
-// seesIPv4 reports whether a chain is at a hook that IPv4 packets pass, and not one
-// that others jump to.
+// seesIPv4 reports whether a chain is at a hook that IPv4 packets pass, rather than the
+// target of jumps only.
 func seesIPv4(chain []byte) bool {
 	if len(chain) < nl.SizeofNfgenmsg {
 		return false
@@ -84,20 +84,18 @@ func seesIPv4(chain []byte) bool {
 		})
 }
 
-// iptables looks for tables of the older iptables, which are there from the first
-// rule on.
+// iptables looks for tables of legacy iptables, which exist from the first rule on.
 func (k *kernel) iptables() (found string, err error) {
-	// The names below /proc/thread-self/net are those of the thread's namespace, and
-	// end with the thread.
+	// /proc/thread-self/net is that of the thread's namespace, and goes with the thread.
 	err = k.namespace.do(func() error {
 		proc, err := os.OpenRoot("/proc/thread-self/net")
 		if err != nil {
-			return err // which is not to say that there are no tables
+			return err // also ErrNotExist: there may be tables all the same
 		}
 		defer proc.Close()
 		names, err := proc.ReadFile("ip_tables_names")
 		if errors.Is(err, os.ErrNotExist) {
-			return nil // the module is not there
+			return nil // the module is not loaded
 		}
 		if tables := strings.Fields(string(names)); len(tables) > 0 {
 			found = "iptables has tables here: " + strings.Join(tables, " ")
@@ -113,17 +111,17 @@ const (
 	xfrmGetPolicy  = 0x15
 	xfrmUpdPolicy  = 0x19
 	xfrmGetDefault = 0x28 // XFRM_MSG_GETDEFAULT, Linux 5.15
-	xfrmOut        = 2    // the place of out in struct xfrm_userpolicy_default
+	xfrmOut        = 2    // offset of out in struct xfrm_userpolicy_default
 	xfrmBlock      = 1    // XFRM_USERPOLICY_BLOCK
 )
 
-// body is that of a netlink message.
+// body is the body of a netlink message.
 type body []byte
 
 func (b body) Len() int          { return len(b) }
 func (b body) Serialize() []byte { return b }
 
-// ipsecOut looks for IPsec policies, and for what holds without one.
+// ipsecOut looks for IPsec policies, and for a default policy that blocks.
 func (k *kernel) ipsecOut() (found string, err error) {
 	if k.requests[syscall.NETLINK_XFRM] == nil {
 		return "", nil // a kernel without IPsec
@@ -143,12 +141,12 @@ func (k *kernel) ipsecOut() (found string, err error) {
 		return "", fmt.Errorf("look up the default IPsec policy: %w", err)
 	}
 	if len(answers) > 0 && len(answers[0]) > xfrmOut && answers[0][xfrmOut] == xfrmBlock {
-		return "IPsec blocks what has no policy", nil
+		return "IPsec blocks packets without a policy", nil
 	}
 	return "", nil
 }
 
-// isIPv4Policy reports whether a policy is one for IPv4 packets.
+// isIPv4Policy reports whether a policy applies to IPv4 packets.
 func isIPv4Policy(policy []byte) bool {
 	return len(policy) >= nl.SizeofXfrmUserpolicyInfo && nl.DeserializeXfrmUserpolicyInfo(policy).Sel.Family != syscall.AF_INET6
 }

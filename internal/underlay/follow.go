@@ -1,52 +1,54 @@
 package underlay
 
 import (
+	"errors"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"goipip/internal/packet"
 )
 
-// Query asks for the way of packets from Local to Remote.
+// Query asks for the path of packets from Local to Remote.
 type Query struct {
 	Local, Remote netip.Addr // IPv4
-	Device        string     // that they leave by (O6); empty for any
+	Device        string     // by which they leave (O6); empty for any
 	TOS           uint8      // by which the route is chosen, without ECN bits
-	Mark          uint32     // likewise (fwmark, O10)
-	Link          int        // index of the Follower's own link, about which LinkChanged tells
+	Mark          uint32     // by which the route is chosen (fwmark, O10)
+	Link          int        // index of the Follower's own link, for LinkChanged
 
 	// NextHop asks for Path.Hop too.
 	NextHop bool
 	// PathMTU returns the MTU in bytes of the path by a device, or with 0 by any, as a socket
-	// of protocol 4 has it. It is asked where a lookup by netlink cannot answer for that
+	// of protocol 4 has it. It is called where a lookup by netlink cannot answer for that
 	// protocol.
 	PathMTU func(device int) (int, error)
 }
 
-// Path is the way of outer packets. It is a value: a change makes another Path.
+// Path is the path of outer packets. It is a value: a change makes another Path.
 type Path struct {
-	Reason string // why there is no way; empty if there is one
-	// LocalMissing tells that the local address is not on this host. The kernel's
+	Reason string // why there is no path; empty if there is one
+	// LocalMissing reports that the local address is not on this host. The kernel's
 	// tunnel has no route then (T3), while a raw socket may send from any address.
 	LocalMissing bool
 
 	Bound     int        // index of the Query's device; 0 while there is none
-	Device    int        // index of the device that packets leave by; 0 if not known
+	Device    int        // index of the device by which packets leave; 0 if not known
 	DeviceMTU int        // in bytes
-	Gateway   netip.Addr // the neighbour there that they go to
+	Gateway   netip.Addr // the next hop's address
 	MTU       int        // of the whole path, as far as known, in bytes
-	Reported  int        // of that, what Report told and the kernel does not know, in bytes; 0 for none
-	// Locked tells of a path that claims an MTU below net.ipv4.route.min_pmtu. The
-	// kernel then keeps to that minimum, and clears DF so that the routers may do
-	// the rest (ip_mtu_locked in include/net/ip.h).
+	Reported  int        // of that, what Report recorded and the kernel does not know, in bytes; 0 for none
+	// Locked reports that the path claims an MTU below net.ipv4.route.min_pmtu. The
+	// kernel then keeps to that minimum, and clears DF so that routers can fragment
+	// (ip_mtu_locked in include/net/ip.h).
 	Locked bool
 
 	Hop       Hop    // for a packet socket; valid if HopReason is empty
 	HopReason string // why a packet socket cannot send
-	hopStale  bool   // the kernel would ask the neighbour whether it is still there
-	Filtered  string // what would see a raw socket's packets, but not a packet socket's; empty for nothing
+	Filtered  string // what sees a raw socket's packets, but not a packet socket's; empty for nothing
 }
 
 // Hop is the next hop: a neighbour on an Ethernet.
@@ -55,20 +57,24 @@ type Hop struct {
 	Addr   [6]byte // link-layer address
 }
 
-// Follower is told of changes. The methods but Sent and Settle are called one at a time,
-// with the Watcher locked: they must neither wait nor call the Watcher.
+// Follower is called back by a Watcher. PathChanged, LinkChanged and Sent may be called with
+// the Watcher locked: they must neither wait nor call the Watcher.
 type Follower interface {
+	// PathChanged is called with each Path that differs from the one before. Calls of it
+	// and of LinkChanged never overlap.
 	PathChanged(Path)
-	// LinkChanged tells of the Follower's own link; false when it has left this
-	// namespace.
+	// LinkChanged is called when the Follower's own link has changed; here is false once
+	// the link has left this namespace.
 	LinkChanged(l Link, here bool)
-	// Sent returns how many packets have been sent so far. While that grows, the
-	// Watcher has the kernel confirm a neighbour that it has not heard of for long,
+	// Sent returns how many packets the Follower has tried to send so far, including those
+	// that the Path made it drop. While that number grows, the Watcher looks the path up
+	// every second, and has the kernel confirm a neighbour that has been silent for long,
 	// as the kernel does for packets of its own.
 	Sent() uint64
-	// Settle is called after each look at the path, changed or not: each second while packets
-	// are sent, soon after Doubt, and else about once a minute. It may wait, and call the
-	// Watcher.
+	// Settle is called after each lookup, whether or not the Path changed: after events
+	// that concern it, after Doubt and Retry, every second while packets are sent, and
+	// otherwise about once a minute. It may wait, and call the Watcher; a Settle that
+	// could not finish its work calls Retry.
 	Settle()
 }
 
@@ -77,34 +83,37 @@ type Following struct {
 	w        *Watcher
 	query    Query
 	follower Follower
-	number   int         // counts up
-	stale    atomic.Bool // the path is to be looked up again
 
-	looking    sync.Mutex // held for a look, and for the Settle behind it
-	sentBefore uint64     // packets, when the neighbour was asked last
+	stale atomic.Bool // the path is to be looked up by the next pass
+	retry atomic.Bool // the next poll sets stale
+
+	updating     sync.Mutex    // held for a lookup and the Settle after it
+	sentAtLookup atomic.Uint64 // Follower.Sent at the last lookup
+	sentAtProbe  atomic.Uint64 // and when the neighbour was probed last
 
 	// Under the Watcher's mu.
-	lookedUp   bool // the path is being looked up: what changes now may concern that one
-	path       Path // as told last
-	told       bool
-	sentAtLook uint64 // packets, when the path was looked up last
-	reported   *reportedMTU
-	bound      int // index of the Query's device, also when it is gone
+	closed    bool
+	seen      uint64 // Watcher.change at the last lookup
+	path      Path   // as published last
+	published bool   // path was
+	depends   dependencies
+	reported  *reportedMTU
+	bound     int // index of the Query's device, also after that is gone
 }
 
-// Follow looks q up, tells the Follower, and goes on telling it until Close.
+// Follow looks q up, calls the Follower with the result, and again with each change until
+// the Following is closed. It waits for the kernel.
 func (w *Watcher) Follow(q Query, to Follower) *Following {
 	f := &Following{w: w, query: q, follower: to}
+	f.updating.Lock()
+	defer f.updating.Unlock()
 	w.mu.Lock()
-	w.follows++
-	f.number = w.follows
-	w.followings[f] = struct{}{}
-	if l, ok := w.links[q.Link]; ok {
+	w.followings.add(f)
+	f.seen = w.change
+	if l, ok := w.links.byIndex[q.Link]; ok {
 		to.LinkChanged(l, true)
 	}
 	w.mu.Unlock()
-	f.looking.Lock()
-	defer f.looking.Unlock()
 	f.look()
 	return f
 }
@@ -112,34 +121,30 @@ func (w *Watcher) Follow(q Query, to Follower) *Following {
 // Close ends the following. The Follower is not called afterwards.
 func (f *Following) Close() {
 	f.w.mu.Lock()
-	delete(f.w.followings, f)
+	f.closed = true
+	f.w.followings.remove(f)
 	f.w.mu.Unlock()
-	f.looking.Lock() // waits for a Settle
-	defer f.looking.Unlock()
+	f.updating.Lock() // waits for a Settle
+	defer f.updating.Unlock()
 }
 
-// update looks the path up and lets the Follower settle, unless it was closed.
-func (f *Following) update() {
-	f.looking.Lock()
-	defer f.looking.Unlock()
-	f.w.mu.Lock()
-	_, followed := f.w.followings[f]
-	f.w.mu.Unlock()
-	if followed {
-		f.look()
-		f.follower.Settle()
+// Doubt requests a lookup of the path, and a Settle after it, as soon as possible: packets
+// did not fare as the path says, or there is something to settle. It takes no lock, so
+// any goroutine may call it at any time, also from within a Follower's methods.
+func (f *Following) Doubt() { f.doubt() }
+
+// Retry does the same within about a second. Settle calls it when it must try something
+// again that no event will announce.
+func (f *Following) Retry() { f.retry.Store(true) }
+
+func (f *Following) doubt() {
+	if !f.stale.Swap(true) {
+		f.w.request()
 	}
 }
 
-// Doubt has the path looked up again soon, because packets fared as they should not. It does
-// not wait, so that packet loops may call it.
-func (f *Following) Doubt() {
-	f.stale.Store(true)
-	f.w.request()
-}
-
-// Report tells of a path MTU, in bytes, that a router has reported. The kernel keeps it
-// by itself for the route that a socket without a device, TOS and mark takes; for any other
+// Report records a path MTU, in bytes, that a router has reported. The kernel keeps it by
+// itself for the route that a socket without a device, TOS and mark takes; for any other
 // Query the Following remembers it (O4, O6, O10).
 func (f *Following) Report(mtu int) {
 	if q := &f.query; q.Device != "" || q.TOS != 0 || q.Mark != 0 {
@@ -148,53 +153,78 @@ func (f *Following) Report(mtu int) {
 		f.reported = f.reported.report(mtu, f.path, l)
 		f.w.mu.Unlock()
 	}
-	f.Doubt()
+	f.doubt()
 }
 
-// look looks the path up and publishes it. It needs looking.
-func (f *Following) look() {
+// LimitReport returns the MTU for senders that follows from a path MTU reported by a
+// router, both in bytes: no less than net.ipv4.route.min_pmtu, and no more than the path
+// has.
+func (f *Following) LimitReport(mtu int) int {
+	l := f.w.kernel.limits()
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	return min(max(mtu, l.minimum), f.path.MTU)
+}
+
+// update looks the path up and lets the Follower settle, unless it was closed.
+func (f *Following) update() {
+	f.updating.Lock()
+	defer f.updating.Unlock()
+	if f.look() {
+		f.follower.Settle()
+	}
+}
+
+// look looks the path up and publishes it. It reports false once f is closed. It needs
+// updating.
+func (f *Following) look() bool {
 	w := f.w
 	w.mu.Lock()
-	f.lookedUp = true
+	if f.closed {
+		w.mu.Unlock()
+		return false
+	}
+	w.followings.lookups[f] = struct{}{}
+	f.seen = w.change
+	f.stale.Store(false)
 	bound := f.bind()
 	reported, byProto := f.reported, w.ruleByProto
 	w.mu.Unlock()
 
-	p := w.lookup(f.query, bound, byProto)
-	reported.limit(&p, time.Now())
 	sent := f.follower.Sent()
-	if p.hopStale && sent != f.sentBefore {
-		f.sentBefore = sent
-		w.kernel.probe(p)
+	f.sentAtLookup.Store(sent)
+	a := w.lookup(f.query, bound, byProto)
+	reported.limit(&a.path, time.Now())
+	if a.hopStale && sent != f.sentAtProbe.Load() {
+		f.sentAtProbe.Store(sent)
+		w.kernel.probe(a.path)
+	}
+	if a.failed {
+		f.Retry()
 	}
 
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	f.lookedUp = false
-	f.sentAtLook = sent
-	if _, ok := w.followings[f]; ok {
-		f.publish(p)
+	delete(w.followings.lookups, f)
+	if f.closed {
+		return false
 	}
+	w.followings.setDependencies(f, a.dependencies(f.query))
+	f.publish(a.path)
+	return true
 }
 
-// publishAgain publishes the path as it was looked up last, if it was. It needs mu.
-func (f *Following) publishAgain() {
-	if f.told {
-		f.publish(f.path)
-	}
-}
-
-// bind returns the index of the Query's device: of the one that had the name first, as
-// long as that exists, under whatever name, as in Linux; then of the next link of that
+// bind returns the index of the Query's device: of the first link that had the name, as
+// long as that exists, under whatever name, as in Linux; then of the next link with that
 // name. It is 0 while there is none. It needs mu.
 func (f *Following) bind() int {
 	if f.query.Device == "" {
 		return 0
 	}
-	if _, ok := f.w.links[f.bound]; ok {
+	if _, ok := f.w.links.byIndex[f.bound]; ok {
 		return f.bound
 	}
-	l, ok := f.w.linkByName(f.query.Device)
+	l, ok := f.w.links.named(f.query.Device)
 	if !ok {
 		return 0
 	}
@@ -202,37 +232,65 @@ func (f *Following) bind() int {
 	return l.Index
 }
 
-// publish tells the Follower of p, with what this host says of all paths. It needs mu.
+// publishAgain publishes the path of the last lookup, if there was one. It needs mu.
+func (f *Following) publishAgain() {
+	if f.published {
+		f.publish(f.path)
+	}
+}
+
+// publish completes p with what does not come from a lookup, and tells the Follower of a
+// change. It needs mu.
 func (f *Following) publish(p Path) {
-	_, here := f.w.own[f.query.Local]
-	p.LocalMissing = !here
+	p.LocalMissing = !f.w.addresses.has(f.query.Local)
 	p.Filtered = f.w.filtered
-	if f.told && p == f.path {
+	if f.published && p == f.path {
 		return
 	}
-	f.path, f.told = p, true
+	f.path, f.published = p, true
 	f.follower.PathChanged(p)
 }
 
-// lookup asks the kernel for the way.
-func (w *Watcher) lookup(q Query, bound int, byProto bool) Path {
-	p := Path{Bound: bound, MTU: packet.IPv4MaxLen}
+// answer is the result of a lookup.
+type answer struct {
+	path     Path
+	device   int  // index of the route's device, even if nothing else is known of that
+	hopStale bool // the kernel would probe the neighbour before long
+	failed   bool // the lookup did, which says nothing about the path: retry
+}
+
+// dependencies returns what an answer depends on.
+func (a *answer) dependencies(q Query) dependencies {
+	d := dependencies{bound: a.path.Bound, device: a.device, unreachable: a.path.Reason != ""}
+	if q.NextHop && a.path.Device != 0 {
+		d.neighbour = neighbour{a.path.Device, a.path.Gateway.Unmap()}
+	}
+	return d
+}
+
+// lookup asks the kernel for a path.
+func (w *Watcher) lookup(q Query, bound int, byProto bool) (a answer) {
+	p := &a.path
+	p.Bound, p.MTU = bound, packet.IPv4MaxLen
 	if q.Device != "" && bound == 0 {
 		p.Reason = "no device " + q.Device
-		return p
+		return a
 	}
 	if byProto {
-		return lookupByProto(p, q)
+		lookupByProto(p, q)
+		return a
 	}
 	r, err := w.kernel.route(q, bound)
 	if err != nil {
 		p.Reason = err.Error()
-		return p
+		a.failed = !isNoRoute(err)
+		return a
 	}
+	a.device = r.device
 	link, ok := w.Link(r.device)
 	if !ok {
 		p.Reason = "the route's device is not known (yet)"
-		return p
+		return a
 	}
 	p.Device, p.DeviceMTU, p.Gateway, p.Locked = r.device, link.MTU, r.gateway, r.locked
 	if !p.Gateway.IsValid() {
@@ -243,37 +301,35 @@ func (w *Watcher) lookup(q Query, bound int, byProto bool) Path {
 		p.MTU = min(p.MTU, r.mtu)
 	}
 	if q.NextHop {
-		w.kernel.setHop(&p, link, r.encap)
+		a.hopStale = w.kernel.setHop(p, link, r.encap)
 	}
-	return p
+	return a
 }
 
-// lookupByProto does so where a rule chooses by protocol: RTM_GETROUTE refuses
-// protocol 4 and would answer for UDP, so the route stays unknown, the raw socket
-// sends, and a socket of protocol 4 tells the MTU.
-func lookupByProto(p Path, q Query) Path {
-	p.HopReason = "a rule chooses routes by protocol (ip rule … ipproto)"
+// lookupByProto completes p where a rule selects by protocol. RTM_GETROUTE refuses
+// protocol 4 and would answer for UDP, so the route stays unknown, the raw socket sends,
+// and a socket of protocol 4 has the MTU.
+func lookupByProto(p *Path, q Query) {
+	p.HopReason = "a rule selects routes by protocol (ip rule … ipproto)"
 	mtu, err := q.PathMTU(p.Bound)
 	if err != nil {
 		p.Reason = err.Error()
-		return p
+		return
 	}
 	p.MTU = min(mtu, packet.IPv4MaxLen)
-	return p
 }
 
-// LimitReport returns what a path MTU that a router reports, in bytes, comes to for
-// senders: no less than net.ipv4.route.min_pmtu, and no more than the path has.
-func (f *Following) LimitReport(mtu int) int {
-	l := f.w.kernel.limits()
-	f.w.mu.Lock()
-	defer f.w.mu.Unlock()
-	return min(max(mtu, l.minimum), f.path.MTU)
+// isNoRoute reports whether an error of RTM_GETROUTE says that there is no route
+// (ip_route_output_key_hash_rcu in net/ipv4/route.c).
+func isNoRoute(err error) bool {
+	return slices.ContainsFunc([]error{
+		syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.EACCES, syscall.EINVAL, syscall.ENODEV, syscall.ENETDOWN,
+	}, func(noRoute error) bool { return errors.Is(err, noRoute) })
 }
 
-// LeadsInto reports whether packets of this host to an address leave by a link. Rules
-// about the source or the incoming link of what is forwarded are not asked. It waits for
-// the kernel.
+// LeadsInto reports whether packets from this host to an address leave by a link. It does
+// not consider rules about the source or the incoming link of forwarded packets. It
+// waits for the kernel.
 func (w *Watcher) LeadsInto(to netip.Addr, link int) bool {
 	r, err := w.kernel.route(Query{Remote: to}, 0)
 	return err == nil && r.device == link

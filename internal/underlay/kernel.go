@@ -17,20 +17,20 @@ const (
 	groupNFTables = 7  // NFNLGRP_NFTABLES
 )
 
-// eventBuffer is how much an event socket may hold, in bytes of kernel memory: some
-// thousand events.
+// eventBuffer is the receive buffer of an event socket, in bytes of kernel memory. It
+// holds some thousand events.
 const eventBuffer = 4 << 20
 
-// kernel holds the netlink sockets of one network namespace. Requests of several
-// goroutines take turns.
+// kernel holds the netlink sockets of one network namespace. Its methods may be called by
+// several goroutines; requests of one protocol are made one at a time.
 type kernel struct {
 	namespace namespace
-	requests  map[int]*nl.SocketHandle // by protocol; without those that the kernel does not have
+	requests  map[int]*nl.SocketHandle // by protocol; only those that the kernel has
 	handle    *netlink.Handle
 
-	routes, nftables, ipsec *nl.NetlinkSocket // events; nil where the kernel has none
+	routes, nftables, ipsec *nl.NetlinkSocket // for events; nil if the kernel has no such protocol
 
-	noNFTables atomic.Bool // when last asked
+	noNFTables atomic.Bool // the kernel had no nftables at the last request
 
 	minPMTU, mtuExpires sysctl // of net.ipv4.route, in bytes and seconds
 }
@@ -73,7 +73,7 @@ func (k *kernel) open() (err error) {
 		syscall.RTNLGRP_IPV4_ROUTE, syscall.RTNLGRP_IPV4_RULE, syscall.RTNLGRP_NEIGH, groupNextHop); err != nil {
 		return err
 	}
-	// Without these two, a poll finds out later.
+	// Without these two, polls find changes later.
 	k.nftables, _ = subscribe(syscall.NETLINK_NETFILTER, groupNFTables)
 	k.ipsec, _ = subscribe(syscall.NETLINK_XFRM, groupPolicy)
 	return nil
@@ -85,12 +85,12 @@ func subscribe(protocol int, groups ...uint) (*nl.NetlinkSocket, error) {
 		return nil, err
 	}
 	if s.SetReceiveBufferSize(eventBuffer, true) != nil {
-		_ = s.SetReceiveBufferSize(eventBuffer, false) // as far as net.core.rmem_max goes
+		_ = s.SetReceiveBufferSize(eventBuffer, false) // limited by net.core.rmem_max
 	}
 	return s, nil
 }
 
-// stopEvents ends the receiving of events.
+// stopEvents closes the event sockets.
 func (k *kernel) stopEvents() {
 	for _, s := range []**nl.NetlinkSocket{&k.routes, &k.nftables, &k.ipsec} {
 		if *s != nil {
@@ -112,7 +112,7 @@ func (k *kernel) close() {
 	k.mtuExpires.close()
 }
 
-// request sends one to the kernel's subsystem of a protocol and returns the answers of
+// request sends a request by a netlink protocol, and returns the bodies of the answers of
 // type answer.
 func (k *kernel) request(protocol, typ, flags int, answer uint16, data ...nl.NetlinkRequestData) ([][]byte, error) {
 	if k.requests[protocol] == nil {
@@ -126,7 +126,7 @@ func (k *kernel) request(protocol, typ, flags int, answer uint16, data ...nl.Net
 	return req.Execute(protocol, answer)
 }
 
-// dump lists objects of rtnetlink(7). A list that changed meanwhile is asked for again.
+// dump lists objects of rtnetlink(7). It repeats a request that a change interrupted.
 func (k *kernel) dump(typ int, answer uint16, header nl.NetlinkRequestData) (list [][]byte, err error) {
 	for range 5 {
 		list, err = k.request(syscall.NETLINK_ROUTE, typ, syscall.NLM_F_DUMP, answer, header)
@@ -145,7 +145,7 @@ func (k *kernel) setMTU(index, mtu int) error {
 // nlaFlags are NLA_F_NESTED and NLA_F_NET_BYTEORDER of linux/netlink.h.
 const nlaFlags = 0xc000
 
-// attributes returns those of a message, and none of a malformed one.
+// attributes returns the attributes in b, and none if b is malformed.
 func attributes(b []byte) []syscall.NetlinkRouteAttr {
 	list, err := nl.ParseRouteAttr(b)
 	if err != nil {
@@ -154,7 +154,7 @@ func attributes(b []byte) []syscall.NetlinkRouteAttr {
 	return list
 }
 
-// number is the value of an attribute of 32 bits, and 0 for any other.
+// number returns the value of a 32-bit attribute, and 0 for any other.
 func number(value []byte) uint32 {
 	if len(value) != 4 {
 		return 0

@@ -2,26 +2,27 @@ package underlay
 
 import (
 	"fmt"
-	"net/netip"
-	"slices"
+	"iter"
 	"strings"
 	"syscall"
 
 	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 )
 
-// Link is what is known of a link of this namespace.
+// Link is a link of this namespace.
 type Link struct {
 	Index    int
 	Name     string
-	altNames string // separated by zero bytes
-	Kind     string // as in ip link show type; empty for a device that no kind makes
+	altNames string // each ends with a zero byte
+	Kind     string // as in ip link show type; empty for hardware
 	MTU      int    // in bytes
 	Ethernet bool   // its link layer
 	Up       bool
+	carrier  bool // its lower layer is up
 }
 
-// String returns what the link is, for a message.
+// String returns the link's name and kind, for messages.
 func (l Link) String() string {
 	if l.Kind == "" {
 		return l.Name
@@ -35,20 +36,22 @@ const (
 	iflaAltIfname = 53 // IFLA_ALT_IFNAME
 )
 
-// named reports whether name is one of the link's.
-func (l Link) named(name string) bool {
-	return l.Name == name || slices.Contains(strings.Split(l.altNames, "\x00"), name)
+// names yields the link's names.
+func (l Link) names() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if l.Name != "" && !yield(l.Name) {
+			return
+		}
+		for name := range strings.SplitSeq(l.altNames, "\x00") {
+			if name != "" && !yield(name) {
+				return
+			}
+		}
+	}
 }
 
-// address is an address of a link, by what tells it from others.
-type address struct {
-	link        int
-	local, peer netip.Addr
-	bits        int
-}
-
-// parseLink reads an RTM_NEWLINK or RTM_DELLINK. It reports false for one about
-// something else: a bridge's port, or an event of a wireless device, which has no MTU.
+// parseLink reads an RTM_NEWLINK or RTM_DELLINK. It reports false for a message about
+// something else: a bridge port, or a wireless event, which has no MTU.
 func parseLink(message []byte) (l Link, ok bool) {
 	if len(message) < syscall.SizeofIfInfomsg {
 		return l, false
@@ -60,6 +63,7 @@ func parseLink(message []byte) (l Link, ok bool) {
 	l.Index = int(header.Index)
 	l.Ethernet = header.Type == syscall.ARPHRD_ETHER
 	l.Up = header.Flags&syscall.IFF_UP != 0
+	l.carrier = header.Flags&unix.IFF_LOWER_UP != 0
 	for _, a := range attributes(message[syscall.SizeofIfInfomsg:]) {
 		switch a.Attr.Type &^ nlaFlags {
 		case syscall.IFLA_IFNAME:
@@ -83,100 +87,107 @@ func parseLink(message []byte) (l Link, ok bool) {
 	return l, ok
 }
 
-// parseAddress reads an RTM_NEWADDR or RTM_DELADDR.
-func parseAddress(message []byte) (a address, ok bool) {
-	if len(message) < syscall.SizeofIfAddrmsg {
-		return a, false
-	}
-	header := nl.DeserializeIfAddrmsg(message)
-	if header.Family != syscall.AF_INET {
-		return a, false
-	}
-	a.link, a.bits = int(header.Index), int(header.Prefixlen)
-	for _, attr := range attributes(message[syscall.SizeofIfAddrmsg:]) {
-		switch attr.Attr.Type {
-		case syscall.IFA_LOCAL:
-			a.local, ok = netip.AddrFromSlice(attr.Value)
-		case syscall.IFA_ADDRESS:
-			a.peer, _ = netip.AddrFromSlice(attr.Value)
-		}
-	}
-	return a, ok
+// links are the links of a namespace.
+type links struct {
+	byIndex map[int]Link
+	byName  map[string]int // index, by each of a link's names
 }
 
-// reload reads all links and addresses: at first, and after events were lost.
+func newLinks() links { return links{map[int]Link{}, map[string]int{}} }
+
+// named returns the link with a name.
+func (s *links) named(name string) (Link, bool) {
+	l, ok := s.byIndex[s.byName[name]]
+	return l, ok
+}
+
+func (s *links) set(l Link) {
+	s.remove(l.Index)
+	s.byIndex[l.Index] = l
+	for name := range l.names() {
+		s.byName[name] = l.Index
+	}
+}
+
+func (s *links) remove(index int) {
+	for name := range s.byIndex[index].names() {
+		if s.byName[name] == index { // another link may have the name by now
+			delete(s.byName, name)
+		}
+	}
+	delete(s.byIndex, index)
+}
+
+// reload lists all links and addresses: at first, and after events were lost.
 func (w *Watcher) reload() error {
-	links, err := w.kernel.dump(syscall.RTM_GETLINK, syscall.RTM_NEWLINK, nl.NewIfInfomsg(syscall.AF_UNSPEC))
+	messages, err := w.kernel.dump(syscall.RTM_GETLINK, syscall.RTM_NEWLINK, nl.NewIfInfomsg(syscall.AF_UNSPEC))
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
-	addresses, err := w.kernel.dump(syscall.RTM_GETADDR, syscall.RTM_NEWADDR, nl.NewIfAddrmsg(syscall.AF_INET))
+	addresses, err := w.kernel.listAddresses()
 	if err != nil {
-		return fmt.Errorf("list addresses: %w", err)
+		return err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	before := w.links
-	w.links, w.addresses = map[int]Link{}, map[address]struct{}{}
-	for _, message := range links {
+	here := map[int]bool{}
+	for _, message := range messages {
 		if l, ok := parseLink(message); ok {
+			here[l.Index] = true
 			w.setLink(l)
 		}
 	}
-	for _, message := range addresses {
-		if a, ok := parseAddress(message); ok {
-			w.addresses[a] = struct{}{}
-		}
-	}
-	for index := range before {
-		if _, ok := w.links[index]; !ok {
+	for index := range w.links.byIndex {
+		if !here[index] {
 			w.linkGone(index)
 		}
 	}
+	w.addresses.replace(addresses)
 	w.setOwn()
 	return nil
 }
 
-// setLink takes over what an event tells of a link. It needs mu.
+// setLink records what an event says of a link. It needs mu.
 func (w *Watcher) setLink(l Link) {
-	before, known := w.links[l.Index]
+	before, known := w.links.byIndex[l.Index]
 	if known && before == l {
 		return
 	}
-	w.links[l.Index] = l
-	for f := range w.followings {
-		if f.query.Link == l.Index {
-			f.follower.LinkChanged(l, true)
-		}
-		w.linkConcerns(f, l)
+	w.links.set(l)
+	followers := w.followings.byOwnLink[l.Index]
+	for f := range followers {
+		f.follower.LinkChanged(l, true)
+	}
+	w.doubtLink(l)
+	// A link that comes up may revive routes without an event about them. Those into
+	// Followers' own links are announced.
+	if l.Up && l.carrier && !(before.Up && before.carrier) && len(followers) == 0 {
+		w.followings.unreachable.doubt()
 	}
 }
 
-// linkGone takes note of a link that was deleted, or moved to another namespace. It
-// needs mu.
+// linkGone records that a link was deleted, or moved to another namespace. It needs mu.
 func (w *Watcher) linkGone(index int) {
-	l := w.links[index]
+	l := w.links.byIndex[index]
 	l.Index = index
-	delete(w.links, index)
-	for f := range w.followings {
-		if f.query.Link == index {
-			f.follower.LinkChanged(Link{Index: index}, false)
-		}
-		w.linkConcerns(f, l)
+	w.links.remove(index)
+	for f := range w.followings.byOwnLink[index] {
+		f.follower.LinkChanged(Link{Index: index}, false)
+	}
+	w.doubtLink(l)
+}
+
+// doubtLink has the paths looked up again that depend on a link: no event announces that
+// IPv4 routes vanish with theirs. It needs mu.
+func (w *Watcher) doubtLink(l Link) {
+	w.followings.lookups.doubt()
+	w.followings.byLink[l.Index].doubt()
+	for name := range l.names() {
+		w.followings.byName[name].doubt()
 	}
 }
 
-// linkConcerns has f look again if a change of l may change its path: no event tells
-// that IPv4 routes vanish with their link. It needs mu.
-func (w *Watcher) linkConcerns(f *Following, l Link) {
-	if f.lookedUp || l.Index == f.path.Device || f.path.Reason != "" ||
-		f.query.Device != "" && (l.Index == f.bound || l.named(f.query.Device)) {
-		f.stale.Store(true)
-		w.request()
-	}
-}
-
-// text is the value of an attribute that is a string.
+// text returns the value of a string attribute.
 func text(value []byte) string {
 	for i, b := range value {
 		if b == 0 {

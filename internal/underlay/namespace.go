@@ -7,11 +7,11 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// namespace is a network namespace, for what can only be read by a thread that is in
-// it: the files below /proc/thread-self/net (proc(5)).
+// namespace is a network namespace, for files that only a thread in it can read: those
+// below /proc/thread-self/net (proc(5)).
 type namespace struct{ handle netns.NsHandle }
 
-// currentNamespace returns that of the calling thread. The caller closes it.
+// currentNamespace returns the namespace of the calling thread. The caller closes it.
 func currentNamespace() (namespace, error) {
 	handle, err := netns.Get()
 	if err != nil {
@@ -26,8 +26,8 @@ func (n *namespace) close() {
 	}
 }
 
-// do calls f on a thread of the namespace. A process usually has a single namespace,
-// and any thread will do; to enter another takes CAP_SYS_ADMIN.
+// do calls f on a thread in the namespace. Usually all threads of the process are in it;
+// entering another takes CAP_SYS_ADMIN.
 func (n namespace) do(f func() error) error {
 	done := make(chan error)
 	go func() {
@@ -35,12 +35,12 @@ func (n namespace) do(f func() error) error {
 		here, err := netns.Get()
 		if err != nil {
 			done <- err
-			return // with the thread
+			return // which ends the thread
 		}
 		defer here.Close()
 		if here.Equal(n.handle) {
 			defer runtime.UnlockOSThread()
-		} else if err := netns.Set(n.handle); err != nil { // and so the thread ends with f
+		} else if err := netns.Set(n.handle); err != nil { // the thread stays locked, and ends after f
 			done <- fmt.Errorf("enter the network namespace: %w", err)
 			return
 		}

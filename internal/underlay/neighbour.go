@@ -3,6 +3,7 @@ package underlay
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"syscall"
 
@@ -10,37 +11,45 @@ import (
 	"github.com/vishvananda/netlink/nl"
 )
 
-// plainKinds are the kinds of links that packets leave through as they are, whatever
-// socket they come from. Others look at the socket or the route.
+// plainKinds are the kinds of links that treat packets alike, whatever socket or route
+// they come from.
 var plainKinds = []string{"", "veth", "vlan", "bond", "bridge", "macvlan", "dummy"}
 
-// valid are the states of a neighbour that the kernel sends to (NUD_VALID in
+// valid are the states in which the kernel sends to a neighbour (NUD_VALID in
 // include/net/neighbour.h).
 const valid = netlink.NUD_PERMANENT | netlink.NUD_NOARP | netlink.NUD_REACHABLE |
 	netlink.NUD_PROBE | netlink.NUD_STALE | netlink.NUD_DELAY
 
-// errNoNeighbour tells that the link-layer address of the next hop is not known
-// (yet): the kernel asks for it when it is to send something there.
+// errNoNeighbour reports that the link-layer address of the next hop is not known (yet).
+// The kernel resolves it when it has a packet to send there.
 var errNoNeighbour = errors.New("the link-layer address of the next hop is not known")
 
-// setHop completes p, which leaves by a link, with the next hop for a packet socket.
-func (k *kernel) setHop(p *Path, link Link, encap bool) {
+// setHop completes p, which leaves by a link, with the next hop for a packet socket. It
+// reports whether the kernel would probe the neighbour before long.
+func (k *kernel) setHop(p *Path, link Link, encap bool) (stale bool) {
 	switch {
 	case encap:
 		p.HopReason = "the route encapsulates"
-		return
+		return false
 	case !link.Ethernet, !slices.Contains(plainKinds, link.Kind):
 		p.HopReason = fmt.Sprintf("the route leads into a link that is no plain Ethernet (%s)", link)
-		return
+		return false
 	}
-	if err := k.neighbour(p); err != nil {
+	entry, err := k.neighbour(p)
+	if err != nil {
 		p.HopReason = err.Error()
+		return false
 	}
+	p.Hop.Device = p.Device
+	copy(p.Hop.Addr[:], entry.HardwareAddr)
+	// Probing an entry that something else maintains would make it an ordinary one
+	// (neigh_update_flags in net/core/neighbour.c).
+	return entry.State == netlink.NUD_STALE && entry.Flags&netlink.NTF_EXT_LEARNED == 0 && entry.FlagsExt == 0
 }
 
-// neighbour looks up the link-layer address of p's gateway in the kernel's table
-// (RTM_GETNEIGH of one entry, Linux 5.0).
-func (k *kernel) neighbour(p *Path) error {
+// neighbour looks up the entry of p's gateway in the kernel's table (RTM_GETNEIGH of one
+// entry, Linux 5.0). One without a link-layer address is errNoNeighbour.
+func (k *kernel) neighbour(p *Path) (*netlink.Neigh, error) {
 	family := uint8(syscall.AF_INET)
 	if p.Gateway.Is6() {
 		family = syscall.AF_INET6
@@ -49,31 +58,48 @@ func (k *kernel) neighbour(p *Path) error {
 		&netlink.Ndmsg{Family: family, Index: uint32(p.Device)},
 		nl.NewRtAttr(netlink.NDA_DST, p.Gateway.AsSlice()))
 	if errors.Is(err, syscall.ENOENT) || err == nil && len(messages) == 0 {
-		return errNoNeighbour
+		return nil, errNoNeighbour
 	}
 	if err != nil {
-		return fmt.Errorf("look up neighbour %v: %w", p.Gateway, err)
+		return nil, fmt.Errorf("look up neighbour %v: %w", p.Gateway, err)
 	}
 	entry, err := netlink.NeighDeserialize(messages[0])
 	if err != nil {
-		return fmt.Errorf("look up neighbour %v: %w", p.Gateway, err)
+		return nil, fmt.Errorf("look up neighbour %v: %w", p.Gateway, err)
 	}
-	if entry.State&valid == 0 || len(entry.HardwareAddr) != len(p.Hop.Addr) {
-		return errNoNeighbour
+	if !resolved(entry) {
+		return nil, errNoNeighbour
 	}
-	p.Hop.Device = p.Device
-	copy(p.Hop.Addr[:], entry.HardwareAddr)
-	// To ask for an entry that something else keeps would make it an ordinary one
-	// (neigh_update_flags in net/core/neighbour.c).
-	p.hopStale = entry.State == netlink.NUD_STALE && entry.Flags&netlink.NTF_EXT_LEARNED == 0 && entry.FlagsExt == 0
-	return nil
+	return entry, nil
 }
 
-// probe has the kernel find out whether a stale neighbour is still there, as a packet
-// of its own would (NTF_USE, neigh_event_send in net/core/neighbour.c). What it finds
+// resolved reports whether the kernel can send to a neighbour on an Ethernet.
+func resolved(entry *netlink.Neigh) bool {
+	return entry.State&valid != 0 && len(entry.HardwareAddr) == len(Hop{}.Addr)
+}
+
+// neighbourEvent has the paths looked up again whose next hop has changed. An entry that
+// changed only its state concerns none, unless it turned stale: then those that send
+// have it probed. It needs mu.
+func (w *Watcher) neighbourEvent(gone bool, entry *netlink.Neigh) {
+	w.followings.lookups.doubt()
+	addr, _ := netip.AddrFromSlice(entry.IP)
+	for f := range w.followings.byNeighbour[neighbour{entry.LinkIndex, addr.Unmap()}] {
+		known := f.path.HopReason == ""
+		switch now := !gone && resolved(entry); {
+		case known != now, known && [6]byte(entry.HardwareAddr) != f.path.Hop.Addr:
+			f.doubt()
+		case known && entry.State == netlink.NUD_STALE && f.follower.Sent() != f.sentAtProbe.Load():
+			f.doubt()
+		}
+	}
+}
+
+// probe has the kernel find out whether a stale neighbour is still reachable, as a packet
+// of its own would (NTF_USE, neigh_event_send in net/core/neighbour.c). The result
 // comes as an event.
 func (k *kernel) probe(p Path) {
-	// An entry that is gone by now is looked up anew.
+	// An entry that is gone by now is resolved anew.
 	_ = k.handle.NeighSet(&netlink.Neigh{
 		LinkIndex: p.Hop.Device,
 		Flags:     netlink.NTF_USE,

@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// reportedMTU is a path MTU that a router reported. The kernel keeps it itself, but
-// for the route that a socket without a device, TOS and mark takes; a Following remembers it
-// where packets leave by another (O4, O6, O10). It is what the kernel calls an exception
-// of a next hop (struct fib_nh_exception), and goes when that does.
+// reportedMTU is a path MTU that a router reported. The kernel records it for the route
+// that a socket without a device takes; for packets that leave by a configured device,
+// the Following does (O6). It corresponds to an exception of a next hop in the kernel
+// (struct fib_nh_exception), and has the same lifetime.
 type reportedMTU struct {
 	mtu     int // in bytes
 	locked  bool
@@ -20,16 +20,16 @@ type reportedMTU struct {
 	gateway netip.Addr
 }
 
-// limits are what the kernel's rules for path MTUs depend on.
+// limits are the parameters of the kernel's rules for path MTUs, and the time.
 type limits struct {
-	minimum int // of what a router may report, in bytes: net.ipv4.route.min_pmtu
-	expires time.Duration
+	minimum int           // net.ipv4.route.min_pmtu, in bytes
+	expires time.Duration // net.ipv4.route.mtu_expires
 	now     time.Time
 }
 
-// report adds what a router says of path p to r, which may be nil. As in
-// __ip_rt_update_pmtu (net/ipv4/route.c) an increase is ignored, as is what is known
-// and will be for a while, and all of a path on which the routers fragment.
+// report returns r, which may be nil, updated by a router's report about path p. As in
+// __ip_rt_update_pmtu (net/ipv4/route.c) it ignores an increase, a repetition unless the
+// record expires soon, and any report about a path on which routers fragment.
 func (r *reportedMTU) report(mtu int, p Path, l limits) *reportedMTU {
 	r.limit(&p, l.now)
 	if p.Locked || mtu > p.MTU {
@@ -56,12 +56,12 @@ func (r *reportedMTU) limit(p *Path, now time.Time) {
 	}
 }
 
-// about reports whether r is about a path, and still valid.
+// about reports whether r applies to a path and has not expired.
 func (r *reportedMTU) about(p *Path, now time.Time) bool {
 	return r != nil && now.Before(r.until) && r.device == p.Device && r.gateway == p.Gateway
 }
 
-// limits reads them now.
+// limits returns the current limits.
 func (k *kernel) limits() limits {
 	return limits{
 		minimum: k.minPMTU.value(),
@@ -70,17 +70,18 @@ func (k *kernel) limits() limits {
 	}
 }
 
-// sysctl is a number below net.ipv4.route of the network namespace of the thread
-// that opened it, whichever thread reads it (proc_sys_read in fs/proc/proc_sysctl.c).
+// sysctl is a number below net.ipv4.route. It belongs to the network namespace of the
+// thread that opened it, whichever thread reads it (proc_sys_read in
+// fs/proc/proc_sysctl.c).
 type sysctl struct {
-	file    *os.File // nil where the kernel does not show it here
-	initial int      // as the kernel has it from the start
+	file    *os.File // nil if this namespace has no such file
+	initial int      // the kernel's default
 }
 
 func openSysctl(name string, initial int) sysctl {
 	file, err := os.Open("/proc/sys/net/ipv4/route/" + name)
 	if err != nil {
-		file = nil // before Linux 5.18, which has one for all namespaces
+		file = nil // Linux before 5.18 has it in the initial namespace only
 	}
 	return sysctl{file, initial}
 }

@@ -12,13 +12,13 @@ import (
 	"github.com/vishvananda/netlink/nl"
 )
 
-// route is the way to the remote end as the kernel's tables have it.
+// route is the kernel's route to a remote address.
 type route struct {
 	device  int        // index of the device that packets leave by
-	gateway netip.Addr // not valid where the remote end is on the device's own network
-	mtu     int        // what an administrator set or a router reported, in bytes; 0 for neither
-	locked  bool       // no router may lower it
-	encap   bool       // the route encapsulates what takes it (ip-route(8))
+	gateway netip.Addr // not valid if the remote address is on the device's own network
+	mtu     int        // set by an administrator or reported by a router, in bytes; 0 for neither
+	locked  bool       // routers' reports do not change mtu
+	encap   bool       // the route encapsulates packets (ip-route(8))
 }
 
 // Numbers of linux/rtnetlink.h.
@@ -28,9 +28,9 @@ const (
 	rtaEncap = 22 // RTA_ENCAP
 )
 
-// route looks one up (T3; RTM_GETROUTE in rtnetlink(7)), by a device's index if that
-// is not 0. Without q.Local, the source is what the route picks. The netlink package's
-// own request has no TOS.
+// route looks up a route (T3; RTM_GETROUTE in rtnetlink(7)), by the device with an index if
+// that is not 0. Without q.Local, the route determines the source. RouteGet of package
+// netlink lacks the TOS.
 func (k *kernel) route(q Query, device int) (r route, err error) {
 	header := &nl.RtMsg{}
 	header.Family = syscall.AF_INET
@@ -97,9 +97,9 @@ func (r *route) parseMetrics(b []byte) error {
 	return err
 }
 
-// ruleByProto reports whether some rule of ip-rule(8) chooses by protocol (ipproto), so
-// that RTM_GETROUTE, which looks up for UDP, may answer what does not hold for ipip, or
-// for the raw socket's own protocol 255, which Linux takes before 6.4.
+// ruleByProto reports whether some rule of ip-rule(8) selects by protocol (ipproto). Then
+// RTM_GETROUTE, which looks up for UDP, may give an answer that is wrong for ipip, or for
+// protocol 255 of the raw socket, by which Linux before 6.4 looks up.
 func (k *kernel) ruleByProto() (bool, error) {
 	const fraIPProto = 22 // FRA_IP_PROTO of linux/fib_rules.h
 	rules, err := k.dump(syscall.RTM_GETRULE, syscall.RTM_NEWRULE, nl.NewIfInfomsg(syscall.AF_INET))

@@ -1,42 +1,46 @@
-// Package underlay watches one network namespace for what outer packets depend on:
-// routes, rules, neighbours, links, addresses, filters and path MTUs.
+// Package underlay watches one network namespace for everything that outer packets
+// depend on: routes, rules, neighbours, links, addresses, filters, and path MTUs.
 //
-// A [Watcher] knows no tunnel. It is asked for the way of packets between two
-// addresses (Follow), answers with a [Path], and tells when that changes. All of its
-// netlink requests run on a goroutine of its own; packet loops never wait for one.
+// A [Watcher] knows nothing of tunnels. Follow asks it for the [Path] between two
+// addresses, and it calls the [Follower] back whenever that changes. Its netlink requests
+// run on goroutines of its own and on those that call Follow; packet loops never wait
+// for one.
+//
+// An event costs work for the Followings that it concerns, and an idle Following costs
+// next to nothing, so that one Watcher serves thousands.
 package underlay
 
 import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
 )
 
-// pollInterval is how often a Watcher looks at what no event announces: a path MTU
-// that some other socket of this host has learned, legacy iptables, kernel modules.
+// pollInterval is how often a Watcher checks what no event announces: path MTUs that other
+// sockets of this host have learned, legacy iptables, kernel modules.
 const pollInterval = time.Second
 
-// Limits on passes of run: frequent events, such as those of a router's routes or of
-// somebody's ICMP errors, must not keep it busy.
+// Of the Followings that have sent nothing since the last poll, a poll looks up one in
+// idlePolls, but at least idleLookups if there are as many.
 const (
-	passesPerSecond = 100
-	passesBurst     = 10
-	// A pass that took longer than quickPass is followed by a rest of restFactor times as
-	// long: many paths may depend on the routes that change.
-	quickPass  = 2 * time.Millisecond
-	restFactor = 4
+	idlePolls   = 60
+	idleLookups = 10
 )
 
-// idlePolls is how many polls it takes until the paths of all Followers that send nothing
-// have been looked at.
-const idlePolls = 64
+// Limits on run. Frequent events, such as those of a router's routes or ICMP errors,
+// must not keep it busy. The second pair matters with many Followings: a change of the
+// default route concerns all. Bursts leave quiet times their immediate reaction.
+const (
+	passesPerSecond  = 100
+	passesBurst      = 10
+	lookupsPerSecond = 5000
+	lookupsBurst     = 10_000
+)
 
 // Watcher watches one network namespace. All of its methods may be called by any
 // goroutine, except from within a Follower's methods.
@@ -48,25 +52,24 @@ type Watcher struct {
 	stop    context.CancelFunc
 	running sync.WaitGroup
 
-	// mu guards what follows, and orders the calls of Followers. It is held only for
-	// moments: never across a request to the kernel.
+	// mu guards what follows, and orders the calls of Followers. It is held briefly, and
+	// never across a request to the kernel.
 	mu          sync.Mutex
-	links       map[int]Link
-	addresses   map[address]struct{}
-	own         map[netip.Addr]struct{} // the local ones of addresses
-	ruleByProto bool                    // some rule chooses by protocol, which no lookup can ask for
-	filtered    string                  // what filters outer packets; empty for nothing
-	filterEvent uint64                  // counts the events about filters
-	conflict    string                  // what else answers ipip packets, as logged
-	followings  map[*Following]struct{}
-	follows     int // so far
-	polls       int // so far
-	onAddresses []func([]netip.Addr)
-	stale       struct{ own, rules, filters bool } // to be looked at by the next pass
+	links       links
+	addresses   addresses
+	onAddresses []func(own []netip.Addr)
+	ruleByProto bool   // some rule selects by protocol, which no lookup can ask for
+	filtered    string // what filters outer packets; empty for nothing
+	filterEvent uint64 // counts the events about filters
+	conflict    string // what else handles ipip packets, as logged
+	followings  followings
+	change      uint64                             // counts the events that concern all Followings
+	nextIdle    int                                // where the next poll starts among followings.byRemote
+	stale       struct{ own, rules, filters bool } // for the next pass
 }
 
-// Open starts to watch the network namespace of the calling thread. What concerns all
-// tunnels there goes to log. The caller closes the Watcher.
+// Open starts to watch the network namespace of the calling thread. Messages that concern
+// all tunnels there go to log. The caller closes the Watcher.
 func Open(log *slog.Logger) (*Watcher, error) {
 	k, err := openKernel()
 	if err != nil {
@@ -76,14 +79,16 @@ func Open(log *slog.Logger) (*Watcher, error) {
 		log:        log,
 		kernel:     k,
 		wake:       make(chan struct{}, 1),
-		followings: map[*Following]struct{}{},
+		links:      newLinks(),
+		addresses:  newAddresses(),
+		followings: newFollowings(),
 	}
 	if err := w.reload(); err != nil {
 		k.close()
 		return nil, err
 	}
 	w.stale.rules, w.stale.filters = true, true
-	w.lookAround()
+	w.readShared()
 	w.lookForConflict()
 	ctx, stop := context.WithCancel(context.Background())
 	w.stop = stop
@@ -93,7 +98,7 @@ func Open(log *slog.Logger) (*Watcher, error) {
 	return w, nil
 }
 
-// Close ends the watch. No Follower is called afterwards.
+// Close stops watching. No Follower is called afterwards.
 func (w *Watcher) Close() {
 	w.stop()
 	w.kernel.stopEvents()
@@ -101,35 +106,27 @@ func (w *Watcher) Close() {
 	w.kernel.close()
 }
 
-// Link returns the link of an index, and false if there is none.
+// Link returns the link with an index, and false if there is none.
 func (w *Watcher) Link(index int) (Link, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	l, ok := w.links[index]
+	l, ok := w.links.byIndex[index]
 	return l, ok
 }
 
-// LinkByName returns the link of a name, and false if there is none.
+// LinkByName returns the link with a name, which may be an alternative one, and false if
+// there is none.
 func (w *Watcher) LinkByName(name string) (Link, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.linkByName(name)
-}
-
-func (w *Watcher) linkByName(name string) (Link, bool) {
-	for _, l := range w.links {
-		if l.named(name) {
-			return l, true
-		}
-	}
-	return Link{}, false
+	return w.links.named(name)
 }
 
 // SetMTU sets the MTU of a link, in bytes. It waits for the kernel.
 func (w *Watcher) SetMTU(index, mtu int) error { return w.kernel.setMTU(index, mtu) }
 
-// Conflict returns what in this kernel also handles ipip packets, as a sentence with
-// the remedy, or nil.
+// Conflict returns an error that names what else in this kernel handles ipip packets, and
+// the remedy; nil if nothing does.
 func (w *Watcher) Conflict() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -139,7 +136,7 @@ func (w *Watcher) Conflict() error {
 	return fmt.Errorf("%s: %s", w.conflict, conflictRemedy)
 }
 
-// request asks for a pass of run. Requests coalesce.
+// request asks for a pass of run. Requests coalesce. It takes no lock of the Watcher.
 func (w *Watcher) request() {
 	select {
 	case w.wake <- struct{}{}:
@@ -149,10 +146,11 @@ func (w *Watcher) request() {
 
 // run keeps the paths up to date until ctx is done.
 func (w *Watcher) run(ctx context.Context) {
-	limit := rate.NewLimiter(passesPerSecond, passesBurst)
+	passes := rate.NewLimiter(passesPerSecond, passesBurst)
+	lookups := rate.NewLimiter(lookupsPerSecond, lookupsBurst)
 	poll := time.NewTimer(pollInterval)
 	defer poll.Stop()
-	for limit.Wait(ctx) == nil {
+	for passes.Wait(ctx) == nil {
 		select {
 		case <-ctx.Done():
 			return
@@ -162,50 +160,38 @@ func (w *Watcher) run(ctx context.Context) {
 			w.lookForConflict()
 			poll.Reset(pollInterval)
 		}
-		start := time.Now()
-		w.pass()
-		if took := time.Since(start); took > quickPass {
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(restFactor * took):
-			}
+		n := w.pass()
+		if lookups.WaitN(ctx, min(n, lookupsBurst)) != nil {
+			return
 		}
 	}
 }
 
-// poll has the next pass look at what may have changed without an event: the filters, the
-// paths that packets have left by since the last look, those whose MTU is a router's word,
-// which expires, and a part of the others.
+// poll marks as stale what may have changed without an event: the filters, the paths that
+// are in use, those whose MTU is a router's report, which expires, and a few of the others.
 func (w *Watcher) poll() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.stale.filters = true
-	w.polls++
-	for f := range w.followings {
-		if f.number%idlePolls == w.polls%idlePolls || f.reported != nil || f.follower.Sent() != f.sentAtLook {
+	all := w.followings.byRemote
+	for _, f := range all {
+		if f.retry.Swap(false) || f.reported != nil || f.follower.Sent() != f.sentAtLookup.Load() {
 			f.stale.Store(true)
 		}
 	}
-}
-
-// everythingStale has the next pass look at everything.
-func (w *Watcher) everythingStale() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.stale.filters = true
-	for f := range w.followings {
-		f.stale.Store(true)
+	for range min(len(all), max(idleLookups, (len(all)+idlePolls-1)/idlePolls)) {
+		w.nextIdle = (w.nextIdle + 1) % len(all)
+		all[w.nextIdle].stale.Store(true)
 	}
 }
 
-// pass looks at what is stale.
-func (w *Watcher) pass() {
-	w.lookAround()
-	w.mu.Lock()
+// pass looks up everything that is stale, and returns how many paths that were.
+func (w *Watcher) pass() int {
+	w.readShared()
 	var stale []*Following
-	for f := range w.followings {
-		if f.stale.Swap(false) {
+	w.mu.Lock()
+	for _, f := range w.followings.byRemote {
+		if f.stale.Load() || f.seen != w.change {
 			stale = append(stale, f)
 		}
 	}
@@ -213,10 +199,11 @@ func (w *Watcher) pass() {
 	for _, f := range stale {
 		f.update()
 	}
+	return len(stale)
 }
 
-// lookAround reads what concerns all paths, where that is stale.
-func (w *Watcher) lookAround() {
+// readShared reads what all paths have in common, where that is stale.
+func (w *Watcher) readShared() {
 	w.mu.Lock()
 	stale, event := w.stale, w.filterEvent
 	w.stale.own, w.stale.rules, w.stale.filters = false, false, false
@@ -228,11 +215,11 @@ func (w *Watcher) lookAround() {
 	if stale.rules {
 		byProto, err := w.kernel.ruleByProto()
 		w.mu.Lock()
-		byProto = byProto || err != nil // what cannot be seen is not relied upon
+		byProto = byProto || err != nil // without the rules, assume the worst
 		w.stale.rules = w.stale.rules || err != nil
 		if w.ruleByProto != byProto {
 			w.ruleByProto = byProto
-			w.doubt(func(*Following) bool { return true }) // this pass looks at them
+			w.doubtAll()
 		}
 		w.mu.Unlock()
 	}
@@ -251,52 +238,19 @@ func (w *Watcher) lookAround() {
 	}
 }
 
+// doubtAll has all paths looked up again. It needs mu.
+func (w *Watcher) doubtAll() {
+	w.change++
+	w.request()
+}
+
 // setFiltered tells all Followers what filters their packets. It needs mu.
 func (w *Watcher) setFiltered(found string) {
 	if w.filtered == found {
 		return
 	}
 	w.filtered = found
-	for f := range w.followings {
+	for _, f := range w.followings.byRemote {
 		f.publishAgain()
 	}
-}
-
-// setOwn tells of this host's addresses, if they have changed. It needs mu.
-func (w *Watcher) setOwn() {
-	own := make(map[netip.Addr]struct{}, len(w.own))
-	for a := range w.addresses {
-		own[a.local] = struct{}{}
-	}
-	if maps.Equal(own, w.own) {
-		return
-	}
-	before := w.own
-	w.own = own
-	list := w.ownList()
-	for _, f := range w.onAddresses {
-		f(list)
-	}
-	for f := range w.followings {
-		_, here := own[f.query.Local]
-		if _, was := before[f.query.Local]; here != was {
-			f.publishAgain() // which tells whether the local address is there
-			f.stale.Store(true)
-		}
-	}
-}
-
-// ownList returns this host's addresses in their order. It needs mu.
-func (w *Watcher) ownList() []netip.Addr {
-	return slices.SortedFunc(maps.Keys(w.own), netip.Addr.Compare)
-}
-
-// FollowAddresses calls f with the IPv4 addresses of this host, at once and after each
-// change. It calls f with the Watcher locked: f must neither wait nor call the Watcher, nor
-// change the slice.
-func (w *Watcher) FollowAddresses(f func(own []netip.Addr)) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.onAddresses = append(w.onAddresses, f)
-	f(w.ownList())
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -33,7 +35,7 @@ func (f *follower) PathChanged(p underlay.Path) {
 	f.path = p
 }
 
-func (f *follower) addressesChanged(own []netip.Addr) {
+func (f *follower) setOwn(own []netip.Addr) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.own = own
@@ -87,7 +89,7 @@ func watch(t *testing.T) *watched {
 		}
 	}
 	t.Cleanup(s.w.Close)
-	s.w.FollowAddresses(s.f.addressesChanged)
+	s.w.FollowAddresses(s.f.setOwn)
 	s.w.Follow(underlay.Query{
 		Local: local, Remote: remote, NextHop: true,
 		PathMTU: func(int) (int, error) { return 1500, nil },
@@ -95,11 +97,15 @@ func watch(t *testing.T) *watched {
 	return s
 }
 
-// ip runs ip(8) on many command lines at once.
-func (s *watched) ip(t *testing.T, lines []string) {
+// ip runs ip(8) on a host, with many command lines at once.
+func ip(t testing.TB, host *netlab.Host, lines []string) {
 	t.Helper()
 	labtest.Need(t, "ip")
-	if _, err := s.host.Output("sh", "-c", "ip -batch - <<'END'\n"+strings.Join(lines, "\n")+"\nEND"); err != nil {
+	batch := filepath.Join(t.TempDir(), "batch")
+	if err := os.WriteFile(batch, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := host.Output("ip", "-batch", batch); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -121,7 +127,7 @@ func TestHazard17_EventsAskForNothing(t *testing.T) {
 	for i := range links {
 		lines = append(lines, fmt.Sprintf("link add d%d type veth peer name e%d", i, i))
 	}
-	s.ip(t, lines)
+	ip(t, s.host, lines)
 	lines = nil
 	for i := range events {
 		lines = append(lines, fmt.Sprintf("addr add 10.1.%d.%d/32 dev d%d", i/250, i%250+1, i%links))
@@ -131,7 +137,7 @@ func TestHazard17_EventsAskForNothing(t *testing.T) {
 	}
 	lines = append(lines, "addr add 10.2.0.1/32 dev d1")
 	before, start := s.w.Requests(), time.Now()
-	s.ip(t, lines)
+	ip(t, s.host, lines)
 	labtest.WaitFor(t, "the last address to be known", func() bool {
 		_, own := s.f.knows()
 		return len(own) == 3 && own[0] == netip.MustParseAddr("10.2.0.1") // and lo's
@@ -167,12 +173,12 @@ func TestHazard14_LostEvents(t *testing.T) {
 				lines = lines[:len(lines)-1]
 			}
 		}
-		s.ip(t, lines)
+		ip(t, s.host, lines)
 		if err := s.host.Do(func() error { return noise(int(pid)) }); err != nil {
 			t.Fatal(err)
 		}
 		for mtu, line := range map[int]string{1300: " mtu 1300", 1500: ""} {
-			s.ip(t, []string{"route change 192.168.8.0/24 via 192.168.6.1" + line})
+			ip(t, s.host, []string{"route change 192.168.8.0/24 via 192.168.6.1" + line})
 			s.waitMTU(t, mtu)
 		}
 	}
@@ -211,20 +217,20 @@ func TestFollowing(t *testing.T) {
 	known("the path", func(p underlay.Path) bool {
 		return p.Reason == "" && p.MTU == 1500 && p.DeviceMTU == 1500 && !p.LocalMissing
 	})
-	s.ip(t, []string{"neigh replace 192.168.6.1 lladdr 02:00:00:00:00:09 dev eth0 nud permanent"})
+	ip(t, s.host, []string{"neigh replace 192.168.6.1 lladdr 02:00:00:00:00:09 dev eth0 nud permanent"})
 	known("the neighbour", func(p underlay.Path) bool {
 		return p.HopReason == "" && p.Hop.Addr == [6]byte{2, 0, 0, 0, 0, 9} && p.Hop.Device == p.Device
 	})
-	s.ip(t, []string{"link set eth0 mtu 1400"})
+	ip(t, s.host, []string{"link set eth0 mtu 1400"})
 	known("the device's mtu", func(p underlay.Path) bool { return p.MTU == 1400 && p.DeviceMTU == 1400 })
-	s.ip(t, []string{"rule add pref 5 ipproto 4 prohibit"})
+	ip(t, s.host, []string{"rule add pref 5 ipproto 4 prohibit"})
 	known("the rule", func(p underlay.Path) bool { return p.Device == 0 && p.HopReason != "" })
-	s.ip(t, []string{"rule del pref 5"})
+	ip(t, s.host, []string{"rule del pref 5"})
 	known("the rule's end", func(p underlay.Path) bool { return p.Device != 0 })
-	s.ip(t, []string{"link set eth0 down"})
+	ip(t, s.host, []string{"link set eth0 down"})
 	known("no route", func(p underlay.Path) bool { return p.Reason != "" })
-	s.ip(t, []string{"link set eth0 up", "route add 192.168.8.0/24 via 192.168.6.1"})
+	ip(t, s.host, []string{"link set eth0 up", "route add 192.168.8.0/24 via 192.168.6.1"})
 	known("the route", func(p underlay.Path) bool { return p.Reason == "" })
-	s.ip(t, []string{"addr del 192.168.6.101/24 dev eth0"})
+	ip(t, s.host, []string{"addr del 192.168.6.101/24 dev eth0"})
 	known("the address's end", func(p underlay.Path) bool { return p.LocalMissing })
 }

@@ -1,0 +1,159 @@
+package underlay
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"syscall"
+
+	"github.com/vishvananda/netlink/nl"
+)
+
+// address is an IPv4 address of a link, with what distinguishes it from others there.
+type address struct {
+	link        int
+	local, peer netip.Addr
+	bits        int
+}
+
+// parseAddress reads an RTM_NEWADDR or RTM_DELADDR.
+func parseAddress(message []byte) (a address, ok bool) {
+	if len(message) < syscall.SizeofIfAddrmsg {
+		return a, false
+	}
+	header := nl.DeserializeIfAddrmsg(message)
+	if header.Family != syscall.AF_INET {
+		return a, false
+	}
+	a.link, a.bits = int(header.Index), int(header.Prefixlen)
+	for _, attr := range attributes(message[syscall.SizeofIfAddrmsg:]) {
+		switch attr.Attr.Type {
+		case syscall.IFA_LOCAL:
+			a.local, ok = netip.AddrFromSlice(attr.Value)
+		case syscall.IFA_ADDRESS:
+			a.peer, _ = netip.AddrFromSlice(attr.Value)
+		}
+	}
+	return a, ok
+}
+
+// addresses are the IPv4 addresses of the links of a namespace.
+type addresses struct {
+	all   map[address]struct{}
+	count map[netip.Addr]int // how many of all have this local address
+
+	own     []netip.Addr            // the keys of count at the last update, sorted; never modified
+	touched map[netip.Addr]struct{} // local addresses added or removed since then
+}
+
+func newAddresses() addresses {
+	return addresses{
+		all:     map[address]struct{}{},
+		count:   map[netip.Addr]int{},
+		touched: map[netip.Addr]struct{}{},
+	}
+}
+
+func (s *addresses) add(a address) {
+	if _, ok := s.all[a]; ok {
+		return
+	}
+	s.all[a] = struct{}{}
+	s.count[a.local]++
+	s.touched[a.local] = struct{}{}
+}
+
+func (s *addresses) remove(a address) {
+	if _, ok := s.all[a]; !ok {
+		return
+	}
+	delete(s.all, a)
+	s.count[a.local]--
+	if s.count[a.local] == 0 {
+		delete(s.count, a.local)
+	}
+	s.touched[a.local] = struct{}{}
+}
+
+// replace makes s hold exactly the addresses of all.
+func (s *addresses) replace(all map[address]struct{}) {
+	for a := range s.all {
+		if _, ok := all[a]; !ok {
+			s.remove(a)
+		}
+	}
+	for a := range all {
+		s.add(a)
+	}
+}
+
+// has reports whether own contains a.
+func (s *addresses) has(a netip.Addr) bool {
+	_, ok := slices.BinarySearchFunc(s.own, a, netip.Addr.Compare)
+	return ok
+}
+
+// update brings own up to date, and returns the addresses that it has gained and lost.
+func (s *addresses) update() (changed []netip.Addr) {
+	for a := range s.touched {
+		if (s.count[a] > 0) != s.has(a) {
+			changed = append(changed, a)
+		}
+	}
+	clear(s.touched)
+	if changed != nil {
+		s.own = slices.SortedFunc(maps.Keys(s.count), netip.Addr.Compare)
+	}
+	return changed
+}
+
+// FollowAddresses calls f at once with the IPv4 addresses of this host, sorted and each
+// once, and again whenever they change, until the Watcher is closed. Changes in quick
+// succession may come as one. f must not modify the slice. It is called with the Watcher
+// locked: it must neither wait nor call the Watcher.
+func (w *Watcher) FollowAddresses(f func(own []netip.Addr)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.onAddresses = append(w.onAddresses, f)
+	f(w.addresses.own)
+}
+
+// addressesChanged requests an update of the addresses. It needs mu.
+func (w *Watcher) addressesChanged() {
+	w.stale.own = true
+	w.request()
+}
+
+// setOwn brings the addresses of this host up to date, and has the paths looked up
+// again whose local address has come or gone. It needs mu.
+func (w *Watcher) setOwn() {
+	changed := w.addresses.update()
+	if changed == nil {
+		return
+	}
+	for _, f := range w.onAddresses {
+		f(w.addresses.own)
+	}
+	for _, a := range changed {
+		for f := range w.followings.byLocal[a] {
+			f.publishAgain() // with LocalMissing
+			f.doubt()
+		}
+	}
+}
+
+// listAddresses reads the IPv4 addresses of all links.
+func (k *kernel) listAddresses() (map[address]struct{}, error) {
+	messages, err := k.dump(syscall.RTM_GETADDR, syscall.RTM_NEWADDR, nl.NewIfAddrmsg(syscall.AF_INET))
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	all := make(map[address]struct{}, len(messages))
+	for _, message := range messages {
+		if a, ok := parseAddress(message); ok {
+			all[a] = struct{}{}
+		}
+	}
+	return all, nil
+}
