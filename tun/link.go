@@ -25,16 +25,18 @@ type Link struct {
 
 	Addresses []netip.Prefix // more inner IPv4 addresses of this end
 	Routes    []Route        // through the link
+
+	Down bool // Setup leaves the link down, and adds no Routes
 }
 
 // Route is a route through a device's link.
 type Route struct {
-	To     netip.Prefix // IPv4, masked
-	Metric int          // 0 for Linux's default
-	Table  int          // 0 for the main table
+	To     netip.Prefix `json:"to"`               // IPv4, masked
+	Metric int          `json:"metric,omitempty"` // 0 for Linux's default
+	Table  int          `json:"table,omitempty"`  // 0 for the main table
 }
 
-// Setup gives a new link its configuration and brings it up. An address or route that
+// Setup gives a new link its configuration, and brings it up unless it is to stay down. An address or route that
 // the link has already is not an error. At the first error it stops; the error names
 // the step.
 func (d *Device) Setup(l Link) error {
@@ -63,6 +65,9 @@ func (d *Device) setup(l Link) error {
 		if err := d.host.addAddress(d.index, a); err != nil {
 			return err
 		}
+	}
+	if l.Down {
+		return nil
 	}
 	for _, err := range d.host.setLink(d.index, setting{what: "up", flags: unix.IFF_UP, mask: unix.IFF_UP}) {
 		return err

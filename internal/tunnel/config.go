@@ -19,30 +19,36 @@ const (
 )
 
 // Config is all that there is to say about a tunnel. The zero value of a field
-// is its default, but for Local, Remote and Queues.
+// is its default, but for Remote and Queues. As JSON it is the tunnel of the control
+// protocol (docs/control.md), under the names of the keys of a configuration file.
 type Config struct {
-	Name   string // of the link; empty for the first free of goipip0, goipip1, …
-	Local  netip.Addr
-	Remote netip.Addr
+	Name   string     `json:"name,omitempty"` // of the link; empty for the first free of goipip0, goipip1, …
+	Local  netip.Addr `json:"local,omitzero"` // the zero Addr for any: packets leave from the address that the route picks (O11)
+	Remote netip.Addr `json:"remote,omitzero"`
 
-	Address netip.Prefix // inner address of this end
-	Peer    netip.Addr   // inner address of the other end
+	Address netip.Prefix `json:"address,omitzero"` // inner address of this end
+	Peer    netip.Addr   `json:"peer,omitzero"`    // inner address of the other end
 
-	Addresses []netip.Prefix // more inner addresses of this end
-	Routes    []tun.Route    // by the link
+	Addresses []netip.Prefix `json:"addresses,omitempty"` // more inner addresses of this end
+	Routes    []tun.Route    `json:"routes,omitempty"`    // by the link
 
-	MTU        int   // MinMTU to MaxMTU; 0 derives it from the route to Remote (O2)
-	TTL        uint8 // 0 inherits (O3)
-	TOS        uint8 // (O4)
-	InheritTOS bool
-	NoPMTUDisc bool   // (O5)
-	Device     string // that outer packets leave by (O6)
-	Mark       uint32 // by which the route of outer packets is chosen, and that they bear (O10)
-	RelayICMP  bool   // tell the inner sender at once of an ICMP error, as RFC 2003 §4 has it; Linux waits (T8)
+	MTU        int    `json:"mtu,omitempty"` // MinMTU to MaxMTU; 0 derives it from the route to Remote (O2)
+	TTL        uint8  `json:"ttl,omitempty"` // 0 inherits (O3)
+	TOS        uint8  `json:"tos,omitempty"` // (O4)
+	InheritTOS bool   `json:"inherit-tos,omitempty"`
+	NoPMTUDisc bool   `json:"nopmtudisc,omitempty"` // (O5)
+	Device     string `json:"dev,omitempty"`        // that outer packets leave by (O6)
+	Mark       uint32 `json:"fwmark,omitempty"`     // by which the route of outer packets is chosen, and that they bear (O10)
+	RelayICMP  bool   `json:"relay-icmp,omitempty"` // tell the inner sender at once of an ICMP error, as RFC 2003 §4 has it; Linux waits (T8)
 
-	Transmit  TransmitPath
-	Queues    int  // 1 to tun.MaxQueues
-	NoOffload bool // leave nothing to the kernel on the other side of the TUN
+	Transmit  TransmitPath `json:"tx,omitempty"`
+	Queues    int          `json:"queues,omitempty"`     // 1 to tun.MaxQueues
+	NoOffload bool         `json:"no-offload,omitempty"` // leave nothing to the kernel on the other side of the TUN
+
+	// Down leaves a new link down, as ip tunnel add does.
+	Down bool `json:"down,omitempty"`
+	// AnyProtocol is the mode any of ip-link(8), for show: IPv4 is all that a tunnel carries.
+	AnyProtocol bool `json:"any,omitempty"`
 }
 
 // NeedsNewLink reports whether a tunnel cannot become one with the settings next unless its

@@ -1,7 +1,10 @@
 package tunnel
 
 import (
+	"fmt"
 	"net"
+	"slices"
+	"strings"
 
 	"goipip/internal/underlay"
 	"goipip/rawsock"
@@ -22,6 +25,25 @@ const (
 	// neighbour there whose link-layer address is known; otherwise TransmitRaw is used.
 	TransmitPacket
 )
+
+// transmitPaths are the words for them.
+var transmitPaths = []string{TransmitAuto: "auto", TransmitRaw: "raw", TransmitPacket: "packet"}
+
+// String returns the word for p that flags and keys have.
+func (p TransmitPath) String() string { return transmitPaths[p] }
+
+// MarshalText returns String.
+func (p TransmitPath) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText reads what MarshalText returns.
+func (p *TransmitPath) UnmarshalText(text []byte) error {
+	i := slices.Index(transmitPaths, string(text))
+	if i < 0 {
+		return fmt.Errorf("tx %q: must be %s", text, strings.Join(transmitPaths, " or "))
+	}
+	*p = TransmitPath(i)
+	return nil
+}
 
 // chooseTransmitPath replaces what cannot be had. Where this host has no packet sockets,
 // TransmitAuto becomes TransmitRaw.

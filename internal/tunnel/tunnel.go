@@ -230,6 +230,8 @@ func (c Config) link(mtu int) tun.Link {
 
 		Addresses: c.Addresses,
 		Routes:    c.Routes,
+
+		Down: c.Down,
 	}
 }
 

@@ -1,0 +1,86 @@
+package control
+
+import (
+	"net/netip"
+	"time"
+
+	"goipip/internal/tunnel"
+)
+
+// Status is what a goipip process says of itself and of its tunnels.
+type Status struct {
+	Process Process        `json:"process"`
+	Tunnels []TunnelStatus `json:"tunnels"` // by index
+}
+
+// Process describes a goipip process.
+type Process struct {
+	PID     int       `json:"pid"`
+	Version string    `json:"version"`
+	Role    Role      `json:"role"`
+	Config  string    `json:"config,omitempty"` // path of the configuration that it runs
+	Started time.Time `json:"started"`
+	Workers int       `json:"workers"`
+}
+
+// Role is what a process was started as.
+type Role string
+
+// The roles.
+const (
+	RoleBackground Role = "background" // by goipip tunnel add; it ends with its last tunnel
+	RoleRun        Role = "run"        // by goipip run, with a configuration
+	RoleForeground Role = "foreground" // by goipip -local … -remote …, for one tunnel
+)
+
+// TunnelStatus describes a tunnel.
+type TunnelStatus struct {
+	Config tunnel.Config `json:"config"` // in force; Config.Name is the link's present name
+	Since  time.Time     `json:"since"`  // when the tunnel was made
+
+	Index int  `json:"index"` // of the link
+	Up    bool `json:"up"`    // the link is
+	Away  bool `json:"away"`  // the link is in another network namespace; Up and MTU are as last seen
+	MTU   int  `json:"mtu"`   // of the link, in bytes
+
+	// Trouble is why no packet leaves; empty if packets do.
+	Trouble  string   `json:"trouble,omitempty"`
+	Underlay Underlay `json:"underlay"`
+
+	// SoftErrors is how many of the next senders are notified of an ICMP error about the
+	// tunnel (T8).
+	SoftErrors int `json:"soft_errors"`
+
+	TX Traffic `json:"tx"` // from the link to the remote end
+	RX Traffic `json:"rx"` // the way back
+	// Link has the counters as the kernel's tunnel would have them, in the names of struct
+	// rtnl_link_stats64.
+	Link map[string]uint64 `json:"link"`
+}
+
+// Underlay is the path of a tunnel's outer packets.
+type Underlay struct {
+	Source     netip.Addr `json:"source,omitzero"`       // of outer packets
+	Device     string     `json:"device,omitempty"`      // that they leave by; empty if not known
+	NextHop    netip.Addr `json:"next_hop,omitzero"`     // on that device
+	LinkAddr   string     `json:"link_addr,omitempty"`   // of the next hop, as 02:00:00:00:00:01; empty where the kernel finds it
+	Transmit   string     `json:"transmit"`              // "packet" or "raw": the socket that sends
+	WhyRaw     string     `json:"why_raw,omitempty"`     // why the raw socket does, although the packet socket would be faster
+	PathMTU    int        `json:"path_mtu"`              // of outer packets, in bytes; 0 if not known
+	DeviceMTU  int        `json:"device_mtu"`            // of Device, in bytes; 0 if not known
+	ReportedBy string     `json:"reported_by,omitempty"` // "router" where PathMTU comes from an ICMP error
+}
+
+// Traffic is what passed in one direction.
+type Traffic struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"` // from the inner IP header on
+	// Rates are over the last second.
+	PacketRate uint64 `json:"packets_per_second"`
+	ByteRate   uint64 `json:"bytes_per_second"`
+	// Last is when the last packet passed, to the second; zero if none has.
+	Last time.Time `json:"last,omitzero"`
+	// Drops has how many packets were dropped for each reason of package stats, by its name;
+	// those that never occurred are absent.
+	Drops map[string]uint64 `json:"drops,omitempty"`
+}
