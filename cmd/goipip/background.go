@@ -3,65 +3,95 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
+	"time"
 
+	"goipip/internal/daemon/control"
 	"goipip/internal/logqueue"
+	"goipip/internal/tunnel"
+
+	"github.com/spf13/cobra"
 )
 
 // readyEnv marks the process in the background. Its descriptor readyFD is a
-// pipe to the process that the user started.
+// pipe to the process that starts it.
 const (
 	readyEnv = "GOIPIP_READY"
 	readyFD  = 3
 )
 
-// runInBackground starts this program once more and returns when the tunnel of
-// that one is up, or failed to come up. It is called by both. The log goes to
-// standard error until the tunnel is up, and to the system log from then on.
+// firstTunnelTimeout is how long a daemon in the background waits for its first tunnel.
+const firstTunnelTimeout = 10 * time.Second
+
+// newDaemonCommand is what runs in the background.
+func newDaemonCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:    "daemon",
+		Short:  "Run the tunnels of goipip tunnel add, which starts this",
+		Hidden: true,
+		Args:   noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if os.Getenv(readyEnv) == "" {
+				return usageError{errors.New("goipip tunnel add starts the daemon: use that, or goipip run")}
+			}
+			err := o.runInBackground(cmd.Context())
+			if errors.Is(err, control.ErrRuns) {
+				return statusError(exitRuns)
+			}
+			return err
+		},
+	}
+}
+
+// runInBackground runs a daemon until its last tunnel ends. Until it takes tunnels, errors go
+// to the terminal, and the log always to the system log.
 func (o *options) runInBackground(ctx context.Context) error {
-	cfg, err := o.config()
+	syscall.CloseOnExec(readyFD)
+	ready := os.NewFile(readyFD, "ready")
+	workers := tunnel.DefaultQueues()
+	if err := needTunnelDescriptors(tunnel.DefaultQueues(), workers); err != nil {
+		return err
+	}
+	q := logqueue.New(newSyslogHandler(dialSyslog), logSize)
+	defer q.Close(flushTimeout)
+	signals := notify()
+	ctx, namespaceErr := endWithNamespace(ctx)
+	s, err := o.serve(control.Process{Role: control.RoleBackground, Workers: workers}, q.Handler())
 	if err != nil {
 		return err
 	}
-	background := os.Getenv(readyEnv) != ""
-	if background {
-		syscall.CloseOnExec(readyFD)
+	defer func() { s.close(whyDone(ctx)) }()
+	if namespaceErr != nil {
+		s.log.Warn("the tunnels will keep this network namespace alive", "err", namespaceErr)
 	}
-	if err := needTunnelDescriptors(cfg.Queues, cmp.Or(o.workers, cfg.Queues)); err != nil {
-		return err
+	go answer(signals, s.Daemon, func() { s.log.Info("SIGHUP ignored: there is no configuration file") })
+	s.Expect(firstTunnelTimeout)
+	if err := errors.Join(leaveTerminal(), tell(ready)); err != nil {
+		s.log.Warn("cannot leave the terminal", "err", err)
 	}
-	if !background {
-		return startInBackground()
-	}
-	ready := os.NewFile(readyFD, "ready")
-	terminal := logqueue.New(slog.NewTextHandler(os.Stderr, nil), logSize)
-	defer terminal.Close(flushTimeout)
-	system := logqueue.New(newSyslogHandler(dialSyslog), logSize)
-	defer system.Close(flushTimeout)
-	handler := newHandover(terminal.Handler(), system.Handler())
-	start := slog.New(handler)
-	if ctx, err = endWithNamespace(ctx); err != nil {
-		start.Warn("the tunnel will keep this network namespace alive", "err", err)
-	}
-	return o.runOne(ctx, cfg, start, func(log *slog.Logger) {
-		handler.done.Store(true)
-		terminal.Close(flushTimeout)
-		if err := errors.Join(leaveTerminal(), tell(ready)); err != nil {
-			log.Warn("cannot leave the terminal", "err", err)
+	for {
+		err := s.Wait(ctx)
+		if ctx.Err() != nil {
+			return nil
 		}
-	})
+		if s.EndIfEmpty() {
+			if err != nil {
+				return statusError(exitError) // the log has the reason
+			}
+			return nil
+		}
+	}
 }
 
-// startInBackground runs the same command line in a session of its own, and
-// waits for word from it. Until then it writes to the same terminal.
-func startInBackground() error {
+// startInBackground starts a daemon in a session of its own, and returns when it takes
+// tunnels. Until then it writes errors to the same standard error.
+func (o *options) startInBackground() error {
 	self, err := os.Executable() // not /proc/self/exe: ps(1) is to show the name
 	if err != nil {
 		return err
@@ -71,7 +101,10 @@ func startInBackground() error {
 		return err
 	}
 	defer read.Close()
-	cmd := exec.Command(self, os.Args[1:]...)
+	cmd := exec.Command(self, "daemon")
+	if o.control != "" {
+		cmd.Args = slices.Insert(cmd.Args, 1, "--control", o.control)
+	}
 	cmd.Env = append(os.Environ(), readyEnv+"=1")
 	cmd.Dir = "/"
 	cmd.Stderr = os.Stderr
@@ -90,15 +123,17 @@ func startInBackground() error {
 	}
 	// It ended without a word here, but has said why on standard error.
 	var exit *exec.ExitError
-	if err := cmd.Wait(); errors.As(err, &exit) && exit.Exited() {
+	if err := cmd.Wait(); errors.As(err, &exit) && exit.ExitCode() == exitRuns {
+		return control.ErrRuns
+	} else if errors.As(err, &exit) && exit.Exited() {
 		return statusError(exit.ExitCode())
 	} else if err != nil {
 		return fmt.Errorf("the process in the background: %w", err)
 	}
-	return errors.New("the process in the background ended before the link was up")
+	return errors.New("the process in the background ended before it took tunnels")
 }
 
-// tell tells the waiting process that the tunnel is up.
+// tell tells the waiting process that tunnels can be added.
 func tell(ready *os.File) error {
 	_, err := ready.Write([]byte{1})
 	return errors.Join(err, ready.Close())

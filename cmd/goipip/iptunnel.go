@@ -7,46 +7,44 @@ import (
 	"io"
 	"strings"
 
-	"goipip/internal/tunnel"
-
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
 
 // newTunnelCommand is goipip tunnel, in the words of ip-tunnel(8).
-func newTunnelCommand() *cobra.Command {
+func newTunnelCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tunnel",
 		Short: "Make and show tunnels in the words of ip-tunnel(8)",
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return showTunnels(cmd.OutOrStdout())
+			return showTunnels(backend{o}, cmd.OutOrStdout())
 		},
 	}
-	cmd.AddCommand(newTunnelAddCommand(), &cobra.Command{
+	cmd.AddCommand(newTunnelAddCommand(o), &cobra.Command{
 		Use:     "show",
 		Aliases: []string{"list", "lst"},
 		Short:   "Show the tunnels of this network namespace",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return showTunnels(cmd.OutOrStdout())
+			return showTunnels(backend{o}, cmd.OutOrStdout())
 		},
 	})
 	return cmd
 }
 
-func showTunnels(out io.Writer) error {
+func showTunnels(b backend, out io.Writer) error {
 	if err := needDescriptors("a look at the links", processDescriptors); err != nil {
 		return err
 	}
-	lines, err := tunnel.List()
-	for _, line := range lines {
-		fmt.Fprintln(out, line)
+	tunnels, err := b.list(false)
+	for _, t := range tunnels {
+		fmt.Fprintln(out, t.Config.Name)
 	}
 	return err
 }
 
-func newTunnelAddCommand() *cobra.Command {
+func newTunnelAddCommand(root *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "add NAME [mode ipip] remote ADDRESS local ADDRESS [ttl TTL] [tos TOS] [[no]pmtudisc] [dev DEVICE]",
 		Short: "Make a tunnel in the background, in the words of ip-tunnel(8)",
@@ -63,7 +61,15 @@ syslog. It keeps nothing open that the caller has open, such as a lock.`,
 			if err != nil {
 				return usageError{err}
 			}
-			return o.runInBackground(cmd.Context())
+			cfg, err := o.config()
+			if err != nil {
+				return err
+			}
+			if err := needTunnelDescriptors(cfg.Queues, cfg.Queues); err != nil {
+				return err
+			}
+			cfg.Down = true
+			return backend{root}.Add(cmd.Context(), cfg)
 		},
 	}
 }

@@ -21,6 +21,7 @@ const (
 	exitOK    = 0
 	exitError = 1
 	exitUsage = 2
+	exitRuns  = 3 // of the process in the background: there is another one
 )
 
 func main() {

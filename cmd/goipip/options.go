@@ -15,7 +15,8 @@ import (
 // options is what the flags say.
 type options struct {
 	tunnel    tunnel.Config
-	workers   int // 0 for as many as a tunnel has queues
+	workers   int    // 0 for as many as a tunnel has queues
+	control   string // path of the control socket; empty for that of the network namespace
 	logLevel  string
 	logFormat string
 }

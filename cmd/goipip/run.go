@@ -13,6 +13,7 @@ import (
 
 	"goipip/internal/daemon"
 	"goipip/internal/daemon/config"
+	"goipip/internal/daemon/control"
 	"goipip/internal/logqueue"
 
 	"github.com/spf13/cobra"
@@ -90,14 +91,12 @@ func (o *options) runDaemon(ctx context.Context, r runOptions) error {
 	o.logLevel, o.logFormat = cmp.Or(file.LogLevel, o.logLevel), cmp.Or(file.LogFormat, o.logFormat)
 	q := logqueue.New(o.logHandler(), logSize)
 	defer q.Close(flushTimeout)
-	log := slog.New(q.Handler())
-
 	signals := notify()
-	d, err := daemon.Open(workers, log)
+	d, err := o.serve(control.Process{Role: control.RoleRun, Config: r.config, Workers: workers}, q.Handler())
 	if err != nil {
 		return err
 	}
-	defer func() { d.Close(whyDone(ctx)) }()
+	defer func() { d.close(whyDone(ctx)) }()
 	err = d.Apply(file.Tunnels)
 	switch {
 	case d.Len() == 0:
@@ -113,7 +112,7 @@ func (o *options) runDaemon(ctx context.Context, r runOptions) error {
 			if sig == syscall.SIGUSR1 {
 				d.LogCounters()
 			} else {
-				reload(d, r.config, log)
+				reload(d.Daemon, r.config, d.log)
 			}
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"goipip/internal/daemon"
 	"goipip/internal/daemon/config"
+	"goipip/internal/daemon/control"
 	"goipip/internal/logqueue"
 	"goipip/internal/tunnel"
 )
@@ -29,26 +30,23 @@ func (o *options) runTunnel(ctx context.Context) error {
 	}
 	q := logqueue.New(o.logHandler(), logSize)
 	defer q.Close(flushTimeout)
-	return o.runOne(ctx, cfg, slog.New(q.Handler()), func(*slog.Logger) {})
+	return o.runOne(ctx, cfg, q.Handler())
 }
 
-// runOne runs a daemon with one tunnel to its end. When the link is
-// there it calls up, with the logger for lines about the tunnel.
-func (o *options) runOne(ctx context.Context, cfg tunnel.Config, log *slog.Logger, up func(*slog.Logger)) error {
+// runOne runs a daemon with one tunnel to its end.
+func (o *options) runOne(ctx context.Context, cfg tunnel.Config, log slog.Handler) error {
 	signals := notify()
-	d, err := daemon.Open(cmp.Or(o.workers, cfg.Queues), log)
+	s, err := o.serve(control.Process{Role: control.RoleForeground, Workers: cmp.Or(o.workers, cfg.Queues)}, log)
 	if err != nil {
 		return err
 	}
-	defer func() { d.Close(whyDone(ctx)) }()
-	name, err := d.Start(config.Tunnel{Config: cfg})
+	defer func() { s.close(whyDone(ctx)) }()
+	name, err := s.Start(config.Tunnel{Config: cfg})
 	if err != nil {
 		return err
 	}
-	log = log.With("tunnel", name)
-	go answer(signals, d, func() { log.Info("SIGHUP ignored: there is no configuration file") })
-	up(log)
-	if d.Wait(ctx) != nil {
+	go answer(signals, s.Daemon, func() { s.log.Info("SIGHUP ignored: there is no configuration file", "tunnel", name) })
+	if s.Wait(ctx) != nil {
 		return statusError(exitError) // the log has the reason
 	}
 	return nil

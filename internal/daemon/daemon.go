@@ -12,43 +12,56 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"time"
 
 	"goipip/internal/daemon/config"
+	"goipip/internal/daemon/control"
 	"goipip/internal/tunnel"
 	"goipip/tun"
 )
 
-// Daemon is a set of tunnels. Its methods may be called by one goroutine at a time, in the
-// network namespace that it was opened in; Wait and LogCounters by any.
+// Daemon is a set of tunnels. Any goroutine may call its methods; threads that change
+// tunnels must be in the network namespace that it was opened in.
 type Daemon struct {
-	log  *slog.Logger
-	host *tunnel.Host
+	log     *slog.Logger
+	host    *tunnel.Host
+	process control.Process
+	sampler sampler
 
-	mu      sync.Mutex
-	members map[string]*member
-	none    chan struct{} // closed while there are no members
-	failure error         // by which the last tunnel ended that did not end as wanted
+	changing sync.Mutex // held while tunnels are started, changed, and ended on request
+
+	mu        sync.Mutex
+	members   map[string]*member // by the name that the link was created with
+	adding    int                // requests to add a tunnel that are under way, or expected
+	expecting bool               // one of these is the first
+	ending    bool               // no tunnel is added any more
+	none      chan struct{}      // closed while there are no members, and none is being added
+	failure   error              // by which the last tunnel ended that did not end as wanted
 }
 
 // member is a tunnel that runs.
 type member struct {
 	name   string
 	want   config.Tunnel
+	added  bool // by a request, so that it is not of the configuration
+	since  time.Time
 	tunnel *tunnel.Tunnel
 	stop   context.CancelCauseFunc
 	ended  chan struct{}
+	sample sample
 }
 
 // Open returns a Daemon without tunnels, for the network namespace of the calling thread,
-// whose tunnels share so many workers. Lines about a tunnel go to log with its name; log
-// must not block.
-func Open(workers int, log *slog.Logger) (*Daemon, error) {
-	host, err := tunnel.OpenHost(workers, log)
+// whose tunnels share p.Workers workers; p describes the process to clients. Lines about a
+// tunnel go to log with its name; log must not block.
+func Open(p control.Process, log *slog.Logger) (*Daemon, error) {
+	host, err := tunnel.OpenHost(p.Workers, log)
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{log: log, host: host, members: map[string]*member{}, none: make(chan struct{})}
+	d := &Daemon{log: log, host: host, process: p, members: map[string]*member{}, none: make(chan struct{})}
 	close(d.none)
+	d.sampler.start(d)
 	return d, nil
 }
 
@@ -64,6 +77,12 @@ func Workers(tunnels []config.Tunnel) int {
 
 // Close ends all tunnels, and logs why.
 func (d *Daemon) Close(why error) {
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	d.mu.Lock()
+	d.ending = true
+	d.mu.Unlock()
+	d.sampler.close()
 	d.end(slices.Collect(maps.Values(d.running())), why)
 	d.host.Close()
 }
@@ -84,11 +103,14 @@ func (d *Daemon) Wait(ctx context.Context) error {
 
 var errUnwanted = errors.New("not wanted any more")
 
-// Apply ends the tunnels that are not wanted, changes those that are wanted otherwise, and
-// starts those that do not run. What keeps a tunnel from that is logged with its name, and
+// Apply makes want the configuration: it ends the tunnels that are not in it but were in the
+// one before, changes those that are wanted otherwise, and starts those that do not run.
+// Tunnels that Add has started go on, unless want has another one of that name. What keeps a tunnel from that is logged with its name, and
 // returned with that of all others; it does not keep the others from it. A tunnel that
 // cannot be changed goes on as it is.
 func (d *Daemon) Apply(want []config.Tunnel) error {
+	d.changing.Lock()
+	defer d.changing.Unlock()
 	wanted := map[string]config.Tunnel{}
 	for _, w := range want {
 		wanted[w.Config.Name] = w
@@ -97,6 +119,10 @@ func (d *Daemon) Apply(want []config.Tunnel) error {
 	changes := map[*member]config.Tunnel{}
 	for name, m := range d.running() {
 		w, ok := wanted[name]
+		if !ok && m.added {
+			continue
+		}
+		m.added = false
 		switch {
 		case !ok || m.want.Config.NeedsNewLink(w.Config):
 			unwanted = append(unwanted, m)
@@ -112,7 +138,7 @@ func (d *Daemon) Apply(want []config.Tunnel) error {
 		if kept[w.Config.Name] != nil {
 			continue
 		}
-		if _, err := d.Start(w); err != nil {
+		if _, err := d.start(w, false); err != nil {
 			d.log.Error("the tunnel does not start", "tunnel", w.Config.Name, "err", err)
 			errs = append(errs, fmt.Errorf("tunnel %s: %w", w.Config.Name, err))
 		}
@@ -186,14 +212,20 @@ func (d *Daemon) running() map[string]*member {
 // Start starts a tunnel, and returns its name: without one in w, the first free of goipip0,
 // goipip1, …
 func (d *Daemon) Start(w config.Tunnel) (name string, err error) {
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	return d.start(w, false)
+}
+
+func (d *Daemon) start(w config.Tunnel, added bool) (name string, err error) {
 	t, err := d.host.Open(settings(w), d.log)
 	if err != nil {
 		return "", err
 	}
 	ctx, stop := context.WithCancelCause(context.Background())
-	m := &member{name: t.Name(), want: w, tunnel: t, stop: stop, ended: make(chan struct{})}
+	m := &member{name: t.Name(), want: w, added: added, since: time.Now(), tunnel: t, stop: stop, ended: make(chan struct{})}
 	d.mu.Lock()
-	if len(d.members) == 0 {
+	if len(d.members) == 0 && d.adding == 0 {
 		d.none = make(chan struct{})
 	}
 	d.members[m.name] = m
@@ -222,7 +254,7 @@ func (d *Daemon) run(ctx context.Context, m *member) {
 	defer d.mu.Unlock()
 	d.failure = err
 	delete(d.members, m.name)
-	if len(d.members) == 0 {
+	if len(d.members) == 0 && d.adding == 0 {
 		close(d.none)
 	}
 	close(m.ended)

@@ -48,6 +48,16 @@ func (s *softErrors) take(now time.Time) bool {
 	return told
 }
 
+// left returns how many senders are still to hear of an error.
+func (s *softErrors) left(now time.Time) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now.Sub(s.last) >= softErrorTime {
+		return 0
+	}
+	return s.count
+}
+
 // isSoftError reports whether e is one (E; ipip_err in net/ipv4/ipip.c). A TTL
 // that ran out is the business of the inner sender where it is the inner TTL.
 func isSoftError(e rawsock.ICMPError, inheritTTL bool) bool {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"goipip/encap"
 	"goipip/internal/stats"
@@ -184,6 +185,19 @@ func (t *Tunnel) Sent() (n uint64) {
 	return n
 }
 
+// Passed returns how much has been passed on in both directions. Unlike Stats it asks the
+// kernel nothing.
+func (t *Tunnel) Passed() stats.Snapshot {
+	var s stats.Snapshot
+	for _, port := range t.outs {
+		port.count.AddPassedTo(&s.TX)
+	}
+	for _, port := range t.ins {
+		port.count.AddPassedTo(&s.RX)
+	}
+	return s
+}
+
 // Stats returns the counters of both directions, with what the kernel dropped before a
 // loop saw it (G5).
 func (t *Tunnel) Stats() stats.Snapshot {
@@ -235,3 +249,6 @@ func (t *Tunnel) remove() {
 		e.log.Debug("the sockets of the last tunnel stay open for others", "err", err)
 	}
 }
+
+// SoftErrors returns how many of the next senders are to hear of an ICMP error (T8).
+func (t *Tunnel) SoftErrors() int { return t.soft.left(time.Now()) }

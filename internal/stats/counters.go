@@ -32,10 +32,15 @@ func (c *Counters) Total() uint64 {
 	return n
 }
 
-// AddTo adds what has been counted to d.
-func (c *Counters) AddTo(d *Direction) {
+// AddPassedTo adds the packets that were passed on to d.
+func (c *Counters) AddPassedTo(d *Direction) {
 	d.Packets += c.packets.Load()
 	d.Bytes += c.bytes.Load()
+}
+
+// AddTo adds what has been counted to d.
+func (c *Counters) AddTo(d *Direction) {
+	c.AddPassedTo(d)
 	for r := range c.drops {
 		d.Drops[r] += c.drops[r].Load()
 	}

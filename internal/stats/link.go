@@ -72,3 +72,12 @@ func (l *LinkStats) add(c LinkCounter, n uint64) {
 		l.TXDropped += n
 	}
 }
+
+// Map returns the counters by their names.
+func (l LinkStats) Map() map[string]uint64 {
+	return map[string]uint64{
+		"rx_packets": l.RXPackets, "rx_bytes": l.RXBytes, "tx_packets": l.TXPackets, "tx_bytes": l.TXBytes,
+		"rx_errors": l.RXErrors, "rx_length_errors": l.RXLengthErrors, "rx_frame_errors": l.RXFrameErrors, "rx_dropped": l.RXDropped,
+		"tx_errors": l.TXErrors, "tx_carrier_errors": l.TXCarrierErrors, "collisions": l.Collisions, "tx_dropped": l.TXDropped,
+	}
+}

@@ -4,20 +4,22 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"goipip/internal/rundir"
 )
 
 // For tests of what has no clock that a test could set, and of more cases than a
 // network could bring about.
 
 // Claim is a claim on a name below a directory that a test brings.
-type Claim struct{ claimed }
+type Claim struct{ *claimed }
 
 func ClaimIn(base, dir, name string) (*Claim, error) {
-	file, err := lockFile(base, dir, name)
+	c, err := claimIn(rundir.In(base, dir), name)
 	if err != nil {
 		return nil, err
 	}
-	return &Claim{claimed{file: file}}, nil
+	return &Claim{c}, nil
 }
 
 func (c *Claim) SetName(link string) { c.setName(link) }

@@ -244,6 +244,9 @@ func (t *Tunnel) MTU() int { return int(t.mtu.Load()) }
 // Stats returns the tunnel's counters.
 func (t *Tunnel) Stats() stats.Snapshot { return t.packets.Load().Stats() }
 
+// Passed returns how much has been passed on in both directions.
+func (t *Tunnel) Passed() stats.Snapshot { return t.packets.Load().Passed() }
+
 // Run waits until ctx is done, and returns nil; or until the link is deleted, and returns
 // ErrDeleted; or until the link does not work any more for another reason, and returns that.
 // It closes the tunnel in any case.

@@ -1,0 +1,95 @@
+//go:build linux
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"goipip/internal/daemon/control"
+	"goipip/internal/tunnel"
+)
+
+// backend carries out the words of ip-tunnel(8) by the processes of this network namespace.
+type backend struct{ o *options }
+
+// Add adds a tunnel to the daemon, which is started if there is none.
+func (b backend) Add(_ context.Context, cfg tunnel.Config) error {
+	_, err := control.AddTunnel(b.o.control, cfg, b.o.startInBackground)
+	return err
+}
+
+// Change changes what the words of ip-tunnel(8) can say about a tunnel.
+func (b backend) Change(_ context.Context, name string, cfg tunnel.Config) error {
+	return b.first(name, func(c *control.Client) error {
+		var l control.Listed
+		if err := c.Call(control.MethodList, control.ListParams{}, &l); err != nil {
+			return err
+		}
+		i := slices.IndexFunc(l.Tunnels, func(t control.Tunnel) bool { return t.Config.Name == name })
+		if i < 0 {
+			return control.ErrNotFound
+		}
+		next := l.Tunnels[i].Config
+		next.Local, next.Remote, next.Device, next.Mark = cfg.Local, cfg.Remote, cfg.Device, cfg.Mark
+		next.TTL, next.TOS, next.InheritTOS = cfg.TTL, cfg.TOS, cfg.InheritTOS
+		next.NoPMTUDisc, next.AnyProtocol = cfg.NoPMTUDisc, cfg.AnyProtocol
+		return c.Call(control.MethodChange, control.TunnelParams{Name: name, Tunnel: next}, nil)
+	})
+}
+
+// Delete removes a tunnel and its link.
+func (b backend) Delete(_ context.Context, name string) error {
+	return b.first(name, func(c *control.Client) error {
+		return c.Call(control.MethodDelete, control.NameParams{Name: name}, nil)
+	})
+}
+
+// list returns the tunnels of this network namespace by the indexes of their links.
+func (b backend) list(counters bool) (tunnels []control.Tunnel, err error) {
+	err = b.each(func(c *control.Client) error {
+		var l control.Listed
+		err := c.Call(control.MethodList, control.ListParams{Counters: counters}, &l)
+		tunnels = append(tunnels, l.Tunnels...)
+		return err
+	})
+	slices.SortFunc(tunnels, func(a, b control.Tunnel) int { return cmp.Compare(a.Index, b.Index) })
+	return tunnels, err
+}
+
+// first calls f with the processes of this network namespace, until one knows the tunnel.
+func (b backend) first(name string, f func(*control.Client) error) error {
+	found := false
+	err := b.each(func(c *control.Client) error {
+		if found {
+			return nil
+		}
+		err := f(c)
+		if errors.Is(err, control.ErrNotFound) {
+			return nil
+		}
+		found = true
+		return err
+	})
+	if err == nil && !found {
+		return fmt.Errorf("tunnel %q: %w", name, control.ErrNotFound)
+	}
+	return err
+}
+
+// each calls f with each process of this network namespace. One that ends meanwhile has no
+// tunnels.
+func (b backend) each(f func(*control.Client) error) error {
+	clients, err := control.DialAll(b.o.control)
+	errs := []error{err}
+	for _, c := range clients {
+		if err := f(c); !errors.Is(err, control.ErrEnding) {
+			errs = append(errs, err)
+		}
+		c.Close()
+	}
+	return errors.Join(errs...)
+}

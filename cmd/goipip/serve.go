@@ -1,0 +1,80 @@
+//go:build linux
+
+package main
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"time"
+
+	"goipip/internal/daemon"
+	"goipip/internal/daemon/control"
+)
+
+// answerTimeout bounds the wait for clients at the end of a daemon.
+const answerTimeout = 500 * time.Millisecond
+
+// served is a daemon that clients can reach by a control socket.
+type served struct {
+	*daemon.Daemon
+	log      *slog.Logger
+	server   *control.Server
+	listener *control.Listener // nil if there is none
+}
+
+// serve opens a daemon without tunnels, whose log goes to h and to the clients that follow
+// it. Only one daemon of a network namespace takes further tunnels: the error is
+// control.ErrRuns if there is one. Another reason why there is no control socket is logged.
+func (o *options) serve(p control.Process, h slog.Handler) (*served, error) {
+	events := control.NewEvents()
+	s := &served{log: slog.New(slog.NewMultiHandler(h, events.Handler()))}
+	var err error
+	if p.Role == control.RoleForeground {
+		if s.listener, err = control.ListenBeside(o.control); err != nil {
+			s.log.Debug("goipip show will not show this process", "err", err)
+		}
+	} else {
+		s.listener, err = control.Listen(o.control)
+		if errors.Is(err, control.ErrRuns) || err != nil && p.Role == control.RoleBackground {
+			return nil, err
+		}
+		if err != nil {
+			s.log.Warn("no control socket: goipip tunnel and goipip show will not find this daemon", "err", err)
+		}
+	}
+	p.PID, p.Version, p.Started = os.Getpid(), version(), time.Now()
+	if s.Daemon, err = daemon.Open(p, s.log); err != nil {
+		s.stopServing()
+		s.release()
+		return nil, err
+	}
+	s.server = control.NewServer(s.Daemon, events)
+	if s.listener != nil {
+		go func() { _ = s.server.Serve(s.listener) }() // ends with the listener
+	}
+	return s, nil
+}
+
+// stopServing refuses new clients, and answers those that wait for an answer.
+func (s *served) stopServing() {
+	if s.listener != nil {
+		s.listener.Close()
+	}
+	if s.server != nil {
+		s.server.Close(answerTimeout)
+	}
+}
+
+func (s *served) release() {
+	if s.listener != nil {
+		s.listener.Release()
+	}
+}
+
+// close ends the daemon, and its tunnels for the reason why.
+func (s *served) close(why error) {
+	s.stopServing()
+	s.Close(why)
+	s.release()
+}

@@ -1,0 +1,236 @@
+package daemon
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"goipip/internal/daemon/config"
+	"goipip/internal/daemon/control"
+	"goipip/internal/tunnel"
+)
+
+var _ control.Handler = (*Daemon)(nil)
+
+// Add starts a tunnel that is not of the configuration. For %d in its name the kernel takes
+// the first number that is free. The error is control.ErrEnding once the daemon is about to
+// exit.
+func (d *Daemon) Add(cfg tunnel.Config) (name string, err error) {
+	if d.process.Role == control.RoleForeground {
+		return "", fmt.Errorf("process id %d runs one tunnel, and takes no others", d.process.PID)
+	}
+	if !d.beginAdd() {
+		return "", control.ErrEnding
+	}
+	defer d.endAdd()
+	cfg.Queues = cmp.Or(cfg.Queues, tunnel.DefaultQueues())
+	numbered := cfg
+	numbered.Name = strings.Replace(cfg.Name, "%d", "0", 1)
+	if err := numbered.Validate(); err != nil {
+		return "", err
+	}
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	return d.start(fromConfig(cfg), true)
+}
+
+// Expect has Wait wait for the first request to add a tunnel, at most for timeout.
+func (d *Daemon) Expect(timeout time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.expecting = true
+	d.hold()
+	time.AfterFunc(timeout, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.expecting {
+			d.expecting = false
+			d.letGo()
+		}
+	})
+}
+
+// hold keeps Wait waiting until letGo. Both need mu.
+func (d *Daemon) hold() {
+	if len(d.members) == 0 && d.adding == 0 {
+		d.none = make(chan struct{})
+	}
+	d.adding++
+}
+
+func (d *Daemon) letGo() {
+	d.adding--
+	if len(d.members) == 0 && d.adding == 0 {
+		close(d.none)
+	}
+}
+
+// beginAdd reports whether tunnels may be added.
+func (d *Daemon) beginAdd() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ending {
+		return false
+	}
+	if d.expecting {
+		d.expecting = false // this is what was expected
+	} else {
+		d.hold()
+	}
+	return true
+}
+
+func (d *Daemon) endAdd() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.letGo()
+}
+
+// EndIfEmpty reports whether the daemon has no tunnel, and takes none from then on.
+func (d *Daemon) EndIfEmpty() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.members) == 0 && d.adding == 0 {
+		d.ending = true
+	}
+	return d.ending
+}
+
+// fromConfig returns what would be the table for cfg in a configuration.
+func fromConfig(cfg tunnel.Config) config.Tunnel {
+	w := config.Tunnel{Config: cfg, Addresses: cfg.Addresses}
+	for _, r := range cfg.Routes {
+		w.Routes = append(w.Routes, config.Route(r))
+	}
+	w.Config.Addresses, w.Config.Routes = nil, nil
+	return w
+}
+
+// find returns the tunnel whose link has a name now. A link of this network namespace is
+// meant rather than one that was moved to another.
+func (d *Daemon) find(name string) (*member, error) {
+	var away *member
+	for _, m := range d.running() {
+		switch s := m.tunnel.State(); {
+		case s.Config.Name != name:
+		case s.Away:
+			away = m
+		default:
+			return m, nil
+		}
+	}
+	if away != nil {
+		return away, nil
+	}
+	return nil, fmt.Errorf("tunnel %q: %w", name, control.ErrNotFound)
+}
+
+// Change makes cfg the settings of the tunnel called name. Its name, queues and offload stay
+// as they are.
+func (d *Daemon) Change(name string, cfg tunnel.Config) error {
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	m, err := d.find(name)
+	if err != nil {
+		return err
+	}
+	is := m.want.Config
+	cfg.Name, cfg.Queues, cfg.NoOffload, cfg.Down = is.Name, is.Queues, is.NoOffload, is.Down
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	w := fromConfig(cfg)
+	w.File, w.Line = m.want.File, m.want.Line
+	if err := m.tunnel.Change(settings(w)); err != nil {
+		return err
+	}
+	m.want = w
+	d.log.Info("tunnel has changed", "tunnel", m.name, "local", cfg.Local, "remote", cfg.Remote, "mtu", m.tunnel.MTU())
+	return nil
+}
+
+var errDeleted = errors.New("deleted")
+
+// Delete ends the tunnel called name, and returns when its link is gone.
+func (d *Daemon) Delete(name string) error {
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	m, err := d.find(name)
+	if err != nil {
+		return err
+	}
+	d.end([]*member{m}, errDeleted)
+	return nil
+}
+
+// List returns the tunnels whose links are in the daemon's network namespace.
+func (d *Daemon) List(counters bool) []control.Tunnel {
+	list := []control.Tunnel{}
+	for _, m := range d.running() {
+		s := m.tunnel.State()
+		if s.Away {
+			continue
+		}
+		t := control.Tunnel{Config: s.Config, Index: s.Index}
+		if counters {
+			t.Counters = m.tunnel.Stats().Link().Map()
+		}
+		list = append(list, t)
+	}
+	slices.SortFunc(list, func(a, b control.Tunnel) int { return cmp.Compare(a.Index, b.Index) })
+	return list
+}
+
+// Status describes the tunnel called name, or with an empty name all tunnels.
+func (d *Daemon) Status(name string) (control.Status, error) {
+	s := control.Status{Process: d.process, Tunnels: []control.TunnelStatus{}}
+	if name != "" {
+		m, err := d.find(name)
+		if err == nil {
+			s.Tunnels = append(s.Tunnels, d.status(m))
+		}
+		return s, err
+	}
+	for _, m := range slices.Collect(maps.Values(d.running())) {
+		s.Tunnels = append(s.Tunnels, d.status(m))
+	}
+	slices.SortFunc(s.Tunnels, func(a, b control.TunnelStatus) int { return cmp.Compare(a.Index, b.Index) })
+	return s, nil
+}
+
+func (d *Daemon) status(m *member) control.TunnelStatus {
+	s, counted := m.tunnel.State(), m.tunnel.Stats()
+	t := control.TunnelStatus{
+		Config:     s.Config,
+		Since:      m.since,
+		Index:      s.Index,
+		Up:         s.Up,
+		Away:       s.Away,
+		MTU:        s.MTU,
+		Trouble:    s.Trouble,
+		SoftErrors: s.SoftErrors,
+		Underlay: control.Underlay{
+			Source:    s.Source,
+			Device:    s.Device,
+			NextHop:   s.NextHop,
+			LinkAddr:  s.LinkAddr.String(),
+			Transmit:  "raw",
+			WhyRaw:    s.WhyRaw,
+			PathMTU:   s.PathMTU,
+			DeviceMTU: s.DeviceMTU,
+		},
+		Link: counted.Link().Map(),
+	}
+	if s.LinkAddr != nil {
+		t.Underlay.Transmit = "packet"
+	}
+	if s.Reported {
+		t.Underlay.ReportedBy = "router"
+	}
+	t.TX, t.RX = d.sampler.traffic(m, counted)
+	return t
+}

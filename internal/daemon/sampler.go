@@ -1,0 +1,148 @@
+package daemon
+
+import (
+	"sync"
+	"time"
+
+	"goipip/internal/daemon/control"
+	"goipip/internal/stats"
+)
+
+// sampleInterval is how often the counters of all tunnels are read, for rates and for the
+// time of the last packet: the packet loops do not look at a clock.
+const sampleInterval = time.Second
+
+// A remote end is silent that has sent nothing for so long, and for so many intervals in
+// which packets were sent to it.
+const (
+	silence    = 30 * time.Second
+	unanswered = 5
+)
+
+// sampler reads the counters of a daemon's tunnels.
+type sampler struct {
+	mu   sync.Mutex // for the samples of all members
+	stop chan struct{}
+	done sync.WaitGroup
+}
+
+// sample is what is known of a tunnel from its counters.
+type sample struct {
+	at     time.Time // when it was read last
+	tx, rx flow
+
+	silent     bool      // the remote end is, as logged
+	asking     time.Time // since when packets have been sent and none came
+	unanswered int       // the intervals since then in which packets were sent
+}
+
+// flow is one direction of a sample.
+type flow struct {
+	packets, bytes        uint64 // as read last
+	packetRate, bytesRate uint64 // over the last interval
+	last                  time.Time
+}
+
+func (f *flow) add(d stats.Direction, now time.Time, elapsed time.Duration) (grew bool) {
+	grew = d.Packets != f.packets
+	if elapsed > 0 {
+		f.packetRate = uint64(float64(d.Packets-f.packets) / elapsed.Seconds())
+		f.bytesRate = uint64(float64(d.Bytes-f.bytes) / elapsed.Seconds())
+	}
+	f.packets, f.bytes = d.Packets, d.Bytes
+	if grew {
+		f.last = now
+	}
+	return grew
+}
+
+func (f *flow) traffic(d stats.Direction) control.Traffic {
+	t := control.Traffic{
+		Packets: d.Packets, Bytes: d.Bytes,
+		PacketRate: f.packetRate, ByteRate: f.bytesRate,
+		Last: f.last,
+	}
+	if d.Packets != f.packets {
+		t.Last = time.Now()
+	}
+	for reason, n := range d.Drops.All() {
+		if t.Drops == nil {
+			t.Drops = map[string]uint64{}
+		}
+		t.Drops[reason.String()] = n
+	}
+	return t
+}
+
+// start samples d's tunnels until close.
+func (s *sampler) start(d *Daemon) {
+	s.stop = make(chan struct{})
+	s.done.Go(func() {
+		tick := time.NewTicker(sampleInterval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-s.stop:
+				return
+			case now := <-tick.C:
+				for _, m := range d.running() {
+					s.take(d, m, now)
+				}
+			}
+		}
+	})
+}
+
+func (s *sampler) close() {
+	close(s.stop)
+	s.done.Wait()
+}
+
+func (s *sampler) take(d *Daemon, m *member, now time.Time) {
+	counted := m.tunnel.Passed()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := &m.sample
+	var elapsed time.Duration
+	if !p.at.IsZero() {
+		elapsed = now.Sub(p.at)
+	}
+	p.at = now
+	sent, came := p.tx.add(counted.TX, now, elapsed), p.rx.add(counted.RX, now, elapsed)
+	s.watchPeer(d, m, sent, came, now)
+}
+
+// watchPeer logs when a remote end falls silent, and when it is back. It needs mu.
+func (s *sampler) watchPeer(d *Daemon, m *member, sent, came bool, now time.Time) {
+	p := &m.sample
+	switch {
+	case came:
+		p.unanswered = 0
+		if p.silent {
+			p.silent = false
+			d.log.Info("packets come from the remote end again", "tunnel", m.name, "remote", m.tunnel.State().Config.Remote)
+		}
+		return
+	case !sent || p.silent:
+		return
+	case p.unanswered == 0:
+		p.asking = now
+	}
+	p.unanswered++
+	if p.unanswered < unanswered || now.Sub(p.asking) < silence {
+		return
+	}
+	p.silent = true
+	args := []any{"tunnel", m.name, "remote", m.tunnel.State().Config.Remote}
+	if !p.rx.last.IsZero() {
+		args = append(args, "since", now.Sub(p.rx.last).Round(time.Second))
+	}
+	d.log.Warn("nothing comes from the remote end, although packets are sent there: is it up, and does a firewall drop protocol 4?", args...)
+}
+
+// traffic returns what is known of a tunnel, whose counters are given.
+func (s *sampler) traffic(m *member, counted stats.Snapshot) (tx, rx control.Traffic) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return m.sample.tx.traffic(counted.TX), m.sample.rx.traffic(counted.RX)
+}
