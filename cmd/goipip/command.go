@@ -4,9 +4,12 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 const example = `  # on 10.90.6.238
@@ -39,9 +42,26 @@ as when a terminal closes, does not end it.`,
 	}
 	o.register(cmd.Flags())
 	cmd.PersistentFlags().StringVar(&o.control, "control", "", "path of the control socket (default: that of the network namespace, below /run/goipip)")
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{flagError(err)} })
 	cmd.AddCommand(newRunCommand(o), newCheckCommand(), newTunnelCommand(o), newDaemonCommand(o), newDemoCommand(), newDoctorCommand())
 	return cmd
+}
+
+// flagError says a wrong value as Config.FieldErrors does: --mtu 67: must be …
+func flagError(err error) error {
+	var invalid *pflag.InvalidValueError
+	if !errors.As(err, &invalid) {
+		return err
+	}
+	value := invalid.GetValue()
+	if value == "" || strings.ContainsAny(value, " \t\n") {
+		value = strconv.Quote(value)
+	}
+	why := errors.Unwrap(invalid)
+	if errors.As(why, new(*strconv.NumError)) { // of pflag, which reads booleans only
+		why = errors.New("must be true or false")
+	}
+	return fmt.Errorf("--%s %s: %w", invalid.GetFlag().Name, value, why)
 }
 
 func noArguments(_ *cobra.Command, args []string) error {

@@ -11,6 +11,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -39,7 +40,12 @@ func run(args []string) int {
 	var o options
 	cmd := newCommand(&o)
 	cmd.SetArgs(doubleDashes(args))
+	out := &output{w: os.Stdout}
+	cmd.SetOut(out)
 	err := cmd.ExecuteContext(ctx)
+	if err == nil {
+		err = out.err
+	}
 	if err == nil {
 		return exitOK
 	}
@@ -56,3 +62,17 @@ func run(args []string) int {
 
 // usageError is a command line that cannot be carried out as it stands.
 type usageError struct{ error }
+
+// output is standard output, and remembers the first error: a result that nobody got is none.
+type output struct {
+	w   io.Writer
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.w.Write(p)
+	if err != nil && o.err == nil {
+		o.err = err
+	}
+	return n, err
+}

@@ -4,7 +4,9 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"runtime/debug"
+	"strconv"
 
 	"goipip/internal/daemon/config"
 	"goipip/internal/tunnel"
@@ -32,14 +34,15 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&c.Name, "name", "", "name of the link (default: the first free of goipip0, goipip1, …)")
 	setting("address", "address", "inner address of this end, A or A/length")
 	setting("peer", "address", "inner address of the other end")
-	f.IntVar(&c.MTU, "mtu", 0, "of the link, 68 to 65515 (default: from the route to the remote end)")
+	f.Var(&numberValue{p: &c.MTU, least: tunnel.MinMTU, most: tunnel.MaxMTU}, "mtu", "of the link, 68 to 65515 (default: from the route to the remote end)")
 	setting("ttl", "hops", "of outer packets, 1 to 255, or inherit")
 	setting("tos", "tos", "of outer packets, hexadecimal 00 to ff, or inherit")
 	f.BoolVar(&c.NoPMTUDisc, "nopmtudisc", false, "set DF on outer packets only where the inner packet has it")
 	f.StringVar(&c.Device, "dev", "", "device that outer packets leave by")
 	setting("fwmark", "mark", "of outer packets, by which their route may be chosen (ip rule add fwmark)")
 	setting("icmp", "word", "when to tell senders of ICMP errors: linux, with their next packet, or rfc2003, at once")
-	f.IntVar(&c.Queues, "queues", tunnel.DefaultQueues(), "of the link; by default one for every two cores, at most 4")
+	c.Queues = tunnel.DefaultQueues()
+	f.Var(&numberValue{p: &c.Queues, least: 1, most: tunnel.MaxQueues}, "queues", "of the link; by default one for every two cores, at most 4")
 	o.registerWorkers(f)
 	setting("offload", "word", "what the kernel's side of the link leaves to goipip, auto or off")
 	setting("tx", "word", "how packets leave: by raw or by packet socket, or auto: the faster one where that changes nothing")
@@ -48,7 +51,7 @@ func (o *options) register(f *pflag.FlagSet) {
 }
 
 func (o *options) registerWorkers(f *pflag.FlagSet) {
-	f.IntVar(&o.workers, "workers", 0, "pairs of threads that carry packets, 1 to 64 (default: as many as a tunnel has queues)")
+	f.Var(&numberValue{p: &o.workers, least: 1, most: maxWorkers}, "workers", "pairs of threads that carry packets, 1 to 64 (default: as many as a tunnel has queues)")
 }
 
 // config returns the checked tunnel that the options describe.
@@ -61,7 +64,7 @@ func (o *options) config() (tunnel.Config, error) {
 	if len(errs) > 0 {
 		return c, usageError{errors.Join(errs...)}
 	}
-	return c, o.checkWorkers()
+	return c, nil
 }
 
 // version is the module's version, and the commit where the build knows it.
@@ -112,3 +115,30 @@ func (v enumValue) Set(s string) error {
 
 func (v enumValue) Type() string   { return "word" }
 func (v enumValue) String() string { return *v.p }
+
+// maxWorkers is the most workers that a process may have.
+const maxWorkers = 64
+
+// numberValue is a number in a range.
+type numberValue struct {
+	p           *int
+	least, most int
+}
+
+func (v *numberValue) Set(s string) error {
+	n, err := strconv.ParseInt(s, 0, strconv.IntSize)
+	if err != nil || int(n) < v.least || int(n) > v.most {
+		return fmt.Errorf("must be %d to %d", v.least, v.most)
+	}
+	*v.p = int(n)
+	return nil
+}
+
+func (v *numberValue) Type() string { return "number" }
+
+func (v *numberValue) String() string {
+	if v.p == nil || *v.p == 0 {
+		return "" // the default is made of something else
+	}
+	return strconv.Itoa(*v.p)
+}

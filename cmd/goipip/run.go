@@ -77,9 +77,6 @@ func newCheckCommand() *cobra.Command {
 
 // runDaemon runs the tunnels of a configuration.
 func (o *options) runDaemon(ctx context.Context, r runOptions) error {
-	if err := o.checkWorkers(); err != nil {
-		return err
-	}
 	file, err := config.Read(r.config)
 	if err != nil {
 		return err

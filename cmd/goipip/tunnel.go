@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -78,13 +77,4 @@ func whyDone(ctx context.Context) error {
 		return cause
 	}
 	return errors.New("signal")
-}
-
-// checkWorkers checks the flag --workers, where 0 is its default.
-func (o *options) checkWorkers() error {
-	const most = 64
-	if o.workers < 0 || o.workers > most {
-		return usageError{fmt.Errorf("--workers %d: must be 1 to %d, or 0 for as many as a tunnel has queues", o.workers, most)}
-	}
-	return nil
 }

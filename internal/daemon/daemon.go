@@ -97,6 +97,8 @@ func (d *Daemon) Wait(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	case <-none:
+		d.mu.Lock()
+		defer d.mu.Unlock()
 		return d.failure
 	}
 }
@@ -105,9 +107,9 @@ var errUnwanted = errors.New("not wanted any more")
 
 // Apply makes want the configuration: it ends the tunnels that are not in it but were in the
 // one before, changes those that are wanted otherwise, and starts those that do not run.
-// Tunnels that Add has started go on, unless want has another one of that name. What keeps a tunnel from that is logged with its name, and
-// returned with that of all others; it does not keep the others from it. A tunnel that
-// cannot be changed goes on as it is.
+// Tunnels that Add has started go on, unless want has one of that name. What keeps a tunnel
+// from that is logged with its name, and returned with that of all others; it does not keep
+// the others from it. A tunnel that cannot be changed goes on as it is.
 func (d *Daemon) Apply(want []config.Tunnel) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()

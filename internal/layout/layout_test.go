@@ -18,8 +18,8 @@ const root = "../.."
 // rooms says for each package which of the project's others its code may import.
 // Tests may import more.
 var rooms = map[string][]string{
-	"cmd/goipip":              {"internal/daemon", "internal/daemon/config", "internal/tunnel", "internal/logqueue", "internal/netlab"},
-	"internal/daemon":         {"internal/daemon/config", "internal/tunnel", "tun"},
+	"cmd/goipip":              {"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/tunnel", "internal/logqueue", "internal/netlab"},
+	"internal/daemon":         {"internal/daemon/config", "internal/daemon/control", "internal/stats", "internal/tunnel", "tun"},
 	"internal/daemon/config":  {"internal/tunnel"},
 	"internal/daemon/control": {"internal/rundir", "internal/tunnel"},
 	"internal/tunnel":         {"internal/engine", "internal/rundir", "internal/underlay", "encap", "tun", "rawsock", "internal/packet", "internal/stats"},
@@ -48,7 +48,7 @@ var rooms = map[string][]string{
 var homes = map[string][]string{
 	"unsafe":                                   {"tun", "rawsock", "internal/netlab"},
 	"encoding/binary":                          {"internal/packet", "internal/netlab"},
-	"golang.org/x/sys/unix":                    {"cmd/goipip", "internal/underlay", "tun", "rawsock", "internal/descriptor", "internal/netlab", "internal/netlab/labtest"},
+	"golang.org/x/sys/unix":                    {"cmd/goipip", "internal/daemon/control", "internal/underlay", "tun", "rawsock", "internal/descriptor", "internal/netlab", "internal/netlab/labtest"},
 	"golang.org/x/net/ipv4":                    {"rawsock", "internal/netlab", "bench/naive"},
 	"golang.org/x/net/bpf":                     {"rawsock", "internal/netlab"},
 	"github.com/songgao/water":                 {"tun", "bench/naive"},

@@ -18,6 +18,9 @@ const (
 	MaxMTU = 65535 - packet.IPv4HdrLen
 )
 
+// MaxQueues is the most queues that a link can have.
+const MaxQueues = tun.MaxQueues
+
 // Config is all that there is to say about a tunnel. The zero value of a field
 // is its default, but for Remote and Queues. As JSON it is the tunnel of the control
 // protocol (docs/control.md), under the names of the keys of a configuration file.
