@@ -77,37 +77,31 @@ var ends atomic.Int32
 // returns the id of the process in the background, which is killed after the test.
 func addTunnel(t *testing.T, enter ...string) (pid int) {
 	t.Helper()
-	return addTunnelBy(t, func(args ...string) { command(t, slices.Concat(enter, args)...) })
+	return addTunnelBy(t, func(args ...string) string { return command(t, slices.Concat(enter, args)...) })
 }
 
 // addTunnelOn does the same on a lab's host.
 func addTunnelOn(t *testing.T, h *netlab.Host) (pid int) {
 	t.Helper()
-	return addTunnelBy(t, func(args ...string) {
-		if out, err := h.Output(args[0], args[1:]...); err != nil {
+	return addTunnelBy(t, func(args ...string) string {
+		out, err := h.Output(args[0], args[1:]...)
+		if err != nil {
 			t.Fatal(out, err)
 		}
+		return out
 	})
 }
 
-func addTunnelBy(t *testing.T, run func(args ...string)) (pid int) {
+func addTunnelBy(t *testing.T, run func(args ...string) (out string)) (pid int) {
 	t.Helper()
 	labtest.Need(t, "root", "tun")
 	n := ends.Add(1)
-	remote := fmt.Sprintf("192.0.2.%d", n) // tells the process from others
-	run(labtest.BuildGoipip(t), "tunnel", "add", fmt.Sprintf("tun%02d", n), "local", "198.51.100.1", "remote", remote)
-	cmdlines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	script := fmt.Sprintf(`"$0" tunnel add tun%02d mode ipip local 198.51.100.1 remote 192.0.2.%d &&
+		cat /run/goipip/$(stat -Lc %%i /proc/self/ns/net)/control.lock`, n, n)
+	out := run("sh", "-c", script, labtest.BuildGoipip(t))
+	pid, err := strconv.Atoi(strings.TrimSpace(out))
 	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range cmdlines {
-		cmdline, _ := os.ReadFile(path)
-		if args := strings.Split(string(cmdline), "\x00"); args[0] == labtest.BuildGoipip(t) && slices.Contains(args, remote) {
-			pid, _ = strconv.Atoi(filepath.Base(filepath.Dir(path)))
-		}
-	}
-	if pid == 0 {
-		t.Fatal("there is no process in the background")
+		t.Fatalf("process id of the daemon: %v", err)
 	}
 	t.Cleanup(func() {
 		if p, err := os.FindProcess(pid); err == nil && !hasEnded(t, pid) {
@@ -139,9 +133,12 @@ func TestHazard23_NamespaceDeleted(t *testing.T) {
 	t.Parallel()
 	n := newNamed(t)
 	exec := []string{"ip", "netns", "exec", n.name}
-	first, second := addTunnel(t, exec...), addTunnel(t, exec...)
+	daemon := addTunnel(t, exec...)
+	if again := addTunnel(t, exec...); again != daemon {
+		t.Errorf("the second tunnel has the daemon %d, and the first one %d", again, daemon)
+	}
 	n.delete(t)
-	wait(t, "the tunnels to end", func() bool { return hasEnded(t, first) && hasEnded(t, second) })
+	wait(t, "the daemon to end", func() bool { return hasEnded(t, daemon) })
 	labtest.WaitFor(t, "the kernel to free the namespace", n.isFreed)
 }
 
@@ -165,7 +162,7 @@ func TestHazard23_StatusAndLog(t *testing.T) {
 	const script = `mount -t tmpfs none /dev && mkdir /dev/net && mknod /dev/net/tun c 10 200 && mknod /dev/null c 1 3 &&
 		ln -s "$0" /dev/log && exec "$@"`
 	cmd := exec.CommandContext(labtest.Context(t), "ip", "netns", "exec", n.name, "sh", "-c", script, filepath.Join(dir, "log"),
-		labtest.BuildGoipip(t), "tunnel", "add", "tun01", "local", "198.51.100.1", "remote", "203.0.113.1")
+		labtest.BuildGoipip(t), "daemon")
 	cmd.Env = append(os.Environ(), "GOIPIP_READY=1", "GORACE=atexit_sleep_ms=0")
 	cmd.ExtraFiles = []*os.File{write}
 	var stderr bytes.Buffer
@@ -175,8 +172,9 @@ func TestHazard23_StatusAndLog(t *testing.T) {
 	}
 	write.Close()
 	if n, err := read.Read(make([]byte, 1)); n != 1 {
-		t.Fatalf("the tunnel does not come up: %v: %v: %s", err, cmd.Wait(), &stderr)
+		t.Fatalf("the daemon does not come up: %v: %v: %s", err, cmd.Wait(), &stderr)
 	}
+	addTunnel(t, "ip", "netns", "exec", n.name)
 	n.delete(t)
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("goipip ends with %v, want status 0", err)

@@ -76,7 +76,7 @@ func TestHazard21_FewDescriptors(t *testing.T) {
 		return enough
 	}
 	tunnel := []string{"-name", l.end01.dev, "-local", l.end01.local, "-remote", l.end01.remote}
-	words := []string{"tunnel", "add", l.end01.dev, "local", l.end01.local, "remote", l.end01.remote}
+	words := []string{"tunnel", "add", l.end01.dev, "mode", "ipip", "local", l.end01.local, "remote", l.end01.remote}
 	enough := refused(40, append(tunnel, "-queues", "1")...)
 	for limit := 3; limit < 40; limit++ {
 		if n := refused(limit, append(tunnel, "-queues", "1")...); n != enough {
@@ -116,6 +116,9 @@ func TestHazard21_FewDescriptors(t *testing.T) {
 	if err := add.Wait(labtest.Context(t)); err != nil {
 		t.Errorf("%v: %v", err, &add.out)
 	}
+	if err := l.ns01.SetUp(l.end01.dev); err != nil {
+		t.Fatal(err)
+	}
 	l.end01.address(t)
 	l.pingBothWays(t)
 	if err := l.ns01.DeleteLink(l.end01.dev); err != nil {
@@ -152,7 +155,7 @@ func TestHazard23_InheritedLock(t *testing.T) {
 			if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
 				t.Fatal(err)
 			}
-			cmd := goipipCommand(t, "tunnel", "add", l.end01.dev, "local", l.end01.local, "remote", l.end01.remote)
+			cmd := goipipCommand(t, "tunnel", "add", l.end01.dev, "mode", "ipip", "local", l.end01.local, "remote", l.end01.remote)
 			cmd.ExtraFiles = []*os.File{f, f, f, f, f, f, f} // 3 to 9
 			add := startBy(t, func(cmd *exec.Cmd) (*netlab.Process, error) { return start(l.ns01, cmd) }, cmd)
 			f.Close()

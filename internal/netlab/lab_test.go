@@ -34,7 +34,7 @@ func addByFlags(t *testing.T, e end) func() {
 	}
 }
 
-// addByWords types `goipip tunnel add NAME mode ipip remote R local L`, which returns when the link is up.
+// addByWords types `goipip tunnel add NAME mode ipip remote R local L`, which returns when the link exists.
 func addByWords(t *testing.T, e end) func() {
 	t.Helper()
 	t.Cleanup(func() { // of a test that failed
@@ -48,8 +48,8 @@ func addByWords(t *testing.T, e end) func() {
 		t.Fatalf("%v: %v: %s", cmd.Args, err, &add.out)
 	}
 	add.hasNoComplaint(t)
-	if !isUp(e.host, e.dev) {
-		t.Errorf("%s is not up when %v returns", e.dev, cmd.Args)
+	if !hasLink(e.host, e.dev) || isUp(e.host, e.dev) {
+		t.Errorf("when %v returns, %s is missing, or up, which ip tunnel leaves to the user", cmd.Args, e.dev)
 	}
 	if pids := goipips(t, e.host); len(pids) != 1 {
 		t.Errorf("processes %v of goipip on %s after %v, want one", pids, e.host.Name, cmd.Args)

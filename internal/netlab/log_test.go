@@ -198,7 +198,7 @@ func TestHazard1_TunnelAddHangs(t *testing.T) {
 	l := newTunnelLab(t)
 	_, w, fill := hangingPipe(t)
 	fill()
-	cmd := goipipCommand(t, "tunnel", "add", l.end01.dev, "local", l.end01.local, "remote", l.end01.remote)
+	cmd := goipipCommand(t, "tunnel", "add", l.end01.dev, "mode", "ipip", "local", l.end01.local, "remote", l.end01.remote)
 	add := startBy(t, func(cmd *exec.Cmd) (*netlab.Process, error) {
 		defer w.Close()
 		cmd.Stderr = w
@@ -291,6 +291,9 @@ func (e end) addInBackground(t *testing.T, s *syslogd) *os.Process {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := e.host.SetUp(e.dev); err != nil {
+		t.Fatal(err)
+	}
 	e.address(t)
 	return p
 }
@@ -334,6 +337,7 @@ func TestHazard20_Syslog(t *testing.T) {
 			t.Errorf("the system log has its own time and severity, and gets %q", text)
 		}
 	}
+	expect(info, "tunnel is up")
 	if err := p.Signal(unix.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
@@ -351,16 +355,19 @@ func TestHazard20_Syslog(t *testing.T) {
 // What ends the process in the background is in the system log: its standard error leads nowhere.
 func TestHazard24_FailureInBackground(t *testing.T) {
 	t.Parallel()
-	const severity = 3
+	const severity, info = 3, 6
 	l := newTunnelLab(t)
 	s := newSyslogd(t)
-	cmd := s.sees(goipipCommand(t, "tunnel", "add", l.end01.dev, "local", l.end01.local, "remote", l.end01.remote))
+	cmd := s.sees(goipipCommand(t, "tunnel", "add", l.end01.dev, "mode", "ipip", "local", l.end01.local, "remote", l.end01.remote))
 	refused := netlab.RefusedCall{Number: unix.SYS_RECVMMSG, Unless: bpf.JumpLessThan, Value: 0, Errno: unix.EINVAL}
 	add := startBy(t, func(cmd *exec.Cmd) (*netlab.Process, error) { return l.ns01.StartRefusing(cmd, refused) }, cmd)
 	if err := add.Wait(labtest.Context(t)); err != nil {
 		t.Errorf("%v, although the link was up", err)
 	}
 	got, text := s.next(t)
+	for got == info { // that the tunnel is up
+		got, text = s.next(t)
+	}
 	if got != severity {
 		t.Errorf("severity %d, want %d: %s", got, severity, text)
 	}
