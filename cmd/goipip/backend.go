@@ -10,11 +10,14 @@ import (
 	"slices"
 
 	"goipip/internal/daemon/control"
+	"goipip/internal/iproute"
 	"goipip/internal/tunnel"
 )
 
-// backend carries out the words of ip-tunnel(8) by the processes of this network namespace.
+// backend carries out the words of ip(8) by the processes of this network namespace.
 type backend struct{ o *options }
+
+var _ iproute.Backend = backend{}
 
 // Add adds a tunnel to the daemon, which is started if there is none.
 func (b backend) Add(_ context.Context, cfg tunnel.Config) error {
@@ -48,16 +51,21 @@ func (b backend) Delete(_ context.Context, name string) error {
 	})
 }
 
-// list returns the tunnels of this network namespace by the indexes of their links.
-func (b backend) list(counters bool) (tunnels []control.Tunnel, err error) {
-	err = b.each(func(c *control.Client) error {
+// List returns the tunnels of this network namespace by the indexes of their links.
+func (b backend) List(_ context.Context, counters bool) ([]iproute.Tunnel, error) {
+	var found []control.Tunnel
+	err := b.each(func(c *control.Client) error {
 		var l control.Listed
 		err := c.Call(control.MethodList, control.ListParams{Counters: counters}, &l)
-		tunnels = append(tunnels, l.Tunnels...)
+		found = append(found, l.Tunnels...)
 		return err
 	})
-	slices.SortFunc(tunnels, func(a, b control.Tunnel) int { return cmp.Compare(a.Index, b.Index) })
-	return tunnels, err
+	slices.SortFunc(found, func(a, b control.Tunnel) int { return cmp.Compare(a.Index, b.Index) })
+	var list []iproute.Tunnel
+	for _, t := range found {
+		list = append(list, iproute.Tunnel{Config: t.Config, Counters: t.Counters})
+	}
+	return list, err
 }
 
 // first calls f with the processes of this network namespace, until one knows the tunnel.

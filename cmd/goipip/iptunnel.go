@@ -3,116 +3,160 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 
+	"goipip/internal/iproute"
+	"goipip/internal/tunnel"
+
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 )
 
-// newTunnelCommand is goipip tunnel, in the words of ip-tunnel(8).
-func newTunnelCommand(o *options) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "tunnel",
-		Short: "Make and show tunnels in the words of ip-tunnel(8)",
-		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return showTunnels(backend{o}, cmd.OutOrStdout())
-		},
+// ipWords recognizes a command line in the words of ip(8), behind an option --control. One
+// that asks for help is none.
+func (o *options) ipWords(args []string) (c iproute.Command, ok bool) {
+	path := ""
+	if len(args) > 0 && strings.HasPrefix(args[0], "-") {
+		name, value, assigned := strings.Cut(args[0], "=")
+		if strings.TrimLeft(name, "-") == "control" {
+			args = args[1:]
+			if !assigned && len(args) > 0 {
+				value, args = args[0], args[1:]
+			}
+			path = value
+		}
 	}
-	cmd.AddCommand(newTunnelAddCommand(o), &cobra.Command{
-		Use:     "show",
-		Aliases: []string{"list", "lst"},
-		Short:   "Show the tunnels of this network namespace",
-		Args:    noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return showTunnels(backend{o}, cmd.OutOrStdout())
-		},
-	})
-	return cmd
+	if c, ok = iproute.Split(args); !ok {
+		return c, false
+	}
+	if last := args[len(args)-1]; last == "--help" || last == "-h" {
+		return c, false
+	}
+	o.control = path
+	return c, true
 }
 
-func showTunnels(b backend, out io.Writer) error {
-	if err := needDescriptors("a look at the links", processDescriptors); err != nil {
+// runWords carries out a command line in the words of ip(8).
+func (o *options) runWords(ctx context.Context, c iproute.Command, out io.Writer) error {
+	if err := needTunnelDescriptors(tunnel.DefaultQueues(), tunnel.DefaultQueues()); err != nil {
 		return err
 	}
-	tunnels, err := b.list(false)
-	for _, t := range tunnels {
-		fmt.Fprintln(out, t.Config.Name)
+	if c.Options.Color == iproute.ColorAuto && !isTerminal(os.Stdout) {
+		c.Options.Color = iproute.ColorNever
+	}
+	if name := c.Options.Netns; name != "" {
+		if err := enterNamespace(name); err != nil {
+			return fmt.Errorf("network namespace %q: %w", name, err)
+		}
+	}
+	status, err := c.Run(ctx, backend{o}, out, os.Stderr)
+	if status != 0 && err == nil {
+		return statusError(status)
 	}
 	return err
 }
 
-func newTunnelAddCommand(root *options) *cobra.Command {
-	return &cobra.Command{
-		Use:   "add NAME [mode ipip] remote ADDRESS local ADDRESS [ttl TTL] [tos TOS] [[no]pmtudisc] [dev DEVICE]",
-		Short: "Make a tunnel in the background, in the words of ip-tunnel(8)",
-		Long: `Make a tunnel in the words of ip-tunnel(8). The command returns when the link is
-up. A process in the background then carries its packets, until the link or its
-network namespace is deleted (ip link delete NAME) or it gets SIGTERM; it logs to
-syslog. It keeps nothing open that the caller has open, such as a lock.`,
-		DisableFlagParsing: true, // ip(8) has words, no flags
-		RunE: func(cmd *cobra.Command, words []string) error {
-			if len(words) == 1 && (words[0] == "--help" || words[0] == "-h") {
-				return cmd.Help()
-			}
-			o, err := parseTunnelWords(words)
-			if err != nil {
-				return usageError{err}
-			}
-			cfg, err := o.config()
-			if err != nil {
-				return err
-			}
-			if err := needTunnelDescriptors(cfg.Queues, cfg.Queues); err != nil {
-				return err
-			}
-			cfg.Down = true
-			return backend{root}.Add(cmd.Context(), cfg)
-		},
+// enterNamespace has this goroutine, and the processes that it starts, work in a network
+// namespace of ip-netns(8). It is for the rest of the goroutine.
+func enterNamespace(name string) error {
+	path := name
+	if !strings.Contains(name, "/") {
+		path = filepath.Join("/run/netns", name)
 	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	runtime.LockOSThread()
+	return unix.Setns(fd, unix.CLONE_NEWNET)
 }
 
-// parseTunnelWords fills the same options as the flags do.
-func parseTunnelWords(words []string) (*options, error) {
-	o := &options{}
-	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
-	o.register(flags)
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
 
-	for i := 0; i < len(words); i++ {
-		word, flag := words[i], words[i]
-		switch word {
-		case "nopmtudisc":
-			o.tunnel.NoPMTUDisc = true
-			continue
-		case "pmtudisc":
-			o.tunnel.NoPMTUDisc = false
-			continue
-		case "name", "remote", "local", "ttl", "tos", "dev", "mode":
-		case "hoplimit":
-			flag = "ttl"
-		case "dsfield", "tclass":
-			flag = "tos"
-		default:
-			if i > 0 {
-				return nil, fmt.Errorf("unknown word %q: see goipip tunnel add --help", word)
-			}
-			o.tunnel.Name = word // the name may stand alone, and first
-			continue
-		}
-		if i++; i == len(words) {
-			return nil, fmt.Errorf("%s needs a value", word)
-		}
-		if word == "mode" {
-			if m := strings.ToLower(words[i]); m != "ipip" && m != "ip/ip" {
-				return nil, fmt.Errorf("mode %s: goipip makes ipip tunnels only", words[i])
-			}
-			continue
-		}
-		if err := flags.Set(flag, words[i]); err != nil {
-			return nil, err
-		}
+// verb is a command of ip tunnel or ip link.
+type verb struct {
+	name, args, short, long string
+	aliases                 []string
+	words                   []string // that complete a command line
+	named                   bool     // a name of a tunnel completes it too
+}
+
+const parametersOfTunnel = "[mode ipip] [remote ADDRESS] [local ADDRESS] [ttl TTL] [tos TOS] [[no]pmtudisc] [dev DEVICE]"
+
+var tunnelWords = []string{"mode", "ipip", "remote", "local", "ttl", "tos", "inherit", "pmtudisc", "nopmtudisc", "dev"}
+
+// newTunnelCommand is goipip tunnel, in the words of ip-tunnel(8).
+func newTunnelCommand(o *options) *cobra.Command {
+	cmd := o.wordsCommand(verb{
+		name: "tunnel", args: "[COMMAND]", aliases: []string{"tunl"},
+		short: "Make and show tunnels in the words of ip-tunnel(8)",
+		long: `The words of ip-tunnel(8), as they are: words may be shortened, options of ip(8) such
+as -s, -o or -j stand before "tunnel", and output, errors and exit status are those of ip. A
+new tunnel's link is down.
+
+The first tunnel starts a daemon in the background, which carries the packets of all of them
+and ends with the last one, or with its network namespace. It logs to syslog.`,
+	})
+	for _, v := range []verb{
+		{name: "add", args: "NAME mode ipip " + parametersOfTunnel[len("[mode ipip] "):], short: "Make a tunnel, whose link is down", words: tunnelWords},
+		{name: "change", args: "NAME " + parametersOfTunnel, short: "Change a tunnel while packets pass", words: tunnelWords, named: true},
+		{name: "delete", args: "NAME", aliases: []string{"del"}, short: "Remove a tunnel", named: true},
+		{name: "show", args: "[NAME] " + parametersOfTunnel, aliases: []string{"list", "lst"}, short: "Show tunnels", words: tunnelWords, named: true},
+	} {
+		cmd.AddCommand(o.wordsCommand(v))
 	}
-	return o, nil
+	return cmd
+}
+
+// newLinkCommand is goipip link, in the words of ip-link(8).
+func newLinkCommand(o *options) *cobra.Command {
+	const parameters = "type ipip [remote ADDRESS] [local ADDRESS] [ttl TTL] [tos TOS] [[no]pmtudisc] [dev DEVICE] [fwmark MARK] [mode {ipip | any}]"
+	words := append(slices.Clone(tunnelWords), "type", "fwmark", "any")
+	cmd := o.wordsCommand(verb{
+		name: "link", args: "COMMAND",
+		short: "Make tunnels in the words of ip-link(8)",
+		long: `The words of ip-link(8) about links of type ipip. All else about links is ip's, also for
+those of goipip.`,
+	})
+	for _, v := range []verb{
+		{name: "add", args: "[dev] NAME [mtu MTU] [up | down] " + parameters, short: "Make a tunnel", words: append(words, "mtu", "up")},
+		{name: "change", args: "[dev] NAME " + parameters, aliases: []string{"set"}, short: "Change a tunnel while packets pass", words: words, named: true},
+		{name: "delete", args: "[dev] NAME [type ipip]", aliases: []string{"del"}, short: "Remove a tunnel", named: true},
+	} {
+		cmd.AddCommand(o.wordsCommand(v))
+	}
+	return cmd
+}
+
+// wordsCommand describes words of ip(8), for help and completion: package iproute reads them.
+func (o *options) wordsCommand(v verb) *cobra.Command {
+	return &cobra.Command{
+		Use:                v.name + " " + v.args,
+		Aliases:            v.aliases,
+		Short:              v.short,
+		Long:               v.long,
+		DisableFlagParsing: true, // ip has words, no flags
+		RunE:               func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		ValidArgsFunction: func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+			complete := slices.Clone(v.words)
+			if v.named {
+				tunnels, _ := backend{o}.List(cmd.Context(), false)
+				for _, t := range tunnels {
+					complete = append(complete, t.Config.Name)
+				}
+			}
+			return complete, cobra.ShellCompDirectiveNoFileComp
+		},
+	}
 }

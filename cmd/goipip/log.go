@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"goipip/internal/logqueue"
@@ -71,38 +70,4 @@ func (h plainHandler) Handle(_ context.Context, r slog.Record) error {
 	}
 	_, err := io.WriteString(h.w, line)
 	return err
-}
-
-// handover passes records on to one handler, and once it is done to another. That
-// goes for all that WithAttrs and WithGroup made of it before.
-type handover struct {
-	before, after slog.Handler
-	done          *atomic.Bool
-}
-
-func newHandover(before, after slog.Handler) handover {
-	return handover{before, after, new(atomic.Bool)}
-}
-
-func (h handover) current() slog.Handler {
-	if h.done.Load() {
-		return h.after
-	}
-	return h.before
-}
-
-func (h handover) Enabled(ctx context.Context, level slog.Level) bool {
-	return h.current().Enabled(ctx, level)
-}
-
-func (h handover) Handle(ctx context.Context, r slog.Record) error {
-	return h.current().Handle(ctx, r)
-}
-
-func (h handover) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return handover{h.before.WithAttrs(attrs), h.after.WithAttrs(attrs), h.done}
-}
-
-func (h handover) WithGroup(name string) slog.Handler {
-	return handover{h.before.WithGroup(name), h.after.WithGroup(name), h.done}
 }

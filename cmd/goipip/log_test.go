@@ -3,14 +3,12 @@
 package main
 
 import (
-	"bytes"
 	"log/slog"
 	"log/syslog"
 	"net"
 	"os"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"testing"
 	"time"
 )
@@ -82,21 +80,5 @@ func TestHazard20_SyslogReconnects(t *testing.T) {
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
-	}
-}
-
-func TestHandover(t *testing.T) {
-	var before, after bytes.Buffer
-	h := newHandover(plainHandler{&before}, slog.NewTextHandler(&after, nil))
-	log := slog.New(h).With("tunnel", "tun01").WithGroup("tx")
-	log.Info("one")
-	log.Error("two")
-	h.done.Store(true)
-	log.Info("three", "packets", 3)
-	if got, want := before.String(), "one\ngoipip: two\n"; got != want {
-		t.Errorf("before: %q, want %q", got, want)
-	}
-	if got, want := after.String(), " level=INFO msg=three tunnel=tun01 tx.packets=3\n"; !strings.HasSuffix(got, want) || strings.Count(got, "\n") != 1 {
-		t.Errorf("after: %q, want one line that ends in %q", got, want)
 	}
 }

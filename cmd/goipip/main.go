@@ -38,11 +38,16 @@ func run(args []string) int {
 	defer stop()
 
 	var o options
-	cmd := newCommand(&o)
-	cmd.SetArgs(doubleDashes(args))
+	var err error
 	out := &output{w: os.Stdout}
-	cmd.SetOut(out)
-	err := cmd.ExecuteContext(ctx)
+	if c, ok := o.ipWords(args); ok {
+		err = o.runWords(ctx, c, out)
+	} else {
+		cmd := newCommand(&o)
+		cmd.SetArgs(doubleDashes(args))
+		cmd.SetOut(out)
+		err = cmd.ExecuteContext(ctx)
+	}
 	if err == nil {
 		err = out.err
 	}

@@ -5,7 +5,6 @@ package main
 import (
 	"errors"
 	"net/netip"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -91,32 +90,6 @@ func TestO10_Fwmark(t *testing.T) {
 func TestO5_PMTUDisc(t *testing.T) {
 	if parsed(t).NoPMTUDisc || !parsed(t, "-nopmtudisc").NoPMTUDisc {
 		t.Error("pmtudisc is not the default, or -nopmtudisc does not change it")
-	}
-	for words, want := range map[string]bool{"": false, "pmtudisc": false, "nopmtudisc": true} {
-		o, err := parseTunnelWords(strings.Fields("tun01 remote 192.0.2.2 local 192.0.2.1 " + words))
-		if err != nil || o.tunnel.NoPMTUDisc != want {
-			t.Errorf("%q: %v, %v", words, o, err)
-		}
-	}
-}
-
-// TestWordsAndFlagsSayTheSame describes one tunnel in both languages.
-func TestWordsAndFlagsSayTheSame(t *testing.T) {
-	o, err := parseTunnelWords(strings.Fields("add-me mode IPIP remote 192.0.2.2 local 192.0.2.1 ttl 64 tos b8 dev eth0"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	words, err := o.config()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if flags := parsed(t, "-name=add-me", "-ttl=64", "-tos=0xb8", "-dev=eth0"); !reflect.DeepEqual(words, flags) {
-		t.Errorf("words say %+v, flags %+v", words, flags)
-	}
-	for _, words := range []string{"name add-me remote 192.0.2.2 local 192.0.2.1", "add-me local 192.0.2.1 remote 192.0.2.2"} {
-		if o, err := parseTunnelWords(strings.Fields(words)); err != nil || o.tunnel.Name != "add-me" {
-			t.Errorf("%s: %+v, %v", words, o, err)
-		}
 	}
 }
 

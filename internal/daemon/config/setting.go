@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"goipip/internal/dsfield"
 	"goipip/internal/tunnel"
 )
 
@@ -149,23 +150,22 @@ func markText(mark uint32) string {
 	return fmt.Sprintf("%#x", mark)
 }
 
-// setTOS reads a TOS in the notation of ip-tunnel(8), hexadecimal with or without
-// 0x (O4). The XX of inherit/XX is for inner packets that are not IP, which an
+// setTOS reads a TOS as ip-tunnel(8) does (O4): a name such as EF, or hexadecimal with or
+// without 0x. The lowest bit means inherit, as in the kernel (ip_tunnel_xmit in
+// net/ipv4/ip_tunnel.c). The XX of inherit/XX is for inner packets that are not IP, which an
 // ipip tunnel does not have.
 func setTOS(c *tunnel.Config, s string) error {
-	number, inherit := s, false
-	if rest, ok := strings.CutPrefix(s, "inherit"); ok {
-		number, inherit = strings.TrimPrefix(rest, "/"), true
+	value, inherit := s, false
+	if s == "inherit" {
+		value, inherit = "0", true
+	} else if rest, ok := strings.CutPrefix(s, "inherit/"); ok {
+		value, inherit = rest, true
 	}
-	var tos uint64
-	if number != "" || !inherit {
-		var err error
-		tos, err = strconv.ParseUint(strings.TrimPrefix(number, "0x"), 16, 8)
-		if err != nil {
-			return errors.New("must be hexadecimal, 00 to ff, or inherit")
-		}
+	tos, err := dsfield.Parse(value)
+	if err != nil {
+		return errors.New("must be hexadecimal, 00 to ff, a name such as EF (rt_dsfield), or inherit")
 	}
-	c.TOS, c.InheritTOS = uint8(tos), inherit
+	c.TOS, c.InheritTOS = tos&^1, inherit || tos&1 != 0
 	return nil
 }
 
