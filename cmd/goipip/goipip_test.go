@@ -118,7 +118,7 @@ func TestHelpAndVersion(t *testing.T) {
 			t.Errorf("goipip %s: %+v", arg, r)
 		}
 	}
-	if r := goipip(t, "tunnel", "add", "--help"); r.status != 0 || !strings.Contains(r.stdout, "ip-tunnel(8)") {
+	if r := goipip(t, "tunnel", "add", "--help"); r.status != 0 || !strings.Contains(r.stdout, "goipip tunnel add NAME mode ipip") {
 		t.Errorf("goipip tunnel add --help: %+v", r)
 	}
 }
@@ -273,7 +273,7 @@ func TestO8_TunnelShow(t *testing.T) {
 	}
 	for _, tunnel := range []string{
 		"tun01 mode ipip remote 192.168.8.101 local 192.168.6.101",
-		"tun02 remote 192.168.8.102 local 192.168.6.101 ttl 64 tos 10 dev lo",
+		"tun02 mode ipip remote 192.168.8.102 local 192.168.6.101 ttl 64 tos 10 dev lo",
 	} {
 		if out, err := host.Output(binary, append([]string{"tunnel", "add"}, strings.Fields(tunnel)...)...); err != nil {
 			t.Fatal(out, err)

@@ -60,14 +60,14 @@ func TestO4_TOS(t *testing.T) {
 		tos     uint8
 		inherit bool
 	}{
-		"00": {0, false}, "0x10": {0x10, false}, "10": {0x10, false}, "ff": {0xff, false}, "0xB8": {0xb8, false},
-		"inherit": {0, true}, "inherit/10": {0x10, true}, "inherit/0xb8": {0xb8, true},
+		"00": {0, false}, "0x10": {0x10, false}, "10": {0x10, false}, "ff": {0xfe, true}, "0xB8": {0xb8, false},
+		"EF": {0xb8, false}, "AF21": {0x48, false}, "inherit/EF": {0xb8, true}, "inherit": {0, true}, "inherit/10": {0x10, true}, "inherit/0xb8": {0xb8, true},
 	} {
 		if c := parsed(t, "-tos", arg); c.TOS != want.tos || c.InheritTOS != want.inherit {
 			t.Errorf("-tos %s: %#x, inherit %v; want %+v", arg, c.TOS, c.InheritTOS, want)
 		}
 	}
-	for _, arg := range []string{"100", "x", "", "inherit/x", "inheritance"} {
+	for _, arg := range []string{"100", "x", "", "inherit/x", "inheritance", "inheritff", "inherit/", "ef1"} {
 		if _, err := parse("-tos=" + arg); err == nil {
 			t.Errorf("-tos=%s is taken", arg)
 		}
