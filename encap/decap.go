@@ -9,19 +9,20 @@ import (
 // immutable, and safe for concurrent use.
 type Decapsulator struct {
 	local, remote [4]byte
+	anyLocal      bool // in place of local
 	protocol      uint8
 	host          *Host
 }
 
-// NewDecapsulator returns a Decapsulator for packets from o.Remote to o.Local. No
-// inner packet may have an address of host as its source (G2); host may be nil. The
-// error names the field of o that is invalid.
+// NewDecapsulator returns a Decapsulator for packets from o.Remote to o.Local, or with
+// o.AnyLocal to any address of one host (O11). No inner packet may have an address of host
+// as its source (G2); host may be nil. The error names the field of o that is invalid.
 func NewDecapsulator(o Outer, host *Host) (*Decapsulator, error) {
 	local, remote, err := o.addresses()
 	if err != nil {
 		return nil, err
 	}
-	return &Decapsulator{local: local, remote: remote, protocol: o.Format.Protocol, host: host}, nil
+	return &Decapsulator{local: local, remote: remote, anyLocal: o.AnyLocal, protocol: o.Format.Protocol, host: host}, nil
 }
 
 // Decap returns the inner packet of an outer one, cut to its own total length. It
@@ -31,7 +32,7 @@ func (d *Decapsulator) Decap(outer packet.IPv4) (packet.IPv4, stats.Reason) {
 	if !outer.Valid() || outer.Protocol() != d.protocol || outer.IsFragment() {
 		return nil, stats.Malformed // a raw socket returns no such packet
 	}
-	if outer.Source() != d.remote || outer.Destination() != d.local { // G1
+	if outer.Source() != d.remote || outer.Destination() != d.local && !d.receivesAt(outer.Destination()) { // G1
 		return nil, stats.WrongPeer
 	}
 	inner := packet.IPv4(outer.Payload())
@@ -54,6 +55,10 @@ func (d *Decapsulator) Decap(outer packet.IPv4) (packet.IPv4, stats.Reason) {
 	}
 	return inner, why
 }
+
+// receivesAt reports whether a is as good as the local address (O11). The kernel hands only
+// packets to this host to a raw socket, among them those to groups and to everybody.
+func (d *Decapsulator) receivesAt(a [4]byte) bool { return d.anyLocal && unicast(a) }
 
 // martian reports whether the inner addresses are impossible for a received
 // packet (G2; RFC 1812 §5.3.7). Multicast destinations are fine: routing protocols

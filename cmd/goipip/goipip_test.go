@@ -46,9 +46,9 @@ func TestUsageErrors(t *testing.T) {
 		args string
 		want string // the first line on standard error, or how it begins
 	}{
-		{"", "goipip: --local is missing"},
+		{"", "goipip: --remote is missing"},
 		{local, "goipip: --remote is missing"},
-		{"-local 192.0.2.1 -remote 192.0.2.1", "goipip: --local and --remote are both 192.0.2.1"},
+		{"-local any -remote 0.0.0.0", "goipip: --remote 0.0.0.0: not the address of one host"},
 		{"-local x " + remote, `goipip: invalid argument "x" for "--local" flag: must be an IPv4 address`},
 		{local + " --remote 2001:db8::1", "goipip: --remote 2001:db8::1: ipip runs over IPv4 only"},
 		{local + " " + remote + " -frobnicate", "goipip: unknown flag: --frobnicate"},
@@ -68,7 +68,7 @@ func TestUsageErrors(t *testing.T) {
 		{local + " " + remote + " -log-level loud", `goipip: invalid argument "loud" for "--log-level" flag`},
 		{local + " " + remote + " -peer 10.0.0.2", "goipip: --peer 10.0.0.2 needs --address"},
 		{"demo now", "goipip: unknown word now"},
-		{"tunnel add", "goipip: --local is missing"},
+		{"tunnel add", "goipip: --remote is missing"},
 		{"tunnel add tun01 mode gre", "goipip: mode gre"},
 		{"tunnel add tun01 remote", "goipip: remote needs a value"},
 		{"tunnel add tun01 mode ipip remote 192.0.2.2 local 192.0.2.1 key 7", `goipip: unknown word "key"`},

@@ -15,7 +15,7 @@ import (
 //
 //	/run/goipip/NAMESPACE/LOCAL-REMOTE
 //
-// where only root can make files, so that no other user can keep a tunnel from
+// (any-REMOTE without a local address, O11) where only root can make files, so that no other user can keep a tunnel from
 // starting. NAMESPACE is the inode of the network namespace, as ls -l
 // /proc/self/ns/net shows it. The file names the process and the link that hold it.
 // The kernel drops the lock when the process ends, however it ends.
@@ -34,7 +34,7 @@ func claim(cfg Config) (*claimed, error) {
 		return &claimed{missing: err}, nil
 	}
 	dir := fmt.Sprint(namespace.Sys().(*syscall.Stat_t).Ino)
-	ends := fmt.Sprintf("%v-%v", cfg.Local, cfg.Remote)
+	ends := fmt.Sprintf("%s-%v", cfg.LocalText(), cfg.Remote)
 	var missing []error
 	for _, base := range claimBases() {
 		file, err := lockFile(base, dir, ends)
@@ -44,7 +44,7 @@ func claim(cfg Config) (*claimed, error) {
 			return c, nil
 		}
 		if errors.Is(err, ErrHeld) {
-			return nil, fmt.Errorf("tunnel from %v to %v: %w: %w", cfg.Local, cfg.Remote, syscall.EEXIST, err)
+			return nil, fmt.Errorf("tunnel from %s to %v: %w: %w", cfg.LocalText(), cfg.Remote, syscall.EEXIST, err)
 		}
 		missing = append(missing, err)
 	}

@@ -15,7 +15,7 @@ const mode = "ip/ip"
 // process to see.
 func (c Config) describe() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s remote %v local %v", mode, c.Remote, c.Local)
+	fmt.Fprintf(&b, "%s remote %v local %s", mode, c.Remote, c.LocalText())
 	if c.Device != "" {
 		fmt.Fprintf(&b, " dev %s", c.Device)
 	}
