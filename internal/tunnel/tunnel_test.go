@@ -117,6 +117,15 @@ var crowd = flag.Bool("crowd", false, "run all tunnels beside another one in the
 // anyLocal leaves the choice of the local address to the routes (O11).
 var anyLocal = flag.Bool("any", false, "run all tunnels without a local address")
 
+// needsLocal skips a test that is about a certain local address, or whose other end takes
+// packets from no other.
+func needsLocal(t testing.TB) {
+	t.Helper()
+	if *anyLocal {
+		t.Skip("needs tunnels with a local address")
+	}
+}
+
 var crowded atomic.Int64 // so many times
 
 // openTunnel opens a tunnel in the network namespace of the calling thread. After its end
