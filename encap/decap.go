@@ -15,8 +15,9 @@ type Decapsulator struct {
 }
 
 // NewDecapsulator returns a Decapsulator for packets from o.Remote to o.Local, or with
-// o.AnyLocal to any address of one host (O11). No inner packet may have an address of host
-// as its source (G2); host may be nil. The error names the field of o that is invalid.
+// o.AnyLocal to any address that the kernel takes for this host's (O11). No inner packet may
+// have an address of host as its source (G2); host may be nil. The error names the field of o
+// that is invalid.
 func NewDecapsulator(o Outer, host *Host) (*Decapsulator, error) {
 	local, remote, err := o.addresses()
 	if err != nil {
@@ -32,7 +33,7 @@ func (d *Decapsulator) Decap(outer packet.IPv4) (packet.IPv4, stats.Reason) {
 	if !outer.Valid() || outer.Protocol() != d.protocol || outer.IsFragment() {
 		return nil, stats.Malformed // a raw socket returns no such packet
 	}
-	if outer.Source() != d.remote || outer.Destination() != d.local && !d.receivesAt(outer.Destination()) { // G1
+	if outer.Source() != d.remote || outer.Destination() != d.local && !d.anyLocal { // G1
 		return nil, stats.WrongPeer
 	}
 	inner := packet.IPv4(outer.Payload())
@@ -55,10 +56,6 @@ func (d *Decapsulator) Decap(outer packet.IPv4) (packet.IPv4, stats.Reason) {
 	}
 	return inner, why
 }
-
-// receivesAt reports whether a is as good as the local address (O11). The kernel hands only
-// packets to this host to a raw socket, among them those to groups and to everybody.
-func (d *Decapsulator) receivesAt(a [4]byte) bool { return d.anyLocal && unicast(a) }
 
 // martian reports whether the inner addresses are impossible for a received
 // packet (G2; RFC 1812 §5.3.7). Multicast destinations are fine: routing protocols
