@@ -71,7 +71,7 @@ func TestWarnings(t *testing.T) {
 			}
 			if c.want == broadcast {
 				ping(t, n.a, n.b, netlab.PingOptions{Timeout: unanswered})
-				n.balance(t)
+				n.a.balance(t)
 				n.a.drops(t, stats.Filtered)
 			}
 		})
