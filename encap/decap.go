@@ -9,19 +9,21 @@ import (
 // immutable, and safe for concurrent use.
 type Decapsulator struct {
 	local, remote [4]byte
+	anyLocal      bool // in place of local
 	protocol      uint8
 	host          *Host
 }
 
-// NewDecapsulator returns a Decapsulator for packets from o.Remote to o.Local. No
-// inner packet may have an address of host as its source (G2); host may be nil. The
-// error names the field of o that is invalid.
+// NewDecapsulator returns a Decapsulator for packets from o.Remote to o.Local, or with
+// o.AnyLocal to any address that the kernel takes for this host's (O11). No inner packet may
+// have an address of host as its source (G2); host may be nil. The error names the field of o
+// that is invalid.
 func NewDecapsulator(o Outer, host *Host) (*Decapsulator, error) {
 	local, remote, err := o.addresses()
 	if err != nil {
 		return nil, err
 	}
-	return &Decapsulator{local: local, remote: remote, protocol: o.Format.Protocol, host: host}, nil
+	return &Decapsulator{local: local, remote: remote, anyLocal: o.AnyLocal, protocol: o.Format.Protocol, host: host}, nil
 }
 
 // Decap returns the inner packet of an outer one, cut to its own total length. It
@@ -31,7 +33,7 @@ func (d *Decapsulator) Decap(outer packet.IPv4) (packet.IPv4, stats.Reason) {
 	if !outer.Valid() || outer.Protocol() != d.protocol || outer.IsFragment() {
 		return nil, stats.Malformed // a raw socket returns no such packet
 	}
-	if outer.Source() != d.remote || outer.Destination() != d.local { // G1
+	if outer.Source() != d.remote || outer.Destination() != d.local && !d.anyLocal { // G1
 		return nil, stats.WrongPeer
 	}
 	inner := packet.IPv4(outer.Payload())

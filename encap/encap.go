@@ -24,6 +24,7 @@ import (
 type Outer struct {
 	Format        Format
 	Local, Remote netip.Addr // both IPv4; source and destination of sent packets
+	AnyLocal      bool       // receive at any local address (O11); Local may be the zero Addr while nothing is sent
 	TTL           uint8      // 1 … 255; 0 inherits the inner one (O3)
 	TOS           uint8      // its ECN bits are ignored (O4)
 	InheritTOS    bool       // use the inner TOS in place of TOS
@@ -36,11 +37,14 @@ func (o *Outer) addresses() (local, remote [4]byte, err error) {
 	if err := o.Format.check(); err != nil {
 		return local, remote, err
 	}
-	if !o.Local.Is4() {
-		return local, remote, fmt.Errorf("local address %q: not an IPv4 address", o.Local)
-	}
 	if !o.Remote.Is4() {
 		return local, remote, fmt.Errorf("remote address %q: not an IPv4 address", o.Remote)
+	}
+	if o.AnyLocal && !o.Local.IsValid() {
+		return local, o.Remote.As4(), nil
+	}
+	if !o.Local.Is4() {
+		return local, remote, fmt.Errorf("local address %q: not an IPv4 address", o.Local)
 	}
 	return o.Local.As4(), o.Remote.As4(), nil
 }

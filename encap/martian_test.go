@@ -41,6 +41,49 @@ func TestG1_WrongPeer(t *testing.T) {
 	}
 }
 
+// O11: with any local address, the destination may be each that the kernel hands over, as with
+// ip_tunnel_lookup, but the source may not.
+func TestG1_O11_AnyLocal(t *testing.T) {
+	d, err := encap.NewDecapsulator(encap.Outer{Format: encap.IPIP, AnyLocal: true, Remote: local}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dst := range []string{remote.String(), "10.0.0.1", "223.255.255.255", "224.0.0.1", "255.255.255.255"} {
+		for _, src := range []string{local.String(), "203.0.113.1"} {
+			outer := wrap(ipv4{}.bytes())
+			outer.SetSource(addr(src, ""))
+			outer.SetDestination(addr(dst, ""))
+			outer.UpdateChecksum()
+			if src == local.String() {
+				mustDecap(t, d, outer)
+			} else {
+				checkDrop(t, d, outer, stats.WrongPeer)
+			}
+		}
+	}
+}
+
+// O11: an Outer needs a source only where it has one.
+func TestO11_Outer(t *testing.T) {
+	for _, tt := range []struct {
+		local    netip.Addr
+		anyLocal bool
+		ok       bool
+	}{
+		{local, true, true},
+		{netip.Addr{}, true, true},
+		{netip.Addr{}, false, false},
+		{netip.MustParseAddr("2001:db8::1"), true, false},
+	} {
+		o := encap.Outer{Format: encap.IPIP, Local: tt.local, AnyLocal: tt.anyLocal, Remote: remote}
+		_, errEncap := encap.NewEncapsulator(o, encap.NewIDs(), nil)
+		_, errDecap := encap.NewDecapsulator(o, nil)
+		if (errEncap == nil) != tt.ok || (errDecap == nil) != tt.ok {
+			t.Errorf("%+v: %v, %v", tt, errEncap, errDecap)
+		}
+	}
+}
+
 // CVE-2020-10136: a remote address of 0.0.0.0 must not match every source.
 func TestG1_WildcardRemoteNeedsAnOption(t *testing.T) {
 	d, err := encap.NewDecapsulator(encap.Outer{Format: encap.IPIP, Local: remote, Remote: netip.IPv4Unspecified()}, nil)

@@ -45,7 +45,8 @@ type credit struct {
 // that there could be, and about 100 more for each that there is.
 const maxPairs = 1 << 16
 
-// pairKey is a pair as the program loads it from an outer header.
+// pairKey is a pair as the program loads it from an outer header. A destination of 0 is for
+// any: packets of which no pair has both addresses (R2).
 type pairKey struct{ source, destination uint32 }
 
 func (p Pair) key() pairKey { return pairKey{number(p.Remote), number(p.Local)} }
@@ -171,13 +172,15 @@ func (c *credit) close() (err error) {
 // creditProgram sees a packet from its outer header on. What is of no known pair, or of
 // another share, it drops uncounted.
 func creditProgram(counts, pairs, share, shares int) asm.Instructions {
-	const key = -8 // on the stack
-	lookUp := asm.Instructions{
-		asm.LoadMapPtr(asm.R1, pairs),
-		asm.Mov.Reg(asm.R2, asm.RFP),
-		asm.Add.Imm(asm.R2, key),
-		asm.FnMapLookupElem.Call(),
-		asm.JEq.Imm(asm.R0, 0, "other"),
+	const key, anyKey = -8, -16 // on the stack
+	lookUp := func(missing string) asm.Instructions {
+		return asm.Instructions{
+			asm.LoadMapPtr(asm.R1, pairs),
+			asm.Mov.Reg(asm.R2, asm.RFP),
+			asm.Add.Imm(asm.R2, key),
+			asm.FnMapLookupElem.Call(),
+			asm.JEq.Imm(asm.R0, 0, missing),
+		}
 	}
 	program := asm.Instructions{
 		asm.Mov.Reg(asm.R6, asm.R1),
@@ -190,8 +193,25 @@ func creditProgram(counts, pairs, share, shares int) asm.Instructions {
 		asm.LoadMem(asm.R1, asm.R9, singleOffset, asm.DWord),
 		asm.LoadMem(asm.R2, asm.RFP, key, asm.DWord),
 		asm.JEq.Reg(asm.R1, asm.R2, "known"),
+
+		// The only pair may be one for any destination.
+		asm.JEq.Imm(asm.R1, 0, "exact"),
+		asm.LoadMem(asm.R2, asm.RFP, key, asm.Word),
+		asm.StoreMem(asm.RFP, anyKey, asm.R2, asm.Word),
+		asm.StoreImm(asm.RFP, anyKey+4, 0, asm.Word),
+		asm.LoadMem(asm.R2, asm.RFP, anyKey, asm.DWord),
+		asm.JNE.Reg(asm.R1, asm.R2, "exact"),
+		asm.StoreImm(asm.RFP, key+4, 0, asm.Word),
+		asm.Ja.Label("known"),
 	}
-	program = append(program, lookUp...)
+	exact := lookUp("any")
+	exact[0] = exact[0].WithSymbol("exact")
+	program = append(program, exact...)
+	program = append(program,
+		asm.Ja.Label("known"),
+		asm.StoreImm(asm.RFP, key+4, 0, asm.Word).WithSymbol("any"),
+	)
+	program = append(program, lookUp("other")...)
 	if shares > 1 {
 		rest := shareProgram(share, shares)
 		rest[0] = rest[0].WithSymbol("known")
@@ -210,8 +230,9 @@ func creditProgram(counts, pairs, share, shares int) asm.Instructions {
 		asm.Mov.Imm(asm.R0, keep),
 		asm.Return(),
 	)
-	lookUp[0] = lookUp[0].WithSymbol("full")
-	program = append(program, lookUp...)
+	full := lookUp("other")
+	full[0] = full[0].WithSymbol("full")
+	program = append(program, full...)
 	return append(program,
 		asm.Mov.Imm(asm.R1, 1),
 		asm.AddAtomic.Mem(asm.R0, asm.R1, asm.DWord, 0),

@@ -91,7 +91,7 @@ func (s *ErrorSocket) SetPair(p *Pair) error {
 	only, local := p, anyAddr
 	if p != nil {
 		pair := *p
-		only, local = &pair, p.Local
+		only, local = &pair, pair.Local
 	}
 	return s.fd.Control(func(fd int) error {
 		// The kernel only copies what is for the address that the socket is bound to.
@@ -149,11 +149,14 @@ func (s *ErrorSocket) read(fd int) (e ICMPError, ok bool, errno syscall.Errno) {
 		return e, false, errno
 	}
 	e, ok = parseICMP(s.buf[:n])
-	if only := s.only.Load(); only != nil && e.Pair != *only {
+	if only := s.only.Load(); only != nil && !only.has(e.Pair) {
 		ok = false // it came before SetPair
 	}
 	return e, ok, 0
 }
+
+// has reports whether packets between the addresses of q are of the pair p.
+func (p *Pair) has(q Pair) bool { return p.Remote == q.Remote && (p.Local == q.Local || p.anyLocal()) }
 
 // Close closes the socket and ends a ReadErrors that waits.
 func (s *ErrorSocket) Close() error {
@@ -236,9 +239,14 @@ func quoteFilter(p *Pair) []bpf.Instruction {
 	if p == nil {
 		return append(isIPIP, bpf.RetConstant{Val: keep})
 	}
+	if !p.anyLocal() {
+		isIPIP = append(isIPIP,
+			bpf.LoadIndirect{Off: quote + offSource, Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: number(p.Local), SkipTrue: 1},
+			bpf.RetConstant{Val: drop},
+		)
+	}
 	return append(isIPIP,
-		bpf.LoadIndirect{Off: quote + offSource, Size: 4},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: number(p.Local), SkipTrue: 3},
 		bpf.LoadIndirect{Off: quote + offDestination, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: number(p.Remote), SkipTrue: 1},
 		bpf.RetConstant{Val: keep},

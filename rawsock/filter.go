@@ -34,6 +34,13 @@ const (
 
 // pairFilter keeps what came from p.Remote to p.Local, of which rest decides.
 func pairFilter(p Pair, rest []bpf.Instruction) []bpf.Instruction {
+	if p.anyLocal() {
+		return append([]bpf.Instruction{
+			bpf.LoadAbsolute{Off: offSource, Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: number(p.Remote), SkipTrue: 1},
+			bpf.RetConstant{Val: drop},
+		}, rest...)
+	}
 	return append([]bpf.Instruction{
 		bpf.LoadAbsolute{Off: offSource, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: number(p.Remote), SkipTrue: 2},
@@ -43,8 +50,11 @@ func pairFilter(p Pair, rest []bpf.Instruction) []bpf.Instruction {
 	}, rest...)
 }
 
-// number returns an address as a filter loads it.
+// number returns an address as a filter loads it, and 0 for any.
 func number(a netip.Addr) uint32 {
+	if !a.IsValid() {
+		return 0
+	}
 	b := a.As4()
 	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
 }

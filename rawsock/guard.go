@@ -53,7 +53,8 @@ func openGuard() (*descriptor.FD, error) {
 // Connect limits the guard to the packets of one pair. It fails while there is no route to
 // the remote address by the Device, TOS and Mark of route, or no such local address; its
 // other fields are not used. If nothing has changed since it succeeded, it does nothing. A
-// guard that is connected to another pair is replaced as by Disconnect.
+// guard that is connected to another pair is replaced as by Disconnect. For a pair with any
+// local address it stays one for all packets.
 func (g *Guard) Connect(p Pair, route Route) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -67,6 +68,9 @@ func (g *Guard) Connect(p Pair, route Route) error {
 		if err := g.replace(); err != nil {
 			return err
 		}
+	}
+	if p.anyLocal() {
+		return nil
 	}
 	return g.fd.Control(func(fd int) error {
 		if err := g.lookup.set(fd, route.lookup()); err != nil {

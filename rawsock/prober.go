@@ -3,6 +3,7 @@ package rawsock
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 
 	"goipip/internal/descriptor"
@@ -37,26 +38,55 @@ func NewProber() (*Prober, error) {
 
 // MTU returns the MTU in bytes of the route from r.Local to r.Remote by r.Device, r.TOS and
 // r.Mark: what the device and the routers on the path are known to take (IP_MTU in ip(7)).
-// It fails while there is no route, or no such local address.
+// Without r.Local, it is that of the route without a source. It fails while there is no
+// route, or no such local address.
 func (p *Prober) MTU(r Route) (mtu int, err error) {
-	err = p.fd.Control(func(fd int) error {
-		mtu, err = askMTU(fd, &p.lookup, r)
-		return errors.Join(err, disconnect(fd)) // for the next question
+	err = p.ask(r, func(fd int) error {
+		mtu, err = getMTU(fd)
+		return err
 	})
 	return mtu, err
 }
 
-// askMTU asks by a socket with the options of l, which it connects.
-func askMTU(fd int, l *lookup, r Route) (int, error) {
-	if err := l.set(fd, r.lookup()); err != nil {
-		return 0, err
+// Path returns the MTU as the method MTU does, and the source address of the route: r.Local,
+// or without that the one that the route has (O11).
+func (p *Prober) Path(r Route) (mtu int, source netip.Addr, err error) {
+	err = p.ask(r, func(fd int) error {
+		name, err := unix.Getsockname(fd)
+		if err != nil {
+			return os.NewSyscallError("getsockname", err)
+		}
+		if name, ok := name.(*unix.SockaddrInet4); ok {
+			source = netip.AddrFrom4(name.Addr)
+		}
+		mtu, err = getMTU(fd)
+		return err
+	})
+	return mtu, source, err
+}
+
+// ask calls f with the socket connected by r.
+func (p *Prober) ask(r Route, f func(fd int) error) error {
+	return p.fd.Control(func(fd int) error {
+		err := p.connect(fd, r)
+		if err == nil {
+			err = f(fd)
+		}
+		return errors.Join(err, disconnect(fd)) // for the next question
+	})
+}
+
+func (p *Prober) connect(fd int, r Route) error {
+	if err := p.lookup.set(fd, r.lookup()); err != nil {
+		return err
 	}
 	if err := bind(fd, r.Local); err != nil {
-		return 0, err
+		return err
 	}
-	if err := connect(fd, r.Remote); err != nil {
-		return 0, err
-	}
+	return connect(fd, r.Remote)
+}
+
+func getMTU(fd int) (int, error) {
 	mtu, err := unix.GetsockoptInt(fd, unix.SOL_IP, unix.IP_MTU)
 	return mtu, os.NewSyscallError("getsockopt IP_MTU", err)
 }

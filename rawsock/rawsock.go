@@ -44,14 +44,19 @@ const (
 // Pair is the outer addresses of a tunnel, both IPv4: packets from Remote to Local are
 // received, and those from Local to Remote sent.
 type Pair struct {
-	Local  netip.Addr // need not be on this host (yet)
+	Local  netip.Addr // need not be on this host (yet); the zero Addr for any (O11)
 	Remote netip.Addr
 }
 
+// anyLocal reports whether p is for any local address. Such a socket cannot be connected,
+// since that would fix the address.
+func (p Pair) anyLocal() bool { return !p.Local.IsValid() }
+
 // Route is how packets to one peer leave this host.
 type Route struct {
-	// Local is the source by which the route is looked up. The zero Addr is for the
-	// address that the Sender is bound to; with a Device, the lookup then has no source.
+	// Local is the source by which the route is looked up, 0.0.0.0 for none. The zero Addr is
+	// for the address that the Sender is bound to; with a Device, the lookup then has no
+	// source.
 	Local  netip.Addr
 	Remote netip.Addr // IPv4; a Route without it is none
 	// Device is the index of the only device that packets may leave by, or 0 for the one
@@ -194,6 +199,10 @@ func setOption(fd, level, option int, name string, value int) error {
 	return os.NewSyscallError("setsockopt "+name, unix.SetsockoptInt(fd, level, option, value))
 }
 
+// sockaddr takes the zero Addr for 0.0.0.0.
 func sockaddr(a netip.Addr) *unix.SockaddrInet4 {
+	if !a.IsValid() {
+		a = anyAddr
+	}
 	return &unix.SockaddrInet4{Addr: a.As4()}
 }

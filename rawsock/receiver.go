@@ -195,8 +195,8 @@ func (r *Receiver) attach(fd int) error {
 // only the packets of this pair, and gives them to it alone: until then each packet is also
 // copied to it that is for others, and a filter drops it. It fails while there is no
 // route to the remote address by the Device, TOS and Mark of route, or no such local
-// address; its other fields are not used. If nothing has changed since it succeeded, or with
-// another number of pairs, it does nothing.
+// address; its other fields are not used. If nothing has changed since it succeeded, with
+// another number of pairs, or with a pair for any local address, it does nothing.
 //
 // TOS and Mark also choose the route to which the kernel applies a path MTU from an ICMP
 // error (ipv4_sk_update_pmtu in net/ipv4/route.c). With several pairs, that is the route
@@ -216,6 +216,9 @@ func (r *Receiver) Connect(route Route) error {
 	}
 	var pair Pair
 	for pair = range r.pairs {
+	}
+	if pair.anyLocal() {
+		return nil
 	}
 	return l.fd.Control(func(fd int) error {
 		if err := l.lookup.set(fd, route.lookup()); err != nil {

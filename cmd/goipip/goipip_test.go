@@ -46,9 +46,9 @@ func TestUsageErrors(t *testing.T) {
 		args string
 		want string // the first line on standard error, or how it begins
 	}{
-		{"", "goipip: --local is missing"},
+		{"", "goipip: --remote is missing"},
 		{local, "goipip: --remote is missing"},
-		{"-local 192.0.2.1 -remote 192.0.2.1", "goipip: --local and --remote are both 192.0.2.1"},
+		{"-local any -remote 0.0.0.0", "goipip: --remote 0.0.0.0: not the address of one host"},
 		{"-local x " + remote, "goipip: --local x: must be an IPv4 address"},
 		{local + " --remote 2001:db8::1", "goipip: --remote 2001:db8::1: ipip runs over IPv4 only"},
 		{local + " " + remote + " -frobnicate", "goipip: unknown flag: --frobnicate"},

@@ -29,7 +29,7 @@ func (o *options) register(f *pflag.FlagSet) {
 		f.Var(settingValue{config.Settings[name], c, kind}, name, usage)
 	}
 	f.SortFlags = false
-	setting("local", "address", "outer address of this end, on this host")
+	setting("local", "address", "outer address of this end, on this host; any for what the route picks")
 	setting("remote", "address", "outer address of the other end")
 	f.StringVar(&c.Name, "name", "", "name of the link (default: the first free of goipip0, goipip1, …)")
 	setting("address", "address", "inner address of this end, A or A/length")

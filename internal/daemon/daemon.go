@@ -166,7 +166,7 @@ func (d *Daemon) change(changes map[*member]config.Tunnel) (errs []error) {
 				continue
 			}
 			m.want = w
-			d.log.Info("tunnel has changed", "tunnel", m.name, "local", w.Config.Local, "remote", w.Config.Remote, "mtu", m.tunnel.MTU())
+			d.log.Info("tunnel has changed", "tunnel", m.name, "local", w.Config.LocalText(), "remote", w.Config.Remote, "mtu", m.tunnel.MTU())
 		}
 	}
 	d.end(slices.Collect(maps.Keys(changes)), errUnwanted)
@@ -232,7 +232,7 @@ func (d *Daemon) start(w config.Tunnel, added bool) (name string, err error) {
 	}
 	d.members[m.name] = m
 	d.mu.Unlock()
-	d.log.Info("tunnel is up", "tunnel", m.name, "local", w.Config.Local, "remote", w.Config.Remote, "mtu", t.MTU())
+	d.log.Info("tunnel is up", "tunnel", m.name, "local", w.Config.LocalText(), "remote", w.Config.Remote, "mtu", t.MTU())
 	go d.run(ctx, m)
 	return m.name, nil
 }

@@ -149,7 +149,7 @@ func (d *Daemon) Change(name string, cfg tunnel.Config) error {
 		return err
 	}
 	m.want = w
-	d.log.Info("tunnel has changed", "tunnel", m.name, "local", cfg.Local, "remote", cfg.Remote, "mtu", m.tunnel.MTU())
+	d.log.Info("tunnel has changed", "tunnel", m.name, "local", cfg.LocalText(), "remote", cfg.Remote, "mtu", m.tunnel.MTU())
 	return nil
 }
 

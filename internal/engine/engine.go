@@ -28,7 +28,7 @@ import (
 // Config describes an Engine.
 type Config struct {
 	Workers int        // 1 or more
-	Local   netip.Addr // local address of most tunnels, whose packets the raw sockets send at the least cost
+	Local   netip.Addr // local address of most tunnels, whose packets the raw sockets send at the least cost; the zero Addr for any
 	Log     *slog.Logger
 }
 

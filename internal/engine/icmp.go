@@ -24,7 +24,7 @@ func (e *Engine) hearICMP() {
 	heard := 0
 	handle := func(err rawsock.ICMPError) {
 		heard++
-		if t := e.table.find(keyOf(err.Pair)); t != nil {
+		if t := e.table.lookUp(keyOf(err.Pair)); t != nil {
 			t.icmpReceived(err, writer)
 		}
 		e.handled.Add(1)

@@ -69,7 +69,7 @@ func (in *in) deliverAll(packets []packet.IPv4) {
 			continue // no raw socket returns that
 		}
 		if k := key(outer.Addresses()); port == nil || k != last {
-			t := in.engine.table.find(k)
+			t := in.engine.table.lookUp(k)
 			if t == nil {
 				continue // another program's, or of a tunnel that is gone
 			}

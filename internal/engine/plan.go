@@ -12,7 +12,7 @@ import (
 type Plan struct {
 	Outer encap.Outer
 	Path  Path
-	// Route is how the packets leave; its Local is that of Outer.
+	// Route is how the packets leave. Its Local follows from Outer.
 	Route rawsock.Route
 	// Away tells that the link is in another network namespace than the sockets: this
 	// host's addresses are not those of the link's host (G2), and no route of this host
@@ -27,7 +27,7 @@ type Path struct {
 	MTU          int  // of the whole path, as far as known, in bytes
 	Locked       bool // DF is to be cleared, see underlay.Path
 	Loop         bool // it leads into the tunnel itself (T4)
-	LocalMissing bool // there is no route then (T3)
+	LocalMissing bool // there is no route then (T3), or with any local address, none that has a source (O11)
 	// Reported is what routers have reported of the MTU and the kernel does not know, in
 	// bytes; 0 for none (O6).
 	Reported int
@@ -53,15 +53,22 @@ func (e *Engine) newPlan(p Plan, ids *encap.IDs) (_ *plan, err error) {
 	if n.decap, err = encap.NewDecapsulator(p.Outer, host); err != nil {
 		return nil, err
 	}
-	n.probe.Local = p.Outer.Local
-	if p.Route.Device == 0 && p.Outer.Local == e.local {
-		n.Route.Local = netip.Addr{}
-	} else {
-		n.Route.Local = p.Outer.Local
+	local := n.pair().Local
+	n.probe.Local, n.Route.Local = local, local
+	switch {
+	case p.Route.Device == 0 && local == e.local:
+		n.Route.Local = netip.Addr{} // which the senders are bound to
+	case !local.IsValid():
+		n.Route.Local = netip.IPv4Unspecified()
 	}
 	return n, nil
 }
 
+// pair is what the tunnel receives. With any local address, the source of what it sends
+// takes no part, in route lookups either (O11).
 func (p *plan) pair() rawsock.Pair {
+	if p.Outer.AnyLocal {
+		return rawsock.Pair{Remote: p.Outer.Remote}
+	}
 	return rawsock.Pair{Local: p.Outer.Local, Remote: p.Outer.Remote}
 }

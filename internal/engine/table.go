@@ -12,13 +12,19 @@ import (
 // goroutine at a time adds and removes: it replaces one of many small maps.
 type table [256]atomic.Pointer[map[key]*Tunnel]
 
-// key is the addresses of a received packet, as packet.IPv4.Addresses has them.
+// key is the addresses of a received packet, as packet.IPv4.Addresses has them: the local
+// one in the lower half, where 0 is for any.
 type key uint64
+
+// anyLocal is k for any local address.
+func (k key) anyLocal() key { return k >> 32 << 32 }
 
 func keyOf(p rawsock.Pair) key {
 	header := make(packet.IPv4, packet.IPv4HdrLen)
 	header.SetSource(p.Remote.As4())
-	header.SetDestination(p.Local.As4())
+	if p.Local.IsValid() {
+		header.SetDestination(p.Local.As4())
+	}
 	return key(header.Addresses())
 }
 
@@ -28,7 +34,16 @@ func (t *table) shard(k key) *atomic.Pointer[map[key]*Tunnel] {
 	return &t[k*golden>>56]
 }
 
-// find returns the tunnel between two addresses, or nil.
+// lookUp returns the tunnel for packets with the addresses k, or nil: that between both, or
+// else that of any local address (R2; ip_tunnel_lookup in net/ipv4/ip_tunnel.c).
+func (t *table) lookUp(k key) *Tunnel {
+	if found := t.find(k); found != nil {
+		return found
+	}
+	return t.find(k.anyLocal())
+}
+
+// find returns the tunnel of a key, or nil.
 func (t *table) find(k key) *Tunnel {
 	if m := t.shard(k).Load(); m != nil {
 		return (*m)[k]

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -144,6 +145,9 @@ func (g *goipip) replace(c tunnel) error {
 	}
 	if c.dev {
 		cfg.Device = "under"
+	}
+	if c.anyLocal {
+		cfg.Local = netip.Addr{}
 	}
 	if err := cfg.Validate(); err != nil {
 		return err

@@ -41,6 +41,16 @@ var differences = []*difference{
 		explains: func(ref, ours []output) bool { return len(ref) == 0 && allICMP(ours, 3, 2) },
 	},
 	{
+		rule:   "O11",
+		what:   "ipip packets for the router that are not from the far end, while the tunnel has no local address",
+		kernel: "tunnel4_rcv answers with ICMP 3/3",
+		goipip: "its socket, which cannot be connected, takes and drops it",
+		applies: func(in *input) bool {
+			return anyLocal && in.any(func(p packet.IPv4) bool { return p.Protocol() == packet.ProtoIPIP })
+		},
+		explains: func(ref, ours []output) bool { return len(ours) == 0 && allICMP(ref, 3, 3) },
+	},
+	{
 		rule:     "R2",
 		what:     "MPLS in IP from the far end",
 		kernel:   "ipip_tunnel_rcv drops what is not the tunnel's protocol",
@@ -192,15 +202,30 @@ func (in *input) first() packet.IPv4 {
 }
 
 func fromPeer(p packet.IPv4) bool {
-	return p.Protocol() == packet.ProtoIPIP && p.Source() == remoteAddr.As4() && p.Destination() == localAddr.As4()
+	return p.Protocol() == packet.ProtoIPIP && p.Source() == remoteAddr.As4() && isForTunnel(p.Destination())
 }
 
 func fromTunnel(p packet.IPv4) bool {
-	return p.Valid() && p.Protocol() == packet.ProtoIPIP && p.Source() == localAddr.As4() && p.Destination() == remoteAddr.As4()
+	return p.Valid() && p.Protocol() == packet.ProtoIPIP && isOwn(p.Source()) && p.Destination() == remoteAddr.As4()
 }
 
 func forTunnelModules(p packet.IPv4) bool {
 	return slices.Contains([]uint8{packet.ProtoIPIP, protoIPv6, protoMPLS}, p.Protocol()) && !isMulticast(p.Destination())
+}
+
+// anyLocal tells that the tunnels have no local address now (O11).
+var anyLocal bool
+
+// isForTunnel reports whether a tunnel takes packets to an address. Without a local address
+// it takes those to all that the router does.
+func isForTunnel(a [4]byte) bool {
+	switch a {
+	case localAddr.As4():
+		return true
+	case [4]byte{192, 168, 6, 255}, [4]byte{10, 1, 0, 255}, [4]byte{255, 255, 255, 255}, [4]byte{224, 0, 0, 1}:
+		return anyLocal
+	}
+	return anyLocal && isOwn(a)
 }
 
 func isMulticast(a [4]byte) bool { return a[0]>>4 == 14 }

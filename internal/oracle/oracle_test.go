@@ -2,6 +2,7 @@ package oracle_test
 
 import (
 	"flag"
+	"slices"
 	"testing"
 )
 
@@ -17,7 +18,7 @@ func TestOracle(t *testing.T) {
 	if testing.Short() {
 		n /= 10
 	}
-	for _, c := range configurations {
+	for _, c := range slices.Concat(configurations, anyConfigurations) {
 		t.Run(c.name, func(t *testing.T) {
 			r.begin(t)
 			r.configure(c)
@@ -25,7 +26,7 @@ func TestOracle(t *testing.T) {
 				t.Run(dir.String(), func(t *testing.T) {
 					r.counted(t, r.table(dir), r.compareByRule)
 					t.Run("mutations", func(t *testing.T) {
-						r.counted(t, mut.inputs(dir, n/len(configurations)/2), r.compare)
+						r.counted(t, mut.inputs(dir, n/(len(configurations)+len(anyConfigurations))/2), r.compare)
 					})
 				})
 			}
@@ -48,12 +49,14 @@ func TestOracle(t *testing.T) {
 			r.compareByRule(t, r.pathTable())
 		})
 	}
-	t.Run("no way", func(t *testing.T) {
-		r.begin(t)
-		r.configure(configurations[0])
-		r.testNoWay(t)
-	})
-	for _, c := range configurations[:2] {
+	for _, c := range []tunnel{configurations[0], anyConfigurations[0]} {
+		t.Run(c.name+", no way", func(t *testing.T) {
+			r.begin(t)
+			r.configure(c)
+			r.testNoWay(t)
+		})
+	}
+	for _, c := range slices.Concat(configurations[:2], anyConfigurations[1:]) {
 		t.Run(c.name+", ICMP", func(t *testing.T) {
 			r.begin(t)
 			r.configure(c)

@@ -84,6 +84,7 @@ func newRig(t *testing.T) *rig {
 // configure gives both devices a new tunnel.
 func (r *rig) configure(c tunnel) {
 	r.t.Helper()
+	anyLocal = c.anyLocal
 	for _, d := range r.devices {
 		if err := d.tunnel(c); err != nil {
 			r.fatalf("%s: tunnel %q: %v", d.name, c.name, err)

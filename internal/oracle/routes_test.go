@@ -33,7 +33,9 @@ func (r *rig) testNoWay(t *testing.T) {
 			)
 			for start := time.Now(); ; { // goipip looks at the route now and then
 				r.openBooks(false)
-				r.books.expect(way.counted)
+				if !anyLocal { // which goipip counts as the reference does
+					r.books.expect(way.counted)
+				}
 				m, ok = r.do(teller.into(100, 0))
 				wrong = r.closeBooks()
 				if ok && len(wrong) == 0 {

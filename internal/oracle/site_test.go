@@ -81,6 +81,9 @@ type tunnel struct {
 	mtu        int  // 0 leaves it as it is made
 	underMTU   int  // of the underlay device; 0 is that of all cables
 	strict     bool // with rp_filter on the tunnel (R7)
+
+	anyLocal bool       // no local address (O11)
+	source   netip.Addr // preferred source of the route to the far end; the zero Addr for none
 }
 
 var configurations = []tunnel{
@@ -93,11 +96,18 @@ var configurations = []tunnel{
 	{name: "rp_filter", strict: true},
 }
 
+// anyConfigurations have tunnels without a local address.
+var anyConfigurations = []tunnel{
+	{name: "O11", anyLocal: true},
+	{name: "O11_src", anyLocal: true, source: innerAddr, ttl: 64},
+}
+
 // pathConfigurations have tunnels that take longer packets than their path.
 var pathConfigurations = []tunnel{
 	{name: "narrow path", mtu: 1480, underMTU: 1400},
 	{name: "narrow path, nopmtudisc", mtu: 1480, underMTU: 1400, nopmtudisc: true},
 	{name: "narrow path, ttl 64", mtu: 1480, underMTU: 1400, ttl: 64},
+	{name: "narrow path, local any", mtu: 1480, underMTU: 1400, anyLocal: true, source: innerAddr},
 }
 
 // script makes the tunnel on the reference.
@@ -105,7 +115,10 @@ func (c tunnel) script() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "set -e\nip tunnel del tun01 2>/dev/null || true\n")
 	fmt.Fprintf(&b, "ip link set $under mtu %d\n", c.underlay())
-	fmt.Fprintf(&b, "ip tunnel add tun01 mode ipip local %v remote %v", localAddr, remoteAddr)
+	fmt.Fprintf(&b, "ip tunnel add tun01 mode ipip remote %v", remoteAddr)
+	if !c.anyLocal {
+		fmt.Fprintf(&b, " local %v", localAddr)
+	}
 	if c.ttl != 0 {
 		fmt.Fprintf(&b, " ttl %d", c.ttl)
 	}
@@ -134,6 +147,9 @@ func (c tunnel) inTunnel() string {
 	script := inTunnelScript
 	if c.strict {
 		script += "echo 1 >/proc/sys/net/ipv4/conf/tun01/rp_filter\n"
+	}
+	if c.source.IsValid() {
+		script += fmt.Sprintf("ip route change 192.168.8.0/24 via %v src %v\n", gatewayAddr, c.source)
 	}
 	return script
 }

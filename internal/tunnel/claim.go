@@ -15,7 +15,7 @@ import (
 //
 //	/run/goipip/NAMESPACE/LOCAL-REMOTE
 //
-// which names the process and the link that hold it.
+// (any-REMOTE without a local address, O11) which names the process and the link that hold it.
 type claimed struct {
 	lock    *rundir.Lock // nil where there is none
 	missing error        // why there is none
@@ -32,12 +32,12 @@ func claim(cfg Config) (*claimed, error) {
 	}
 	var missing []error
 	for _, dir := range dirs {
-		c, err := claimIn(dir, fmt.Sprintf("%v-%v", cfg.Local, cfg.Remote))
+		c, err := claimIn(dir, fmt.Sprintf("%s-%v", cfg.LocalText(), cfg.Remote))
 		if err == nil {
 			return c, nil
 		}
 		if errors.Is(err, ErrHeld) {
-			return nil, fmt.Errorf("tunnel from %v to %v: %w: %w", cfg.Local, cfg.Remote, syscall.EEXIST, err)
+			return nil, fmt.Errorf("tunnel from %s to %v: %w: %w", cfg.LocalText(), cfg.Remote, syscall.EEXIST, err)
 		}
 		missing = append(missing, err)
 	}

@@ -49,6 +49,7 @@ func (s *site) open(t *testing.T, cfg tunnel.Config) (opened *tunnel.Tunnel, err
 
 // The message about a conflict names who has the ends, and how to end that.
 func TestHazard19_Conflict(t *testing.T) {
+	needsLocal(t)
 	a, b := hosts(t)
 	first, err := a.open(t, config(a, b))
 	if err != nil {
@@ -93,6 +94,7 @@ func claimPath(t *testing.T, s *site, cfg tunnel.Config) (path string) {
 
 // Only root can open what holds the claim, and nothing is left of it.
 func TestHazard19_File(t *testing.T) {
+	needsLocal(t)
 	a, b := hosts(t)
 	cfg := config(a, b)
 	path := claimPath(t, a, cfg)

@@ -1,6 +1,7 @@
 package tunnel_test
 
 import (
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,14 +17,14 @@ func TestValidate(t *testing.T) {
 		want   string // part of the error; empty for none
 	}{
 		"as it is":          {func(c *tunnel.Config) {}, ""},
-		"no local":          {func(c *tunnel.Config) { c.Local = netip.Addr{} }, "local is missing"},
+		"O11 no local":      {func(c *tunnel.Config) { c.Local = netip.Addr{} }, ""},
 		"no remote":         {func(c *tunnel.Config) { c.Remote = netip.Addr{} }, "remote is missing"},
 		"local IPv6":        {func(c *tunnel.Config) { c.Local = addr("2001:db8::1") }, "local 2001:db8::1: ipip runs over IPv4 only"},
 		"remote mapped":     {func(c *tunnel.Config) { c.Remote = addr("::ffff:192.0.2.2") }, "ipip runs over IPv4 only"},
 		"local 0.0.0.0":     {func(c *tunnel.Config) { c.Local = addr("0.0.0.0") }, "not the address of one host"},
 		"remote multicast":  {func(c *tunnel.Config) { c.Remote = addr("224.0.0.5") }, "not the address of one host"},
 		"remote broadcast":  {func(c *tunnel.Config) { c.Remote = addr("255.255.255.255") }, "not the address of one host"},
-		"twice the same":    {func(c *tunnel.Config) { c.Remote = c.Local }, "needs two different ends"},
+		"twice the same":    {func(c *tunnel.Config) { c.Remote = c.Local }, ""},
 		"name of 15":        {func(c *tunnel.Config) { c.Name = "abcdefghijklmno" }, ""},
 		"name of 16":        {func(c *tunnel.Config) { c.Name = "abcdefghijklmnop" }, "at most 15"},
 		"name with /":       {func(c *tunnel.Config) { c.Name = "a/b" }, "not a name that a link can have"},
@@ -31,6 +32,27 @@ func TestValidate(t *testing.T) {
 		"name with %":       {func(c *tunnel.Config) { c.Name = "tun%d" }, "not a name that a link can have"},
 		"dev of 16":         {func(c *tunnel.Config) { c.Device = "abcdefghijklmnop" }, `dev "abcdefghijklmnop"`},
 		"address":           {func(c *tunnel.Config) { c.Address = prefix("10.0.0.1/24") }, ""},
+		"address /1":        {func(c *tunnel.Config) { c.Address = prefix("10.0.0.1/1") }, ""},
+		"address /0":        {func(c *tunnel.Config) { c.Address = prefix("10.0.0.1/0") }, "the kernel makes no route"},
+		"address 0/8":       {func(c *tunnel.Config) { c.Address = prefix("0.0.0.1/32") }, "the other end drops packets"},
+		"address 127/8":     {func(c *tunnel.Config) { c.Address = prefix("127.255.0.1/32") }, "the other end drops packets"},
+		"address 223/8":     {func(c *tunnel.Config) { c.Address = prefix("223.0.0.1/32") }, ""},
+		"address multicast": {func(c *tunnel.Config) { c.Address = prefix("224.0.0.5/32") }, "the other end drops packets"},
+		"address broadcast": {func(c *tunnel.Config) { c.Address = prefix("255.255.255.255/32") }, "the other end drops packets"},
+		"peer 240/4": {func(c *tunnel.Config) { c.Address, c.Peer = prefix("10.0.0.1/32"), addr("240.0.0.2") },
+			"peer 240.0.0.2: the other end drops packets"},
+		"addresses":      {func(c *tunnel.Config) { c.Addresses = []netip.Prefix{prefix("10.0.0.1/24"), prefix("10.1.0.1/32")} }, ""},
+		"addresses /0":   {func(c *tunnel.Config) { c.Addresses = []netip.Prefix{prefix("10.0.0.1/24"), prefix("10.1.0.1/0")} }, "addresses[1] 10.1.0.1/0"},
+		"addresses 0/0":  {func(c *tunnel.Config) { c.Addresses = []netip.Prefix{{}} }, "addresses[0]: not an address"},
+		"addresses IPv6": {func(c *tunnel.Config) { c.Addresses = []netip.Prefix{prefix("2001:db8::1/64")} }, "carries IPv4 only"},
+		"routes": {func(c *tunnel.Config) {
+			c.Routes = []tunnel.Route{{To: prefix("0.0.0.0/0"), Metric: math.MaxInt32, Table: math.MaxInt32}, {To: prefix("10.0.0.0/8")}}
+		}, ""},
+		"route nowhere":     {func(c *tunnel.Config) { c.Routes = []tunnel.Route{{}} }, "routes[0].to: not a prefix"},
+		"route IPv6":        {func(c *tunnel.Config) { c.Routes = []tunnel.Route{{To: prefix("::/0")}} }, "routes[0].to ::/0: an ipip"},
+		"route bits":        {func(c *tunnel.Config) { c.Routes = []tunnel.Route{{To: prefix("10.0.0.1/8")}} }, "write 10.0.0.0/8"},
+		"route metric":      {func(c *tunnel.Config) { c.Routes = []tunnel.Route{{To: prefix("10.0.0.0/8"), Metric: -1}} }, "routes[0].metric -1: must be 0"},
+		"route table":       {func(c *tunnel.Config) { c.Routes = []tunnel.Route{{To: prefix("10.0.0.0/8"), Table: 1 << 31}} }, "routes[0].table 2147483648"},
 		"address IPv6":      {func(c *tunnel.Config) { c.Address = prefix("2001:db8::1/64") }, "carries IPv4 only"},
 		"peer":              {func(c *tunnel.Config) { c.Address, c.Peer = prefix("10.0.0.1/32"), addr("10.0.0.2") }, ""},
 		"peer alone":        {func(c *tunnel.Config) { c.Peer = addr("10.0.0.2") }, "needs address"},
@@ -60,11 +82,11 @@ func TestValidate(t *testing.T) {
 func TestValidateEveryField(t *testing.T) {
 	addr := netip.MustParseAddr
 	c := tunnel.Config{
-		Name: "a/b", Local: addr("192.0.2.1"), Remote: addr("192.0.2.1"), Device: "..", Address: netip.MustParsePrefix("2001:db8::1/64"),
+		Name: "a/b", Local: addr("192.0.2.1"), Remote: addr("0.0.0.0"), Device: "..", Address: netip.MustParsePrefix("2001:db8::1/64"),
 		Peer: addr("2001:db8::2"), MTU: 67, TTL: 5, NoPMTUDisc: true,
 	}
 	want := []string{
-		"remote: --local and --remote are both 192.0.2.1: a tunnel needs two different ends",
+		"remote: --remote 0.0.0.0: not the address of one host",
 		`name: --name "a/b": not a name that a link can have`,
 		`dev: --dev "..": not a name that a link can have`,
 		"address: --address 2001:db8::1/64: an ipip tunnel carries IPv4 only",

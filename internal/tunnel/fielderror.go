@@ -11,6 +11,8 @@ const (
 	fieldRemote     field = "remote"
 	fieldAddress    field = "address"
 	fieldPeer       field = "peer"
+	fieldAddresses  field = "addresses"
+	fieldRoutes     field = "routes"
 	fieldMTU        field = "mtu"
 	fieldTTL        field = "ttl"
 	fieldNoPMTUDisc field = "nopmtudisc"
@@ -22,11 +24,14 @@ const (
 // user gave the setting, as a flag or as a key of a file, is added by the package
 // that knows it.
 type FieldError struct {
-	Field string // the setting, as "mtu"
+	Field string // the setting, as "mtu", or a part of one, as "addresses[1]" or "routes[0].to"
 
 	format string
 	args   []any // those of type field are settings
 }
+
+// at is element i of a list.
+func (f field) at(i int) field { return field(fmt.Sprintf("%s[%d]", string(f), i)) }
 
 func (f field) errorf(format string, args ...any) *FieldError {
 	return &FieldError{Field: string(f), format: format, args: args}

@@ -48,6 +48,7 @@ func (l *logs) says(t testing.TB, text string, after func()) time.Duration {
 
 // A rule that chooses by protocol holds for the tunnel's packets, with any via.
 func TestHazard4_RuleByProtocol(t *testing.T) {
+	needsLocal(t)
 	t.Parallel()
 	labtest.Need(t, "ip")
 	for _, via := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitRaw} {
@@ -74,6 +75,7 @@ func TestHazard4_RuleByProtocol(t *testing.T) {
 
 // The path is as long as the route for ipip is, and a sender hears of that (T7).
 func TestHazard4_RuleByProtocolAndMTU(t *testing.T) {
+	needsLocal(t)
 	t.Parallel()
 	labtest.Need(t, "ip")
 	for name, route := range map[string]string{
@@ -227,6 +229,7 @@ func TestHazard7_Device(t *testing.T) {
 
 // A route by a nexthop object follows the object.
 func TestHazard8_NextHopObjects(t *testing.T) {
+	needsLocal(t)
 	t.Parallel()
 	labtest.Need(t, "ip")
 	n := across(t)
@@ -318,6 +321,7 @@ func (n *network) moveTo(t testing.TB, container *netlab.Host) {
 
 // The loss of the route is worth a line in the log, and so is its return.
 func TestHazard15_RouteLostAndFound(t *testing.T) {
+	needsLocal(t)
 	t.Parallel()
 	n := across(t)
 	log := n.a.listen()
@@ -370,6 +374,7 @@ func TestHazard20_NextHopInTheLog(t *testing.T) {
 
 // A mark takes part in the choice of the route, with any via, and packets bear it.
 func TestO10_Hazard22_Mark(t *testing.T) {
+	needsLocal(t)
 	t.Parallel()
 	labtest.Need(t, "ip", "nft")
 	for _, via := range []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitRaw} {

@@ -52,14 +52,15 @@ func OpenHost(workers int, log *slog.Logger) (*Host, error) {
 	return h, nil
 }
 
-// pathMTU asks the kernel for the MTU of a route, in bytes.
-func (h *Host) pathMTU(r rawsock.Route) (int, error) {
+// probe asks the kernel for the MTU of a route in bytes, and its source.
+func (h *Host) probe(r rawsock.Route) (mtu int, source netip.Addr, err error) {
 	h.probing.Lock()
 	defer h.probing.Unlock()
-	return h.prober.MTU(r)
+	return h.prober.Path(r)
 }
 
-// data returns the Engine, and opens it for the first tunnel, which is from local.
+// data returns the Engine, and opens it for the first tunnel, which is from local, or with
+// the zero Addr from any address.
 func (h *Host) data(local netip.Addr) (_ *engine.Engine, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

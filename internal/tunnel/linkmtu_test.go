@@ -100,7 +100,7 @@ func TestO2_NotAfterAPerson(t *testing.T) {
 			if got := n.a.linkMTU(t); got != 1300 {
 				t.Errorf("the MTU is %d, set was 1300", got)
 			}
-			if log.count("mtu") > 0 {
+			if log.count("mtu of the link") > 0 {
 				t.Errorf("the tunnel says of the MTU:\n%s", log)
 			}
 			n.balance(t)

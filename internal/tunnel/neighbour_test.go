@@ -187,6 +187,7 @@ func (n *network) r1Address(t testing.TB, do func(netlink.Link, *netlink.Addr) e
 // Routes and devices come and go: packets follow, and what has no way is counted
 // once.
 func TestRoad_Routes(t *testing.T) {
+	needsLocal(t)
 	t.Parallel()
 	n := across(t)
 	n.secondUplink(t)

@@ -14,6 +14,7 @@ import (
 
 // Tunnels of one host within each other: four are enough.
 func TestT14_NestedTunnels(t *testing.T) {
+	needsLocal(t)
 	t.Parallel()
 	n := across(t)
 	// tun1 goes through tun2, that through tun3, and so on to eth0.

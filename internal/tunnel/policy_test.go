@@ -31,6 +31,7 @@ func (n *network) byTOS(t testing.TB, tos uint) (table int) {
 // and of the path that is looked up, and so do the routes of what is connected.
 // Inherited, it does not.
 func TestT3_O4_PolicyRouting(t *testing.T) {
+	needsLocal(t)
 	t.Parallel()
 	for name, c := range map[string]struct {
 		change func(*tunnel.Config)

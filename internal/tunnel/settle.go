@@ -19,6 +19,7 @@ func (w *way) settle() {
 	s := w.situation.Load()
 	settled := w.engine.Connect() == nil
 	settled = w.logTrouble(s) && settled
+	w.warn(s)
 	if s.here && s.path.Device != 0 && !s.loop {
 		settled = w.followMTU(s.path) && settled
 	}
@@ -64,7 +65,7 @@ func (w *way) logTrouble(s *situation) (done bool) {
 		w.log.Info("packets can leave again", "remote", w.cfg.Remote)
 		return true
 	}
-	args := []any{"local", w.cfg.Local, "remote", w.cfg.Remote}
+	args := []any{"local", w.cfg.LocalText(), "remote", w.cfg.Remote}
 	if w.cfg.Device != "" {
 		args = append(args, "device", w.cfg.Device)
 	}

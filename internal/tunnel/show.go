@@ -9,7 +9,7 @@ import (
 // would say it (O8).
 func (c Config) describe() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "ip/ip remote %v local %v", c.Remote, c.Local)
+	fmt.Fprintf(&b, "ip/ip remote %v local %s", c.Remote, c.LocalText())
 	if c.Device != "" {
 		fmt.Fprintf(&b, " dev %s", c.Device)
 	}

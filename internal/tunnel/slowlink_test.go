@@ -188,6 +188,7 @@ func TestHazard3_FullQueueIsCounted(t *testing.T) {
 
 // Packets for which there is another way take it at once, whatever waits in the old one.
 func TestHazard3_RouteLeavesFullQueue(t *testing.T) {
+	needsLocal(t)
 	t.Parallel()
 	for name, via := range slowPaths {
 		t.Run(name, func(t *testing.T) {

@@ -281,6 +281,7 @@ func TestT7_PacketRoad(t *testing.T) {
 
 // O6, T3: the packet socket leads where the raw one does, by device and by TOS.
 func TestRoad_DeviceAndTOS(t *testing.T) {
+	needsLocal(t)
 	t.Parallel()
 	t.Run("dev", func(t *testing.T) {
 		t.Parallel()

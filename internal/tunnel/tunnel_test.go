@@ -63,9 +63,13 @@ func hosts(t testing.TB) (a, b *site) {
 }
 
 func config(near, far *site) tunnel.Config {
+	local := near.outer
+	if *anyLocal {
+		local = netip.Addr{}
+	}
 	return tunnel.Config{
 		Name:    "tun01",
-		Local:   near.outer,
+		Local:   local,
 		Remote:  far.outer,
 		Address: netip.PrefixFrom(near.inner, 32),
 		Peer:    far.inner,
@@ -109,6 +113,18 @@ func (s *site) start(t testing.TB, cfg tunnel.Config) {
 // crowd has each tunnel under test share its host with another one: the sockets then serve
 // several pairs of addresses, are not connected, and name the source of each message.
 var crowd = flag.Bool("crowd", false, "run all tunnels beside another one in the same process")
+
+// anyLocal leaves the choice of the local address to the routes (O11).
+var anyLocal = flag.Bool("any", false, "run all tunnels without a local address")
+
+// needsLocal skips a test that is about a certain local address, or whose other end takes
+// packets from no other.
+func needsLocal(t testing.TB) {
+	t.Helper()
+	if *anyLocal {
+		t.Skip("needs tunnels with a local address")
+	}
+}
 
 var crowded atomic.Int64 // so many times
 

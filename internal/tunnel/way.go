@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"net/netip"
 	"sync"
 	"sync/atomic"
 
@@ -38,6 +39,7 @@ type way struct {
 	settling   sync.Mutex
 	trouble    string // why no packet leaves, as logged
 	troubleLog *rate.Limiter
+	warned     warnings // as logged
 }
 
 // situation is where the tunnel stands.
@@ -50,7 +52,7 @@ type situation struct {
 func newWay(t *Tunnel, cfg Config, bound int) *way {
 	w := &way{Tunnel: t, cfg: cfg, here: true, bound: bound, troubleLog: rate.NewLimiter(logPerSecond, logBurst)}
 	if before := t.way.Load(); before != nil {
-		w.here, w.trouble, w.troubleLog = before.here, before.trouble, before.troubleLog
+		w.here, w.trouble, w.troubleLog, w.warned = before.here, before.trouble, before.troubleLog, before.warned
 	}
 	return w
 }
@@ -140,7 +142,8 @@ func (w *way) plan(s *situation) engine.Plan {
 	return engine.Plan{
 		Outer: encap.Outer{
 			Format:     encap.IPIP,
-			Local:      c.Local,
+			Local:      s.path.Source,
+			AnyLocal:   c.AnyLocal(),
 			Remote:     c.Remote,
 			TTL:        c.TTL,
 			TOS:        c.TOS,
@@ -151,7 +154,7 @@ func (w *way) plan(s *situation) engine.Plan {
 			MTU:          s.path.MTU,
 			Locked:       s.path.Locked,
 			Loop:         s.loop,
-			LocalMissing: s.path.LocalMissing,
+			LocalMissing: s.path.LocalMissing || !s.path.Source.IsValid(),
 			Reported:     s.path.Reported,
 		},
 		Route:     route,
@@ -170,13 +173,13 @@ func (w *way) query() underlay.Query {
 		Mark:    w.cfg.Mark,
 		Link:    w.device.Index(),
 		NextHop: w.cfg.Transmit != TransmitRaw,
-		PathMTU: w.pathMTU,
+		Probe:   w.probe,
 	}
 }
 
-// pathMTU asks the kernel for the MTU of the path, in bytes.
-func (w *way) pathMTU(device int) (int, error) {
-	return w.host.pathMTU(rawsock.Route{
+// probe asks the kernel for the MTU in bytes and the source of the path.
+func (w *way) probe(device int) (mtu int, source netip.Addr, err error) {
+	return w.host.probe(rawsock.Route{
 		Local: w.cfg.Local, Remote: w.cfg.Remote, Device: device, TOS: w.cfg.routeTOS(), Mark: w.cfg.Mark,
 	})
 }

@@ -122,6 +122,7 @@ func (w *Watcher) FollowAddresses(f func(own []netip.Addr)) {
 // addressesChanged requests an update of the addresses. It needs mu.
 func (w *Watcher) addressesChanged() {
 	w.stale.own = true
+	w.doubtSources()
 	w.request()
 }
 
@@ -140,6 +141,16 @@ func (w *Watcher) setOwn() {
 			f.publishAgain() // with LocalMissing
 			f.doubt()
 		}
+	}
+}
+
+// doubtSources has the paths looked up again whose source is the route's. The kernel tells
+// of an address before its routes know of it (__inet_insert_ifa in net/ipv4/devinet.c), so
+// that is done once more, later. It needs mu.
+func (w *Watcher) doubtSources() {
+	for f := range w.followings.byLocal[netip.Addr{}] {
+		f.doubt()
+		f.Retry()
 	}
 }
 

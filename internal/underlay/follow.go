@@ -14,7 +14,7 @@ import (
 
 // Query asks for the path of packets from Local to Remote.
 type Query struct {
-	Local, Remote netip.Addr // IPv4
+	Local, Remote netip.Addr // IPv4; Local may be the zero Addr, for the source that the route has
 	Device        string     // by which they leave (O6); empty for any
 	TOS           uint8      // by which the route is chosen, without ECN bits
 	Mark          uint32     // by which the route is chosen (fwmark, O10)
@@ -22,10 +22,10 @@ type Query struct {
 
 	// NextHop asks for Path.Hop too.
 	NextHop bool
-	// PathMTU returns the MTU in bytes of the path by a device, or with 0 by any, as a socket
-	// of protocol 4 has it. It is called where a lookup by netlink cannot answer for that
-	// protocol.
-	PathMTU func(device int) (int, error)
+	// Probe returns the MTU in bytes and the source of the path by a device, or with 0 by any,
+	// as a socket of protocol 4 has them. It is called where a lookup by netlink cannot
+	// answer for that protocol.
+	Probe func(device int) (mtu int, source netip.Addr, err error)
 }
 
 // Path is the path of outer packets. It is a value: a change makes another Path.
@@ -34,9 +34,14 @@ type Path struct {
 	// LocalMissing reports that the local address is not on this host. The kernel's
 	// tunnel has no route then (T3), while a raw socket may send from any address.
 	LocalMissing bool
+	// Source is the source of packets: the Query's Local, or without that the address that
+	// the route has (fib_result_prefsrc in net/ipv4/fib_semantics.c), and the zero Addr while
+	// there is no route.
+	Source netip.Addr
 
 	Bound     int        // index of the Query's device; 0 while there is none
 	Device    int        // index of the device by which packets leave; 0 if not known
+	RouteType int        // of the route, RTN_UNICAST and so on (rtnetlink(7)); 0 if not known
 	DeviceMTU int        // in bytes
 	Gateway   netip.Addr // the next hop's address
 	MTU       int        // of the whole path, as far as known, in bytes
@@ -188,12 +193,15 @@ func (f *Following) look() bool {
 	f.seen = w.change
 	f.stale.Store(false)
 	bound := f.bind()
-	reported, byProto := f.reported, w.ruleByProto
+	reported, byProto, source := f.reported, w.ruleByProto, f.path.Source
 	w.mu.Unlock()
 
 	sent := f.follower.Sent()
 	f.sentAtLookup.Store(sent)
 	a := w.lookup(f.query, bound, byProto)
+	if a.failed && !a.path.Source.IsValid() {
+		a.path.Source = source
+	}
 	reported.limit(&a.path, time.Now())
 	if a.hopStale && sent != f.sentAtProbe.Load() {
 		f.sentAtProbe.Store(sent)
@@ -242,7 +250,7 @@ func (f *Following) publishAgain() {
 // publish completes p with what does not come from a lookup, and tells the Follower of a
 // change. It needs mu.
 func (f *Following) publish(p Path) {
-	p.LocalMissing = !f.w.addresses.has(f.query.Local)
+	p.LocalMissing = f.query.Local.IsValid() && !f.w.addresses.has(f.query.Local)
 	p.Filtered = f.w.filtered
 	if f.published && p == f.path {
 		return
@@ -271,7 +279,7 @@ func (a *answer) dependencies(q Query) dependencies {
 // lookup asks the kernel for a path.
 func (w *Watcher) lookup(q Query, bound int, byProto bool) (a answer) {
 	p := &a.path
-	p.Bound, p.MTU = bound, packet.IPv4MaxLen
+	p.Bound, p.MTU, p.Source = bound, packet.IPv4MaxLen, q.Local
 	if q.Device != "" && bound == 0 {
 		p.Reason = "no device " + q.Device
 		return a
@@ -286,7 +294,10 @@ func (w *Watcher) lookup(q Query, bound int, byProto bool) (a answer) {
 		a.failed = !isNoRoute(err)
 		return a
 	}
-	a.device = r.device
+	a.device, p.RouteType = r.device, r.typ
+	if !q.Local.IsValid() {
+		p.Source = r.source
+	}
 	link, ok := w.Link(r.device)
 	if !ok {
 		p.Reason = "the route's device is not known (yet)"
@@ -300,6 +311,10 @@ func (w *Watcher) lookup(q Query, bound int, byProto bool) (a answer) {
 	if r.mtu > 0 {
 		p.MTU = min(p.MTU, r.mtu)
 	}
+	if !p.Source.IsValid() {
+		p.Reason = errNoSource.Error()
+		return a
+	}
 	if q.NextHop {
 		a.hopStale = w.kernel.setHop(p, link, r.encap)
 	}
@@ -311,13 +326,19 @@ func (w *Watcher) lookup(q Query, bound int, byProto bool) (a answer) {
 // and a socket of protocol 4 has the MTU.
 func lookupByProto(p *Path, q Query) {
 	p.HopReason = "a rule selects routes by protocol (ip rule … ipproto)"
-	mtu, err := q.PathMTU(p.Bound)
+	mtu, source, err := q.Probe(p.Bound)
+	if err == nil && (!source.IsValid() || source.IsUnspecified()) {
+		err = errNoSource
+	}
 	if err != nil {
 		p.Reason = err.Error()
 		return
 	}
-	p.MTU = min(mtu, packet.IPv4MaxLen)
+	p.MTU, p.Source = min(mtu, packet.IPv4MaxLen), source
 }
+
+// errNoSource is for a Query without Local on a host that has no address.
+var errNoSource = errors.New("there is a route, but no address of this host to send from")
 
 // isNoRoute reports whether an error of RTM_GETROUTE says that there is no route
 // (ip_route_output_key_hash_rcu in net/ipv4/route.c).

@@ -16,6 +16,8 @@ import (
 type route struct {
 	device  int        // index of the device that packets leave by
 	gateway netip.Addr // not valid if the remote address is on the device's own network
+	source  netip.Addr // that packets get which have none; not valid if the query has one
+	typ     int        // RTN_UNICAST, …
 	mtu     int        // set by an administrator or reported by a router, in bytes; 0 for neither
 	locked  bool       // routers' reports do not change mtu
 	encap   bool       // the route encapsulates packets (ip-route(8))
@@ -65,12 +67,15 @@ func parseRoute(answer []byte) (r route, err error) {
 	if err != nil {
 		return r, err
 	}
+	r.typ = int(nl.DeserializeRtMsg(answer).Type)
 	for _, a := range attrs {
 		switch a.Attr.Type &^ nlaFlags {
 		case syscall.RTA_OIF:
 			r.device = int(number(a.Value))
 		case syscall.RTA_GATEWAY:
 			r.gateway, _ = netip.AddrFromSlice(a.Value)
+		case syscall.RTA_PREFSRC:
+			r.source, _ = netip.AddrFromSlice(a.Value)
 		case rtaVia: // struct rtvia: an IPv6 gateway, behind its family
 			r.gateway, _ = netip.AddrFromSlice(a.Value[min(2, len(a.Value)):])
 		case rtaEncap:

@@ -92,7 +92,7 @@ func watch(t *testing.T) *watched {
 	s.w.FollowAddresses(s.f.setOwn)
 	s.w.Follow(underlay.Query{
 		Local: local, Remote: remote, NextHop: true,
-		PathMTU: func(int) (int, error) { return 1500, nil },
+		Probe: func(int) (int, netip.Addr, error) { return 1500, local, nil },
 	}, &s.f)
 	return s
 }

@@ -248,3 +248,18 @@ func (d *document) fail(at int, key, format string, args ...any) {
 	e.Line, e.Column = d.position(at)
 	d.errs = append(d.errs, e)
 }
+
+// find returns the value below n by a path such as routes[0].to; nil if there is none.
+func (n *node) find(path string) *node {
+	for _, name := range strings.Split(strings.ReplaceAll(path, "[", ".["), ".") {
+		if n = n.known[name]; n == nil {
+			return nil
+		}
+	}
+	return n
+}
+
+// said reports whether there is an error about a key, or one below it.
+func (d *document) said(key string) bool {
+	return slices.ContainsFunc(d.errs, func(e *Error) bool { return e.Key == key || strings.HasPrefix(e.Key, key+".") })
+}

@@ -6,7 +6,7 @@ import (
 	"goipip/internal/daemon/config"
 )
 
-const missing = "is missing: give the IPv4 address of this tunnel's "
+const notInner = "the other end drops packets from there: give an address outside of 0/8, 127/8, 224/4 and 240/4"
 
 // TestErrors has one case for each kind of error. Those of a tunnel stand in the
 // fourth line, after tun01's header and ends.
@@ -42,6 +42,8 @@ func TestErrors(t *testing.T) {
 		{`peer = "10.0.0.300"`, at + `8: tunnel.tun01.peer: "10.0.0.300": must be an IPv4 address, such as 192.0.2.1`},
 		{`address = "10.0.0.1/33"`, at + `11: tunnel.tun01.address: "10.0.0.1/33": must be an IPv4 address, such as 192.0.2.1 or 192.0.2.1/24`},
 		{`address = "2001:db8::1/64"`, at + "11: tunnel.tun01.address: 2001:db8::1/64: an ipip tunnel carries IPv4 only"},
+		{`address = "0.0.0.0/8"`, at + "11: tunnel.tun01.address: 0.0.0.0/8: " + notInner},
+		{`address = "10.0.0.1/0"`, at + "11: tunnel.tun01.address: 10.0.0.1/0: the kernel makes no route for a prefix length of 0: give 1 to 32"},
 		{`peer = "10.0.0.2"`, at + "8: tunnel.tun01.peer: 10.0.0.2 needs address, the inner address of this end"},
 		{`mtu = 67`, at + "7: tunnel.tun01.mtu: 67: must be 68 to 65515"},
 		{`mtu = 99999999999999999999`, at + "7: tunnel.tun01.mtu: 99999999999999999999: too large a number"},
@@ -60,13 +62,16 @@ func TestErrors(t *testing.T) {
 
 		// Elements of lists.
 		{`addresses = ["a"]`, at + `14: tunnel.tun01.addresses[0]: "a": must be an IPv4 address, such as 192.0.2.1 or 192.0.2.1/24`},
-		{`addresses = ["2001:db8::1"]`, at + `14: tunnel.tun01.addresses[0]: "2001:db8::1": an ipip tunnel carries IPv4 only`},
-		{`addresses = ["2001:db8::1/64"]`, at + `14: tunnel.tun01.addresses[0]: "2001:db8::1/64": an ipip tunnel carries IPv4 only`},
+		{`addresses = ["2001:db8::1"]`, at + `14: tunnel.tun01.addresses[0]: 2001:db8::1/32: an ipip tunnel carries IPv4 only`},
+		{`addresses = ["2001:db8::1/64"]`, at + `14: tunnel.tun01.addresses[0]: 2001:db8::1/64: an ipip tunnel carries IPv4 only`},
+		{`addresses = ["10.0.0.1/0"]`, at + `14: tunnel.tun01.addresses[0]: 10.0.0.1/0: the kernel makes no route for a prefix length of 0: give 1 to 32`},
+		{`addresses = ["10.0.0.1", "a", "127.0.0.1/8"]`, at + `26: tunnel.tun01.addresses[1]: "a": must be an IPv4 address, such as 192.0.2.1 or 192.0.2.1/24` + "\n" +
+			at + `31: tunnel.tun01.addresses[2]: 127.0.0.1/8: ` + notInner},
 		{`addresses = ["10.0.0.1", "10.0.0.1/32"]`, at + `26: tunnel.tun01.addresses[1]: "10.0.0.1/32": twice in the list: leave one out`},
 		{`routes = [{}]`, at + `11: tunnel.tun01.routes[0]: to is missing: give the destination, as in to = "198.51.100.0/24"`},
-		{`routes = [{to = "10.0.0.1/8"}]`, at + `17: tunnel.tun01.routes[0].to: "10.0.0.1/8": has bits beyond the prefix length: write 10.0.0.0/8`},
+		{`routes = [{to = "10.0.0.1/8"}]`, at + `17: tunnel.tun01.routes[0].to: 10.0.0.1/8: has bits beyond the prefix length: write 10.0.0.0/8`},
 		{`routes = [{to = "all"}]`, at + `17: tunnel.tun01.routes[0].to: "all": must be a prefix, such as 198.51.100.0/24, or default`},
-		{`routes = [{to = "::/0"}]`, at + `17: tunnel.tun01.routes[0].to: "::/0": an ipip tunnel carries IPv4 only`},
+		{`routes = [{to = "::/0"}]`, at + `17: tunnel.tun01.routes[0].to: ::/0: an ipip tunnel carries IPv4 only`},
 		{`routes = [{to = 5}]`, at + `17: tunnel.tun01.routes[0].to: is a number: must be a string, as in to = "198.51.100.0/24"`},
 		{`routes = [{dst = "default"}]`, at + `11: tunnel.tun01.routes[0]: to is missing: give the destination, as in to = "198.51.100.0/24"` + "\n" +
 			at + "12: tunnel.tun01.routes[0].dst: unknown key: the keys here are to, metric, table"},
@@ -78,12 +83,15 @@ func TestErrors(t *testing.T) {
 		{"[tunnel.tun01]", at + "9: tunnel.tun01: given twice, first at goipip.toml:1: leave one out"},
 		{pair("tun02", "192.0.2.1"), "goipip.toml:6:10: tunnel.tun02.remote: tunnel.tun01 at goipip.toml:1 is between 10.0.0.1 and 192.0.2.1 too: " +
 			"give each tunnel a pair of ends of its own"},
-		{pair("tun02", "10.0.0.1"), "goipip.toml:6:10: tunnel.tun02.remote: local and remote are both 10.0.0.1: a tunnel needs two different ends"},
+		{"[tunnel.tun02]\nremote = '192.0.2.1'\n[tunnel.tun03]\nlocal = 'any'\nremote = '192.0.2.1'",
+			"goipip.toml:8:10: tunnel.tun03.remote: tunnel.tun02 at goipip.toml:4 is between any and 192.0.2.1 too: give each tunnel a pair of ends of its own"},
+		{"[tunnel.tun02]\nremote = '0.0.0.0'", "goipip.toml:5:10: tunnel.tun02.remote: 0.0.0.0: not the address of one host"},
+		{"[tunnel.tun02]\nlocal = 'eth0'\nremote = '192.0.2.1'", `goipip.toml:5:9: tunnel.tun02.local: "eth0": must be an IPv4 address, such as 192.0.2.1, or any`},
 		{pair("tun02", "::1"), "goipip.toml:6:10: tunnel.tun02.remote: ::1: ipip runs over IPv4 only, and this is an IPv6 address"},
 		{pair(`"a b"`, "192.0.2.2"), at + `9: tunnel."a b": "a b": not a name that a link can have`},
 		{pair("abcdefghijklmnop", "192.0.2.2"), at + `9: tunnel.abcdefghijklmnop: "abcdefghijklmnop": 16 bytes long, and a link's name has at most 15`},
 		{pair(`""`, "192.0.2.2"), at + `9: tunnel."": a tunnel needs the name of its link: write [tunnel.NAME]`},
-		{"[tunnel.tun02]", at + "9: tunnel.tun02.local: " + missing + "local end\n" + at + "9: tunnel.tun02.remote: " + missing + "remote end"},
+		{"[tunnel.tun02]", at + "9: tunnel.tun02.remote: is missing: give the IPv4 address of this tunnel's remote end"},
 		{"[[tunnel.tun02]]", at + "10: tunnel.tun02: is a list: must be a table, as [tunnel.NAME]"},
 		{"[tunnel]\ntun02 = 5", "goipip.toml:5:9: tunnel.tun02: is a number: must be a table, as [tunnel.NAME]"},
 		{"[tun02]", at + "2: tun02: unknown key: the keys here are tunnel, log-level, log-format"},

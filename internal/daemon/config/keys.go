@@ -214,21 +214,16 @@ func readAddresses(s *scope, n *node, t *Tunnel) {
 	}
 	s = &scope{s.document, `a string, as in addresses = ["10.0.0.1/24"]`}
 	for _, kid := range n.kids {
-		text, ok := s.str(kid)
-		if !ok {
-			continue
+		var p netip.Prefix // stays so after an error, in its place
+		if text, ok := s.str(kid); ok {
+			var err error
+			if p, err = parsePrefix(text); err != nil {
+				s.invalid(kid, err)
+			} else if slices.Contains(t.Addresses, p) {
+				s.invalid(kid, errors.New("twice in the list: leave one out"))
+			}
 		}
-		p, err := parsePrefix(text)
-		switch {
-		case err != nil:
-			s.invalid(kid, err)
-		case !p.Addr().Is4():
-			s.invalid(kid, errNotIPv4)
-		case slices.Contains(t.Addresses, p):
-			s.invalid(kid, errors.New("twice in the list: leave one out"))
-		default:
-			t.Addresses = append(t.Addresses, p)
-		}
+		t.Addresses = append(t.Addresses, p)
 	}
 }
 
@@ -239,20 +234,15 @@ func readRoutes(s *scope, n *node, t *Tunnel) {
 	}
 	s = &scope{s.document, `a table, as in routes = [{to = "198.51.100.0/24"}]`}
 	for _, kid := range n.kids {
+		var r Route // stays incomplete after an error, in its place
 		if kid.kind != unstable.Table {
 			s.wrong(kid)
-			continue
-		}
-		var r Route
-		good := readTable(s.document, kid, routeKeys, &r)
-		switch {
-		case kid.known["to"] == nil && good["to"]:
+		} else if good := readTable(s.document, kid, routeKeys, &r); kid.known["to"] == nil && good["to"] {
 			s.fail(kid.at, kid.path(), `to is missing: give the destination, as in to = "198.51.100.0/24"`)
-		case r.To.IsValid() && slices.Contains(t.Routes, r):
+		} else if r.To.IsValid() && slices.Contains(t.Routes, r) {
 			s.fail(kid.at, kid.path(), "the same route is in the list before: leave one out")
-		default:
-			t.Routes = append(t.Routes, r)
 		}
+		t.Routes = append(t.Routes, r)
 	}
 }
 
@@ -267,19 +257,11 @@ func readTo(s *scope, n *node, r *Route) {
 		return
 	}
 	p, err := parsePrefix(text)
-	switch {
-	case err != nil:
+	if err != nil {
 		s.invalid(n, errors.New("must be a prefix, such as 198.51.100.0/24, or default"))
-	case !p.Addr().Is4():
-		s.invalid(n, errNotIPv4)
-	case p != p.Masked():
-		s.invalid(n, fmt.Errorf("has bits beyond the prefix length: write %v", p.Masked()))
-	default:
-		r.To = p
 	}
+	r.To = p
 }
-
-var errNotIPv4 = errors.New("an ipip tunnel carries IPv4 only")
 
 // newTunnel is a tunnel with the values of keys that are not given.
 func newTunnel(name string) Tunnel {

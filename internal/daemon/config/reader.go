@@ -81,24 +81,40 @@ func (r *reader) readTunnel(d *document, n *node) {
 		return // what is missing may stand in the first one
 	}
 	if !n.cut {
-		for _, e := range t.Config.FieldErrors() {
+		for _, e := range t.whole().FieldErrors() {
 			d.fieldError(n, good, e)
 		}
 	}
-	r.pair(d, n, &t)
+	if good["local"] && good["remote"] {
+		r.pair(d, n, &t)
+	}
 	r.file.Tunnels = append(r.file.Tunnels, t)
 }
 
+// whole is the Config with what t has beside it.
+func (t *Tunnel) whole() tunnel.Config {
+	c := t.Config
+	c.Addresses = t.Addresses
+	for _, r := range t.Routes {
+		c.Routes = append(c.Routes, tunnel.Route(r))
+	}
+	return c
+}
+
 // fieldError adds what Validate says about the tunnel n, unless it comes of a key that
-// is wrong by itself.
+// is wrong by itself, or of a list's element about which something was said.
 func (d *document) fieldError(n *node, good map[string]bool, e *tunnel.FieldError) {
 	for _, f := range e.Fields() {
-		if !good[f] && f != "name" {
+		if list, _, ok := strings.Cut(f, "["); ok {
+			if element, _, _ := strings.Cut(f, "]"); n.known[list] == nil || d.said(n.path()+"."+element+"]") {
+				return
+			}
+		} else if !good[f] && f != "name" {
 			return
 		}
 	}
 	problem := strings.TrimPrefix(e.Error(), e.Field+" ")
-	switch kid := n.known[e.Field]; {
+	switch kid := n.find(e.Field); {
 	case e.Field == "name":
 		d.fail(n.keyAt, n.path(), "%s", problem)
 	case kid == nil:
@@ -111,12 +127,12 @@ func (d *document) fieldError(n *node, good map[string]bool, e *tunnel.FieldErro
 // pair says so if another tunnel has the same ends (O7).
 func (r *reader) pair(d *document, n *node, t *Tunnel) {
 	ends := [2]netip.Addr{t.Config.Local, t.Config.Remote}
-	if !ends[0].IsValid() || !ends[1].IsValid() {
+	if !ends[1].IsValid() {
 		return
 	}
 	if other, ok := r.ends[ends]; ok {
 		d.fail(n.known["remote"].at, n.known["remote"].path(),
-			"%s is between %v and %v too: give each tunnel a pair of ends of its own", other, ends[0], ends[1])
+			"%s is between %s and %v too: give each tunnel a pair of ends of its own", other, t.Config.LocalText(), ends[1])
 		return
 	}
 	r.ends[ends] = n.path() + " at " + d.where(n.keyAt)

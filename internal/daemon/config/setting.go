@@ -28,7 +28,7 @@ func (s Setting) Text(c *tunnel.Config) string { return s.text(c) }
 // Settings has the settings whose notation is more than a number, a name or a
 // boolean, by the name of their flag and key.
 var Settings = map[string]Setting{
-	"local":   setting(func(c *tunnel.Config) *netip.Addr { return &c.Local }, parseAddr, validText[netip.Addr]),
+	"local":   {setLocal, func(c *tunnel.Config) string { return c.LocalText() }},
 	"remote":  setting(func(c *tunnel.Config) *netip.Addr { return &c.Remote }, parseAddr, validText[netip.Addr]),
 	"address": setting(func(c *tunnel.Config) *netip.Prefix { return &c.Address }, parsePrefix, validText[netip.Prefix]),
 	"peer":    setting(func(c *tunnel.Config) *netip.Addr { return &c.Peer }, parseAddr, validText[netip.Addr]),
@@ -80,6 +80,23 @@ func choice[T comparable](in func(*tunnel.Config) *T, words []string, values []T
 		return values[slices.Index(words, s)], nil
 	}
 	return setting(in, parse, func(v T) string { return words[slices.Index(values, v)] })
+}
+
+// setLocal reads an IPv4 address, or any, which ip-tunnel(8) also takes 0.0.0.0 for (O11).
+func setLocal(c *tunnel.Config, s string) error {
+	if s == "any" {
+		c.Local = netip.Addr{}
+		return nil
+	}
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return errors.New("must be an IPv4 address, such as 192.0.2.1, or any")
+	}
+	if a == netip.IPv4Unspecified() {
+		a = netip.Addr{}
+	}
+	c.Local = a
+	return nil
 }
 
 // parseAddr reads an IPv4 address. That it is not an IPv6 one, Validate checks.

@@ -10,7 +10,7 @@ import (
 // TestSettings reads each setting and shows it, in the notation that it reads.
 func TestSettings(t *testing.T) {
 	for name, texts := range map[string]map[string]string{ // what is read: what is shown
-		"local":   {"192.0.2.1": "192.0.2.1"},
+		"local":   {"192.0.2.1": "192.0.2.1", "any": "any", "0.0.0.0": "any"},
 		"remote":  {"192.0.2.2": "192.0.2.2"},
 		"address": {"10.0.0.1": "10.0.0.1/32", "10.0.0.1/24": "10.0.0.1/24"},
 		"peer":    {"10.0.0.2": "10.0.0.2"},
