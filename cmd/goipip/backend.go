@@ -39,7 +39,7 @@ func (b backend) Change(_ context.Context, name string, cfg tunnel.Config) error
 		next := l.Tunnels[i].Config
 		next.Local, next.Remote, next.Device, next.Mark = cfg.Local, cfg.Remote, cfg.Device, cfg.Mark
 		next.TTL, next.TOS, next.InheritTOS = cfg.TTL, cfg.TOS, cfg.InheritTOS
-		next.NoPMTUDisc, next.AnyProtocol = cfg.NoPMTUDisc, cfg.AnyProtocol
+		next.NoPMTUDisc = cfg.NoPMTUDisc // and never the mode (ip_tunnel_update)
 		return c.Call(control.MethodChange, control.TunnelParams{Name: name, Tunnel: next}, nil)
 	})
 }

@@ -15,7 +15,7 @@ type Backend interface {
 	// Add makes a tunnel. For %d in its name it takes the first number that is free.
 	Add(context.Context, tunnel.Config) error
 	// Change makes what the words of ip can say about the tunnel called name as in the
-	// Config, and leaves all other settings as they are.
+	// Config, and leaves its mode and all other settings as they are.
 	Change(ctx context.Context, name string, cfg tunnel.Config) error
 	// Delete removes a tunnel.
 	Delete(ctx context.Context, name string) error

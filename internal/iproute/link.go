@@ -121,8 +121,10 @@ var generalWords = []string{
 }
 
 func (q *linkRequest) parseName(word string, w *words) (err error) {
+	what := "dev"
 	switch word {
 	case "name", "dev":
+		what = word
 		if word, err = w.value(); err != nil {
 			return err
 		}
@@ -136,8 +138,11 @@ func (q *linkRequest) parseName(word string, w *words) (err error) {
 	if q.name != "" {
 		return wrong("Error: either \"dev\" is duplicate, or \"%s\" is a garbage.", word)
 	}
-	if !validName(word) {
-		return wrongArgument("\"name\" not a valid ifname", word)
+	// Only netlink limits the length of a dev, which may be an alternative name.
+	if short := word[:min(len(word), syscall.IFNAMSIZ-1)]; !validName(short) || what == "name" && short != word {
+		return wrongArgument("\""+what+"\" not a valid ifname", word)
+	} else if short != word {
+		return &exit{statusRefused, "Error: Attribute failed policy validation.\n"}
 	}
 	q.name = word
 	return nil

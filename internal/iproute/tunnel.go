@@ -318,8 +318,12 @@ func (r *run) add(w words) error {
 	if err := checkRemote(p.Remote); err != nil {
 		return err
 	}
-	if p.Name == "" {
-		p.Name = "ipip%d" // __ip_tunnel_create in net/ipv4/ip_tunnel.c
+	// __ip_tunnel_create in net/ipv4/ip_tunnel.c, dev_valid_name in net/core/dev.c
+	switch {
+	case p.Name == "":
+		p.Name = "ipip%d"
+	case p.Name == "." || p.Name == ".." || strings.Contains(p.Name, ":"):
+		return refused(addFailed, base, syscall.E2BIG)
 	}
 	p.Down = true
 	return refused(addFailed, base, r.backend.Add(r.ctx, p.Config))

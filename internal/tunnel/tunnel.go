@@ -206,13 +206,14 @@ func (t *Tunnel) Change(cfg Config) error {
 }
 
 // nextMTU returns the MTU of the link after a change of the settings, in bytes. Where it is
-// derived from the route, it stays as it is unless it was not derived before; settle
-// follows the route then.
+// derived from the route, it stays as it is, and settle follows the route, unless it was not
+// derived before, or the device or the mark is another one (ip_tunnel_update in
+// net/ipv4/ip_tunnel.c).
 func (t *Tunnel) nextMTU(w *way) int {
 	switch {
 	case w.cfg.MTU != 0:
 		return w.cfg.MTU
-	case t.cfg.MTU != 0:
+	case t.cfg.MTU != 0 || t.cfg.Device != w.cfg.Device || t.cfg.Mark != w.cfg.Mark:
 		t.derivedMTU = w.tunnelMTU()
 		return t.derivedMTU
 	}
