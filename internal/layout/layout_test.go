@@ -18,8 +18,9 @@ const root = "../.."
 // rooms says for each package which of the project's others its code may import.
 // Tests may import more.
 var rooms = map[string][]string{
-	"cmd/goipip":              {"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/iproute", "internal/tunnel", "internal/logqueue", "internal/netlab"},
+	"cmd/goipip":              {"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/iproute", "internal/show", "internal/tunnel", "internal/logqueue", "internal/netlab"},
 	"internal/iproute":        {"internal/dsfield", "internal/tunnel"},
+	"internal/show":           {"internal/daemon/control", "internal/stats"},
 	"internal/dsfield":        {},
 	"internal/daemon":         {"internal/daemon/config", "internal/daemon/control", "internal/stats", "internal/tunnel", "tun"},
 	"internal/daemon/config":  {"internal/dsfield", "internal/tunnel"},

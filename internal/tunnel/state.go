@@ -22,7 +22,7 @@ type State struct {
 	NextHop   netip.Addr       // on that device
 	LinkAddr  net.HardwareAddr // of the next hop; nil where the raw socket sends
 	WhyRaw    string           // why the raw socket sends; empty where the packet socket does, or by choice
-	PathMTU   int              // of outer packets, in bytes
+	PathMTU   int              // of outer packets, in bytes; 0 without a path
 	Reported  bool             // PathMTU comes from a router's ICMP error
 }
 
@@ -44,8 +44,10 @@ func (t *Tunnel) State() State {
 		Source:     plan.Outer.Local,
 		DeviceMTU:  p.path.DeviceMTU,
 		NextHop:    p.path.Gateway,
-		PathMTU:    p.path.MTU,
 		Reported:   p.path.Reported != 0,
+	}
+	if p.path.Reason == "" {
+		s.PathMTU = p.path.MTU
 	}
 	s.Config.Name = t.Name()
 	if l, ok := t.host.underlay.Link(s.Index); ok {
