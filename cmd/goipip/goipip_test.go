@@ -190,7 +190,7 @@ func TestHazard20_ErrorsInJSON(t *testing.T) {
 func TestHazard1_ErrorWithoutReader(t *testing.T) {
 	binary := labtest.BuildGoipip(t)
 	for name, gone := range map[string]bool{"full": false, "gone": true} {
-		for _, args := range []string{"-local 192.0.2.1 -remote 192.0.2.1", "-frobnicate"} {
+		for _, args := range []string{"-local 192.0.2.1 -remote 0.0.0.0", "-frobnicate"} {
 			t.Run(name+" "+args, func(t *testing.T) {
 				r, w, err := os.Pipe()
 				if err != nil {

@@ -69,7 +69,10 @@ func (in *in) deliverAll(packets []packet.IPv4) {
 			continue // no raw socket returns that
 		}
 		if k := key(outer.Addresses()); port == nil || k != last {
-			t := in.engine.table.lookUp(k)
+			t := in.engine.table.find(k)
+			if t == nil {
+				t = in.engine.table.findAny(k)
+			}
 			if t == nil {
 				continue // another program's, or of a tunnel that is gone
 			}

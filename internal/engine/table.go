@@ -35,13 +35,17 @@ func (t *table) shard(k key) *atomic.Pointer[map[key]*Tunnel] {
 }
 
 // lookUp returns the tunnel for packets with the addresses k, or nil: that between both, or
-// else that of any local address (R2; ip_tunnel_lookup in net/ipv4/ip_tunnel.c).
+// else that of any local address (R2; ip_tunnel_lookup in net/ipv4/ip_tunnel.c). The compiler
+// does not inline it, so the in loop says the same by itself.
 func (t *table) lookUp(k key) *Tunnel {
 	if found := t.find(k); found != nil {
 		return found
 	}
-	return t.find(k.anyLocal())
+	return t.findAny(k)
 }
+
+// findAny returns the tunnel of any local address.
+func (t *table) findAny(k key) *Tunnel { return t.find(k.anyLocal()) }
 
 // find returns the tunnel of a key, or nil.
 func (t *table) find(k key) *Tunnel {

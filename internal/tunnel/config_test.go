@@ -21,7 +21,7 @@ func TestValidate(t *testing.T) {
 		"no remote":         {func(c *tunnel.Config) { c.Remote = netip.Addr{} }, "remote is missing"},
 		"local IPv6":        {func(c *tunnel.Config) { c.Local = addr("2001:db8::1") }, "local 2001:db8::1: ipip runs over IPv4 only"},
 		"remote mapped":     {func(c *tunnel.Config) { c.Remote = addr("::ffff:192.0.2.2") }, "ipip runs over IPv4 only"},
-		"local 0.0.0.0":     {func(c *tunnel.Config) { c.Local = addr("0.0.0.0") }, "not the address of one host"},
+		"local 0.0.0.0":     {func(c *tunnel.Config) { c.Local = addr("0.0.0.0") }, "leave it out for any"},
 		"remote multicast":  {func(c *tunnel.Config) { c.Remote = addr("224.0.0.5") }, "not the address of one host"},
 		"remote broadcast":  {func(c *tunnel.Config) { c.Remote = addr("255.255.255.255") }, "not the address of one host"},
 		"twice the same":    {func(c *tunnel.Config) { c.Remote = c.Local }, ""},

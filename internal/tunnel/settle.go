@@ -19,7 +19,7 @@ func (w *way) settle() {
 	s := w.situation.Load()
 	settled := w.engine.Connect() == nil
 	settled = w.logTrouble(s) && settled
-	w.warn(s)
+	settled = w.warn(s) && settled
 	if s.here && s.path.Device != 0 && !s.loop {
 		settled = w.followMTU(s.path) && settled
 	}

@@ -44,8 +44,11 @@ func (c Config) FieldErrors() []*FieldError {
 }
 
 func (c Config) validateLocal() *FieldError {
-	if c.AnyLocal() {
+	switch {
+	case c.AnyLocal():
 		return nil
+	case c.Local == netip.IPv4Unspecified():
+		return fieldLocal.errorf("%v %v: leave it out for any local address", fieldLocal, c.Local)
 	}
 	return end(fieldLocal, c.Local)
 }

@@ -15,10 +15,10 @@ type warnings struct {
 }
 
 // warn logs a warning when its cause begins. While there is no path, nothing is known. It
-// needs settling.
-func (w *way) warn(s *situation) {
+// reports false if there were too many lines. It needs settling.
+func (w *way) warn(s *situation) (done bool) {
 	if s.path.Reason != "" {
-		return
+		return true
 	}
 	now := warnings{
 		own:       s.path.RouteType == syscall.RTN_LOCAL,
@@ -28,6 +28,10 @@ func (w *way) warn(s *situation) {
 		now.fits = most
 	}
 	before := w.warned
+	begun := now.own && !before.own || now.broadcast && !before.broadcast || now.fits != 0 && before.fits == 0
+	if begun && !w.troubleLog.Allow() {
+		return false
+	}
 	w.warned = now
 	if now.own && !before.own {
 		w.log.Warn("the remote address is this host's own: packets to it come back to this host: give the other end's address",
@@ -41,4 +45,5 @@ func (w *way) warn(s *situation) {
 		w.log.Warn(fmt.Sprintf("packets above %d bytes are fragmented, or refused with DF: give an mtu of %[1]d or less", now.fits),
 			"mtu", w.cfg.MTU)
 	}
+	return true
 }

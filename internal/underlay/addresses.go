@@ -38,10 +38,17 @@ func parseAddress(message []byte) (a address, ok bool) {
 	return a, ok
 }
 
+// linkAddress is a local address of a link.
+type linkAddress struct {
+	link  int
+	local netip.Addr
+}
+
 // addresses are the IPv4 addresses of the links of a namespace.
 type addresses struct {
-	all   map[address]struct{}
-	count map[netip.Addr]int // how many of all have this local address
+	all    map[address]struct{}
+	count  map[netip.Addr]int  // how many of all have this local address
+	onLink map[linkAddress]int // and are of this link
 
 	own     []netip.Addr            // the keys of count at the last update, sorted; never modified
 	touched map[netip.Addr]struct{} // local addresses added or removed since then
@@ -51,6 +58,7 @@ func newAddresses() addresses {
 	return addresses{
 		all:     map[address]struct{}{},
 		count:   map[netip.Addr]int{},
+		onLink:  map[linkAddress]int{},
 		touched: map[netip.Addr]struct{}{},
 	}
 }
@@ -61,6 +69,7 @@ func (s *addresses) add(a address) {
 	}
 	s.all[a] = struct{}{}
 	s.count[a.local]++
+	s.onLink[linkAddress{a.link, a.local}]++
 	s.touched[a.local] = struct{}{}
 }
 
@@ -72,6 +81,11 @@ func (s *addresses) remove(a address) {
 	s.count[a.local]--
 	if s.count[a.local] == 0 {
 		delete(s.count, a.local)
+	}
+	of := linkAddress{a.link, a.local}
+	s.onLink[of]--
+	if s.onLink[of] == 0 {
+		delete(s.onLink, of)
 	}
 	s.touched[a.local] = struct{}{}
 }
@@ -119,10 +133,11 @@ func (w *Watcher) FollowAddresses(f func(own []netip.Addr)) {
 	f(w.addresses.own)
 }
 
-// addressesChanged requests an update of the addresses. It needs mu.
-func (w *Watcher) addressesChanged() {
+// addressesChanged requests an update of the addresses, of which one of a link has come, gone or
+// changed. It needs mu.
+func (w *Watcher) addressesChanged(link int) {
 	w.stale.own = true
-	w.doubtSources()
+	w.doubtSources(link)
 	w.request()
 }
 
@@ -144,14 +159,28 @@ func (w *Watcher) setOwn() {
 	}
 }
 
-// doubtSources has the paths looked up again whose source is the route's. The kernel tells
-// of an address before its routes know of it (__inet_insert_ifa in net/ipv4/devinet.c), so
-// that is done once more, later. It needs mu.
-func (w *Watcher) doubtSources() {
-	for f := range w.followings.byLocal[netip.Addr{}] {
-		f.doubt()
-		f.Retry()
+// doubtSources has the paths looked up again whose source, which is the route's, an address
+// of a link may change: those by that link, and those whose source is no address of their
+// link. The kernel tells of an address before its routes know of it (__inet_insert_ifa in
+// net/ipv4/devinet.c), so that is done once more, later. It needs mu.
+func (w *Watcher) doubtSources(link int) {
+	for _, s := range []set{w.followings.byLink[link], w.followings.foreign, w.followings.lookups} {
+		for f := range s {
+			if !f.query.Local.IsValid() {
+				f.doubt()
+				f.Retry()
+			}
+		}
 	}
+}
+
+// isForeign reports whether the source of a path, which is the route's, is no address of the
+// device that packets leave by, as far as that is known. It needs mu.
+func (w *Watcher) isForeign(a *answer, q Query) bool {
+	if q.Local.IsValid() || a.path.Reason != "" && a.device == 0 {
+		return false
+	}
+	return w.addresses.onLink[linkAddress{a.device, a.path.Source}] == 0
 }
 
 // listAddresses reads the IPv4 addresses of all links.

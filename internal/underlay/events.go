@@ -83,12 +83,12 @@ func (w *Watcher) routeEvent(m syscall.NetlinkMessage) {
 	case syscall.RTM_NEWADDR:
 		if a, ok := parseAddress(m.Data); ok {
 			w.addresses.add(a)
-			w.addressesChanged()
+			w.addressesChanged(a.link)
 		}
 	case syscall.RTM_DELADDR:
 		if a, ok := parseAddress(m.Data); ok {
 			w.addresses.remove(a)
-			w.addressesChanged()
+			w.addressesChanged(a.link)
 		}
 	case syscall.RTM_NEWROUTE, syscall.RTM_DELROUTE:
 		if to := destination(m.Data); to.Bits() == 0 {

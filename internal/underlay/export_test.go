@@ -49,5 +49,5 @@ func (w *Watcher) Indexed() int {
 	defer w.mu.Unlock()
 	s := &w.followings
 	return len(s.byRemote) + len(s.byLocal) + len(s.byOwnLink) + len(s.byName) + len(s.byLink) + len(s.byNeighbour) +
-		len(s.unreachable) + len(s.lookups)
+		len(s.unreachable) + len(s.foreign) + len(s.lookups)
 }

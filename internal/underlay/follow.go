@@ -217,7 +217,9 @@ func (f *Following) look() bool {
 	if f.closed {
 		return false
 	}
-	w.followings.setDependencies(f, a.dependencies(f.query))
+	depends := a.dependencies(f.query)
+	depends.foreign = w.isForeign(&a, f.query)
+	w.followings.setDependencies(f, depends)
 	f.publish(a.path)
 	return true
 }

@@ -40,6 +40,7 @@ type dependencies struct {
 	device      int // index of the route's device
 	neighbour   neighbour
 	unreachable bool // there was no path
+	foreign     bool // the source was the route's, and no address of its device
 }
 
 // followings are all Followings of a Watcher, indexed so that an event costs work for
@@ -53,6 +54,7 @@ type followings struct {
 	byLink      index[int] // dependencies.bound and device
 	byNeighbour index[neighbour]
 	unreachable set
+	foreign     set
 
 	lookups set // being looked up: what changes now may concern them
 }
@@ -65,6 +67,7 @@ func newFollowings() followings {
 		byLink:      index[int]{},
 		byNeighbour: index[neighbour]{},
 		unreachable: set{},
+		foreign:     set{},
 		lookups:     set{},
 	}
 }
@@ -112,6 +115,7 @@ func (s *followings) setDependencies(f *Following, d dependencies) {
 	s.byLink.remove(f.depends.device, f)
 	s.byNeighbour.remove(f.depends.neighbour, f)
 	delete(s.unreachable, f)
+	delete(s.foreign, f)
 	f.depends = d
 	for _, link := range []int{d.bound, d.device} {
 		if link != 0 {
@@ -123,6 +127,9 @@ func (s *followings) setDependencies(f *Following, d dependencies) {
 	}
 	if d.unreachable {
 		s.unreachable[f] = struct{}{}
+	}
+	if d.foreign {
+		s.foreign[f] = struct{}{}
 	}
 }
 
