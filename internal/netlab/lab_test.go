@@ -19,6 +19,7 @@ import (
 var forms = map[string]func(t *testing.T, e end) (ended func()){
 	"flags":           addByFlags,
 	"ip-tunnel words": addByWords,
+	"ip of deploy":    addByShim,
 }
 
 // addByFlags types `goipip -name NAME -local L -remote R`, in a shell's background.
@@ -37,12 +38,26 @@ func addByFlags(t *testing.T, e end) func() {
 // addByWords types `goipip tunnel add NAME mode ipip remote R local L`, which returns when the link exists.
 func addByWords(t *testing.T, e end) func() {
 	t.Helper()
+	return addBy(t, e, goipipCommand(t, "tunnel", "add", e.dev, "mode", "ipip", "remote", e.remote, "local", e.local))
+}
+
+// addByShim types `ip tunnel add NAME mode ipip remote R local L`, where ip is that of deploy/.
+func addByShim(t *testing.T, e end) func() {
+	t.Helper()
+	cmd := goipipCommand(t, "tunnel", "add", e.dev, "mode", "ipip", "remote", e.remote, "local", e.local)
+	cmd.Env = append(cmd.Env, "GOIPIP="+cmd.Path)
+	cmd.Path = "../../deploy/ip"
+	cmd.Args[0] = cmd.Path
+	return addBy(t, e, cmd)
+}
+
+func addBy(t *testing.T, e end, cmd *exec.Cmd) func() {
+	t.Helper()
 	t.Cleanup(func() { // of a test that failed
 		if hasLink(e.host, e.dev) {
 			e.host.DeleteLink(e.dev)
 		}
 	})
-	cmd := goipipCommand(t, "tunnel", "add", e.dev, "mode", "ipip", "remote", e.remote, "local", e.local)
 	add := start(t, e.host, cmd)
 	if err := add.Wait(labtest.Context(t)); err != nil {
 		t.Fatalf("%v: %v: %s", cmd.Args, err, &add.out)

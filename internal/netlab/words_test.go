@@ -51,7 +51,7 @@ func TestWords_ChangeUnderLoad(t *testing.T) {
 		l.transfer(t, transferLen)
 	}()
 	changes := []string{
-		"tunnel change tun01 ttl 64", "tunnel change tun01 ttl inherit", "tunnel change tun01 tos EF", "tunnel change tun01 tos inherit/0x10",
+		"tunnel change tun01 ttl 64", "tunnel change tun01 ttl 0", "tunnel change tun01 tos EF", "tunnel change tun01 tos inherit/0x10",
 		"tunnel change tun01 tos 0", "tunnel change tun01 nopmtudisc", "tunnel change tun01 pmtudisc", "tunnel change tun01 dev veth01",
 		"link change tun01 type ipip fwmark 7", "link change tun01 type ipip fwmark 0", "tunnel change tun01 local any", "tunnel change tun01 local 192.168.6.101",
 	}
