@@ -407,6 +407,42 @@ func TestDaemon_RandomRequests(t *testing.T) {
 	c.isEmpty(t)
 }
 
+// Two hundred random command lines neither crash anything nor leave anything behind.
+func TestDaemon_RandomWords(t *testing.T) {
+	c := newComputer(t)
+	random := rand.New(rand.NewPCG(3, 4))
+	pick := func(of ...string) string { return of[random.IntN(len(of))] }
+	statuses := map[int]int{}
+	for range 200 {
+		words := []string{pick("", "", "", "-s", "-j", "-o -d", "-6", "-n nosuch"), pick("tunnel", "t", "tunl", "tunnel", "link")}
+		words = append(words, pick("add", "a", "change", "c", "del", "show", "frob", "add", "add"), pick("a", "b", "c", "'x y'", "a/b", "ipip0", "", "name d"))
+		if random.IntN(4) > 0 {
+			words = append(words, "mode ipip local 192.0.2.1 remote", pick("192.0.2.2", "192.0.2.3", "192.0.2.4"))
+		}
+		for range random.IntN(3) {
+			words = append(words, pick("mode ipip", "mode gre", "mode", "remote 192.0.2.2", "remote 192.0.2.3", "remote x", "local 192.0.2.1", "local any", "local",
+				"ttl 64", "ttl inherit", "ttl 256", "tos EF", "tos inherit/10", "tos zz", "nopmtudisc", "pmtudisc", "dev lo", "dev nosuch", "key 7", "type ipip", "fwmark 7", "help"))
+		}
+		line := "goipip " + strings.Join(words, " ")
+		r := c.tries(t, line)
+		statuses[r.status]++
+		if (r.status == 0) != (r.stderr == "") || r.status != 0 && r.stdout != "" || strings.Contains(r.stderr, "goroutine") || strings.Contains(r.stderr, "DATA RACE") {
+			t.Errorf("%s: %+v", line, r)
+		}
+	}
+	t.Log(statuses)
+	for _, status := range []int{0, 1, 255} {
+		if statuses[status] == 0 {
+			t.Errorf("no line had the status %d: the test tests too little", status)
+		}
+	}
+	for line := range strings.Lines(c.types(t, "goipip tunnel show")) {
+		name, _, _ := strings.Cut(line, ":")
+		c.types(t, "goipip tunnel del '"+name+"'")
+	}
+	c.isEmpty(t)
+}
+
 // randomRequest returns a line that a client could send: a request about a few tunnels, with
 // values that are often wrong, and sometimes a damaged one.
 func randomRequest(r *rand.Rand) string {
