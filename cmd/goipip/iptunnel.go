@@ -147,6 +147,8 @@ func (o *options) wordsCommand(v verb) *cobra.Command {
 		Short:              v.short,
 		Long:               v.long,
 		DisableFlagParsing: true, // ip has words, no flags
+
+		DisableFlagsInUseLine: true,
 		RunE:               func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		ValidArgsFunction: func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 			complete := slices.Clone(v.words)

@@ -70,6 +70,13 @@ func TestShow(t *testing.T) {
 	if lines := strings.Split(strings.TrimSpace(out), "\n"); len(lines) < 2 || json.Unmarshal([]byte(lines[1]), &statuses) != nil {
 		t.Errorf("watched as JSON:\n%s", out)
 	}
+	for line, want := range map[string]string{
+		"show ''": "tun01\ntun02\n", "tunnel del ''": "tun01\ntun02\n", "tunnel ''": "change\tChange a tunnel while packets pass\n", "tunnel add x ''": "remote\n",
+	} {
+		if out := c.types(t, "goipip __complete "+line+" 2>/dev/null"); !strings.Contains(out, want) {
+			t.Errorf("completion of goipip %s: %q, want %q", line, out, want)
+		}
+	}
 	c.types(t, "goipip tunnel del tun01; goipip tunnel del tun02")
 	c.isEmpty(t)
 }

@@ -159,7 +159,9 @@ type LockedError struct {
 	Content string // of the file: what the holder wrote
 }
 
-func (e *LockedError) Error() string        { return ErrLocked.Error() }
+func (e *LockedError) Error() string { return ErrLocked.Error() }
+
+// Is reports whether target is ErrLocked.
 func (e *LockedError) Is(target error) bool { return target == ErrLocked }
 
 // Write replaces the content of the file, which only messages depend on: errors are
