@@ -149,7 +149,7 @@ func (o *options) wordsCommand(v verb) *cobra.Command {
 		DisableFlagParsing: true, // ip has words, no flags
 
 		DisableFlagsInUseLine: true,
-		RunE:               func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE:                  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		ValidArgsFunction: func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 			complete := slices.Clone(v.words)
 			if v.named {
