@@ -144,6 +144,11 @@ func TestMissingThings(t *testing.T) {
 			if r.status != 1 || r.stderr != c.want {
 				t.Errorf("status %d, stderr\n%swant\n%s", r.status, r.stderr, c.want)
 			}
+			r = runCommand(t, exec.CommandContext(labtest.Context(t), "unshare", "--net", "--mount", "sh", "-c", c.script, "sh",
+				binary, "tunnel", "add", "tun01", "mode", "ipip", "local", "192.0.2.1", "remote", "192.0.2.2"))
+			if r.status != 1 || !strings.HasSuffix(r.stderr, c.want) || strings.Count(r.stderr, "\n") > 2 {
+				t.Errorf("by words: status %d, stderr\n%swant\n%s", r.status, r.stderr, c.want)
+			}
 		})
 	}
 }

@@ -54,10 +54,29 @@ func strerror(errno syscall.Errno) string {
 // else as it is.
 func refused(format string, name string, err error) error {
 	var errno syscall.Errno
-	if errors.As(err, &errno) {
-		return failed(format, name, strerror(errno))
+	if !errors.As(err, &errno) {
+		return err
 	}
-	return err
+	return explained(failed(format, name, strerror(errno)), errno, err)
+}
+
+// refusedByNetlink does so for what netlink refuses.
+func refusedByNetlink(err error) error {
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
+		return err
+	}
+	return explained(&exit{statusRefused, "RTNETLINK answers: " + strerror(errno) + "\n"}, errno, err)
+}
+
+// explained adds a line with what ip could not know to an error, such as why there is no TUN
+// device. That something exists, or is wrong, ip's own line says well enough.
+func explained(ip error, errno syscall.Errno, err error) error {
+	var e *exit
+	if err != errno && errno != syscall.EEXIST && errno != syscall.EINVAL && errors.As(ip, &e) {
+		e.text += "goipip: " + err.Error() + "\n"
+	}
+	return ip
 }
 
 // words are the arguments that are left.

@@ -106,6 +106,45 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// host lacks something.
+type host struct {
+	kernel
+	err error
+}
+
+func (h *host) Add(context.Context, tunnel.Config) error { return h.err }
+
+// What the kernel says of a tunnel, goipip says as ip; a reason that ip could not know has a line of its own.
+func TestReasons(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{fmt.Errorf("create tun: %w", syscall.EEXIST), "add tunnel \"tunl0\" failed: File exists\n"},
+		{fmt.Errorf("open /dev/net/tun: %w: load the tun module", syscall.ENOENT),
+			"add tunnel \"tunl0\" failed: No such file or directory\ngoipip: open /dev/net/tun: no such file or directory: load the tun module\n"},
+		{fmt.Errorf("create tun: %w: needs CAP_NET_ADMIN", syscall.EPERM),
+			"add tunnel \"tunl0\" failed: Operation not permitted\ngoipip: create tun: operation not permitted: needs CAP_NET_ADMIN\n"},
+	} {
+		c0, _ := Split(strings.Fields("tunnel add x mode ipip remote 192.0.2.1"))
+		var out, errs bytes.Buffer
+		if status, err := c0.Run(t.Context(), &host{err: c.err}, &out, &errs); status != 1 || err != nil || errs.String() != c.want {
+			t.Errorf("%v: status %d, %v, %q; want %q", c.err, status, err, &errs, c.want)
+		}
+	}
+	c, _ := Split(strings.Fields("link add x type ipip remote 192.0.2.1"))
+	var out, errs bytes.Buffer
+	if status, err := c.Run(t.Context(), &host{err: fmt.Errorf("x: %w: y", syscall.EPERM)}, &out, &errs); status != 2 || err != nil ||
+		errs.String() != "RTNETLINK answers: Operation not permitted\ngoipip: x: operation not permitted: y\n" {
+		t.Errorf("by link: status %d, %v, %q", status, err, &errs)
+	}
+	c, _ = Split(strings.Fields("tunnel add x mode ipip remote 192.0.2.1"))
+	plain := fmt.Errorf("no daemon")
+	if status, err := c.Run(t.Context(), &host{err: plain}, &out, &errs); status != 0 || err != plain {
+		t.Errorf("without errno: status %d, %v", status, err)
+	}
+}
+
 // Colours and counters, without a kernel that counts.
 func TestPrint(t *testing.T) {
 	k := &kernel{[]Tunnel{{Counters: map[string]uint64{

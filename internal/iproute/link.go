@@ -148,15 +148,6 @@ func (q *linkRequest) parseName(word string, w *words) (err error) {
 	return nil
 }
 
-// netlinkError returns err as ip says what netlink refuses.
-func netlinkError(err error) error {
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
-		return &exit{statusRefused, "RTNETLINK answers: " + strerror(errno) + "\n"}
-	}
-	return err
-}
-
 func (r *run) addLink(w words) error {
 	q, err := parseLink(w)
 	if err != nil {
@@ -174,7 +165,7 @@ func (r *run) addLink(w words) error {
 	if err := checkRemote(cfg.Remote); err != nil {
 		return err
 	}
-	return netlinkError(r.backend.Add(r.ctx, cfg))
+	return refusedByNetlink(r.backend.Add(r.ctx, cfg))
 }
 
 func (r *run) changeLink(w words) error {
@@ -193,7 +184,7 @@ func (r *run) changeLink(w words) error {
 		return failed("Cannot find device \"%s\"", q.name)
 	}
 	if err != nil {
-		return netlinkError(err)
+		return refusedByNetlink(err)
 	}
 	cfg := t.Config
 	if err := parseType(&cfg, q.rest); err != nil {
@@ -202,7 +193,7 @@ func (r *run) changeLink(w words) error {
 	if err := checkRemote(cfg.Remote); err != nil {
 		return err
 	}
-	return netlinkError(r.backend.Change(r.ctx, q.name, cfg))
+	return refusedByNetlink(r.backend.Change(r.ctx, q.name, cfg))
 }
 
 func (r *run) deleteLink(w words) error {
@@ -225,7 +216,7 @@ func (r *run) deleteLink(w words) error {
 		}
 		return failed("Cannot find device \"%s\"", q.name)
 	}
-	return netlinkError(err)
+	return refusedByNetlink(err)
 }
 
 // parseType reads the words after type ipip (iptunnel_parse_opt in ip/link_iptnl.c).
