@@ -136,10 +136,10 @@ func (c computer) starts(t *testing.T, says string, args ...string) *netlab.Proc
 	said := make(chan struct{})
 	go func() {
 		defer read.Close()
+		say := sync.OnceFunc(func() { close(said) })
 		for lines := bufio.NewScanner(read); lines.Scan(); {
-			if said != nil && strings.Contains(lines.Text(), says) {
-				close(said)
-				said = nil
+			if strings.Contains(lines.Text(), says) {
+				say()
 			}
 		}
 	}()

@@ -78,7 +78,7 @@ func (l *Listener) Release() {
 }
 
 // takeOver is how long a daemon that starts waits for one that ends.
-const takeOver = 5 * time.Second
+const takeOver = time.Second
 
 // ErrRuns means that another daemon runs in the network namespace.
 var ErrRuns = errors.New("another goipip daemon runs in this network namespace")
