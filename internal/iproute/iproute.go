@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"syscall"
 
 	"goipip/internal/tunnel"
@@ -79,4 +80,10 @@ func missing(name string) error {
 		return syscall.EOPNOTSUPP
 	}
 	return syscall.ENODEV
+}
+
+// linkExists reports whether this network namespace has a link called name.
+func linkExists(name string) bool {
+	_, err := net.InterfaceByName(name)
+	return err == nil
 }
