@@ -106,11 +106,7 @@ func runConfig(tb testing.TB, s *site, path, config string, log *output, n int) 
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		tb.Fatal(err)
 	}
-	program := os.Getenv("GOIPIP_BIN")
-	if program == "" {
-		program = labtest.BuildGoipip(tb)
-	}
-	cmd := exec.Command(program, "run", "--config", path)
+	cmd := exec.Command(goipip(tb), "run", "--config", path)
 	cmd.Stderr = log
 	p, err := s.host.Start(cmd)
 	if err != nil {
@@ -124,6 +120,15 @@ func runConfig(tb testing.TB, s *site, path, config string, log *output, n int) 
 		time.Sleep(2 * time.Millisecond)
 	}
 	return p
+}
+
+// goipip is the program that is measured.
+func goipip(tb testing.TB) string {
+	tb.Helper()
+	if program := os.Getenv("GOIPIP_BIN"); program != "" {
+		return program
+	}
+	return labtest.BuildGoipip(tb)
 }
 
 // ipBatch runs lines of ip(8) on a host.

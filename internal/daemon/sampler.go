@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"log/slog"
 	"sync"
 	"time"
 
@@ -109,35 +110,50 @@ func (s *sampler) take(d *Daemon, m *member, now time.Time) {
 	}
 	p.at = now
 	sent, came := p.tx.add(counted.TX, now, elapsed), p.rx.add(counted.RX, now, elapsed)
-	s.watchPeer(d, m, sent, came, now)
+	m.tell(p.judge(sent, came, now), d.log)
 }
 
-// watchPeer logs when a remote end falls silent, and when it is back. It needs mu.
-func (s *sampler) watchPeer(d *Daemon, m *member, sent, came bool, now time.Time) {
-	p := &m.sample
+// news is what a sample says of a remote end.
+type news uint8
+
+const (
+	nothing news = iota
+	fellSilent
+	cameBack
+)
+
+// judge takes note of whether packets were sent and came in an interval that ends now.
+func (p *sample) judge(sent, came bool, now time.Time) news {
 	switch {
 	case came:
-		p.unanswered = 0
-		if p.silent {
-			p.silent = false
-			d.log.Info("packets come from the remote end again", "tunnel", m.name, "remote", m.tunnel.State().Config.Remote)
+		back := p.silent
+		p.unanswered, p.silent = 0, false
+		if back {
+			return cameBack
 		}
-		return
+		return nothing
 	case !sent || p.silent:
-		return
+		return nothing
 	case p.unanswered == 0:
 		p.asking = now
 	}
 	p.unanswered++
-	if p.unanswered < unanswered || now.Sub(p.asking) < silence {
-		return
+	p.silent = p.unanswered >= unanswered && now.Sub(p.asking) >= silence
+	if p.silent {
+		return fellSilent
 	}
-	p.silent = true
-	args := []any{"tunnel", m.name, "remote", m.tunnel.State().Config.Remote}
-	if !p.rx.last.IsZero() {
-		args = append(args, "since", now.Sub(p.rx.last).Round(time.Second))
+	return nothing
+}
+
+// tell logs news.
+func (m *member) tell(n news, log *slog.Logger) {
+	switch n {
+	case fellSilent:
+		log.Warn("nothing comes from the remote end, although packets are sent there: is it up, and does a firewall drop protocol 4?",
+			"tunnel", m.name, "remote", m.tunnel.State().Config.Remote)
+	case cameBack:
+		log.Info("packets come from the remote end again", "tunnel", m.name, "remote", m.tunnel.State().Config.Remote)
 	}
-	d.log.Warn("nothing comes from the remote end, although packets are sent there: is it up, and does a firewall drop protocol 4?", args...)
 }
 
 // traffic returns what is known of a tunnel, whose counters are given.

@@ -24,6 +24,7 @@ func TestErrors(t *testing.T) {
 
 		// Types.
 		{`mtu = "1400"`, at + "7: tunnel.tun01.mtu: is a string: must be a number, as in mtu = 1400"},
+		{`mtu = 0`, at + "7: tunnel.tun01.mtu: 0: must be 68 to 65515: leave it out for the route's"},
 		{`mtu = 1.5`, at + "7: tunnel.tun01.mtu: is a number with a fraction: must be a number, as in mtu = 1400"},
 		{`mtu = 2026-01-02`, at + "7: tunnel.tun01.mtu: is a date: must be a number, as in mtu = 1400"},
 		{`queues = true`, at + "10: tunnel.tun01.queues: is a boolean: must be a number, as in queues = 1"},

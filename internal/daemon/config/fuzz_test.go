@@ -126,7 +126,9 @@ func written(f *File) string {
 			}
 			str(name, text)
 		}
-		key("mtu", strconv.Itoa(t.Config.MTU))
+		if t.Config.MTU != 0 {
+			key("mtu", strconv.Itoa(t.Config.MTU))
+		}
 		key("queues", strconv.Itoa(t.Config.Queues))
 		key("nopmtudisc", strconv.FormatBool(t.Config.NoPMTUDisc))
 		str("dev", t.Config.Device)

@@ -28,7 +28,7 @@ var tunnelKeys = []key[Tunnel]{
 	{"peer", `a string, as in peer = "10.0.0.2"`, fromText("peer")},
 	{"addresses", `a list of strings, as in addresses = ["10.0.0.1/24"]`, readAddresses},
 	{"routes", `a list of tables, as in routes = [{to = "198.51.100.0/24"}]`, readRoutes},
-	{"mtu", "a number, as in mtu = 1400", number(func(t *Tunnel) *int { return &t.Config.MTU })},
+	{"mtu", "a number, as in mtu = 1400", readMTU},
 	{"ttl", `a number or a string, as in ttl = 64 or ttl = "inherit"`, fromText("ttl", decimal)},
 	{"tos", `a string, as in tos = "0x10" or tos = "inherit"`, fromText("tos", hexadecimal)},
 	{"nopmtudisc", "a boolean, as in nopmtudisc = true", readNoPMTUDisc},
@@ -168,6 +168,15 @@ func number[T any](in func(*T) *int) func(*scope, *node, *T) {
 			*in(t) = v
 		}
 	}
+}
+
+// readMTU reads an MTU, which is not 0: that stands for one that follows the route.
+func readMTU(s *scope, n *node, t *Tunnel) {
+	v, ok := s.integer(n)
+	if ok && v == 0 {
+		s.invalid(n, fmt.Errorf("must be %d to %d: leave it out for the route's", tunnel.MinMTU, tunnel.MaxMTU))
+	}
+	t.Config.MTU = v
 }
 
 // limited reads an integer from least on that fits what netlink has for it, on every
