@@ -18,9 +18,11 @@ const root = "../.."
 // rooms says for each package which of the project's others its code may import.
 // Tests may import more.
 var rooms = map[string][]string{
-	"cmd/goipip":              {"internal/daemon", "internal/daemon/config", "internal/tunnel", "internal/logqueue", "internal/netlab"},
+	"cmd/goipip":              {"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/show", "internal/tunnel", "internal/logqueue", "internal/netlab"},
+	"internal/show":           {"internal/daemon/config", "internal/daemon/control", "internal/stats"},
 	"internal/daemon":         {"internal/daemon/config", "internal/tunnel", "tun"},
 	"internal/daemon/config":  {"internal/tunnel"},
+	"internal/daemon/control": {"internal/tunnel"},
 	"internal/tunnel":         {"internal/engine", "internal/underlay", "encap", "tun", "rawsock", "internal/packet", "internal/stats"},
 	"internal/engine":         {"encap", "tun", "rawsock", "internal/descriptor", "internal/packet", "internal/stats"},
 	"internal/underlay":       {"internal/packet"},
