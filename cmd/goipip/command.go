@@ -39,7 +39,7 @@ as when a terminal closes, does not end it.`,
 	}
 	o.register(cmd.Flags())
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	cmd.AddCommand(newRunCommand(o), newCheckCommand(), newTunnelCommand(), newDemoCommand(), newDoctorCommand())
+	cmd.AddCommand(newRunCommand(o), newCheckCommand(), newShowCommand(statuses), newTunnelCommand(), newDemoCommand(), newDoctorCommand())
 	return cmd
 }
 

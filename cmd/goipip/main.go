@@ -14,6 +14,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/spf13/cobra"
 )
 
 // Exit statuses.
@@ -29,14 +31,17 @@ func main() {
 
 // run is the whole program but for the exit.
 func run(args []string) int {
+	var o options
+	return o.execute(newCommand(&o), args)
+}
+
+// execute runs a command line, and returns its exit status.
+func (o *options) execute(cmd *cobra.Command, args []string) int {
 	// A caught SIGPIPE turns into EPIPE, and does not end the process. An ignored one
 	// would too, but children would inherit that (execve(2)).
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-
-	var o options
-	cmd := newCommand(&o)
 	cmd.SetArgs(doubleDashes(args))
 	err := cmd.ExecuteContext(ctx)
 	if err == nil {

@@ -128,6 +128,18 @@ func (v View) finish(text []line) []string {
 	return out
 }
 
+// Tunnels returns the tunnels of all processes by name.
+func Tunnels(all []control.Status) []*control.TunnelStatus {
+	var list []*control.TunnelStatus
+	for _, e := range entries(all) {
+		list = append(list, e.TunnelStatus)
+	}
+	return list
+}
+
+// Ends returns the outer addresses of a tunnel.
+func Ends(t *control.TunnelStatus) string { return entry{TunnelStatus: t}.ends(arrow) }
+
 // entries returns the tunnels of all processes by name, tun2 before tun10.
 func entries(all []control.Status) []entry {
 	var list []entry
