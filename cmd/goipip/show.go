@@ -68,11 +68,11 @@ not a terminal gets the text once a second, or with --json a document a line.`,
 			}
 			return err
 		},
-		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
 			if len(args) > 0 {
 				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-			return completeNames(cmd.Context(), fetch), cobra.ShellCompDirectiveNoFileComp
+			return completeNames(cmd.Context(), fetch, prefix), cobra.ShellCompDirectiveNoFileComp
 		},
 	}
 	cmd.Flags().BoolVar(&o.json, "json", false, "print a JSON document: a list with an object for each process")
@@ -138,7 +138,7 @@ func writeLines(out io.Writer, lines []string) error {
 }
 
 // completeNames returns the names of tunnels for a shell, each with its ends.
-func completeNames(ctx context.Context, fetch fetchStatuses) []string {
+func completeNames(ctx context.Context, fetch fetchStatuses, prefix string) []string {
 	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
 	defer cancel()
 	all, err := fetch(ctx)
@@ -147,7 +147,9 @@ func completeNames(ctx context.Context, fetch fetchStatuses) []string {
 	}
 	var names []string
 	for _, t := range show.Tunnels(all) {
-		names = append(names, cobra.CompletionWithDesc(t.Config.Name, show.Ends(t)))
+		if strings.HasPrefix(t.Config.Name, prefix) {
+			names = append(names, cobra.CompletionWithDesc(t.Config.Name, show.Ends(t)))
+		}
 	}
 	return names
 }
