@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
 	"syscall"
 	"time"
@@ -53,6 +54,8 @@ not a terminal gets the text once a second, or with --json a document a line.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.name = strings.Join(args, "")
+			// A second signal ends even a command whose output nobody takes (Ctrl-S).
+			defer context.AfterFunc(cmd.Context(), func() { signal.Reset(syscall.SIGINT, syscall.SIGTERM) })()
 			var err error
 			if o.watch {
 				err = o.runWatch(cmd.Context(), fetch, cmd.InOrStdin(), cmd.OutOrStdout())

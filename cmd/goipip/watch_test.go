@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -265,6 +267,41 @@ func TestShowWatchStops(t *testing.T) {
 	}
 	labtest.WaitFor(t, "both ends of the screen", func() bool { return strings.Count(s.output(), leaveScreen) == 2 })
 	s.checkRestored(t)
+}
+
+// TestShowWatchWithoutReader has a terminal that takes no output, after Ctrl-S.
+func TestShowWatchWithoutReader(t *testing.T) {
+	s := start(t, newShown(t, "tun01").command(t, "show", "--watch"))
+	s.waitWindow(t, "tun01")
+	s.ptmx.WriteString("\x13")
+	labtest.WaitFor(t, "the command to write", func() bool {
+		calls, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", s.cmd.Process.Pid))
+		return slices.ContainsFunc(calls, func(path string) bool {
+			call, _ := os.ReadFile(path)
+			return strings.HasPrefix(string(call), fmt.Sprintf("%d 0x1 ", unix.SYS_WRITE))
+		})
+	})
+	labtest.WaitFor(t, "the end of the command", func() bool {
+		s.cmd.Process.Signal(unix.SIGTERM)
+		select {
+		case <-s.ended:
+			return true
+		default:
+			return false
+		}
+	})
+}
+
+// TestShowInterrupted presses Ctrl-C while a fetch hangs.
+func TestShowInterrupted(t *testing.T) {
+	fetched := newShown(t)
+	fetched.set(t, "hang")
+	s := start(t, fetched.command(t, "show"))
+	labtest.WaitFor(t, "a fetch", func() bool { _, err := os.Stat(fetched.path + hanging); return err == nil })
+	s.ptmx.WriteString("\x03")
+	if status := s.waitEnd(t); status != 1 || strings.Contains(s.output(), "goipip") {
+		t.Errorf("status %d, %q", status, s.output())
+	}
 }
 
 // TestShowWatchDumbTerminal has a terminal without control sequences.
