@@ -39,7 +39,9 @@ const (
 	leaveScreen = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 	home        = "\x1b[H"
 	eraseLine   = "\x1b[K" // from the cursor on
-	eraseBelow  = "\x1b[J"
+	eraseBelow  = "\x1b[J" // the same, and all lines below
+	beginUpdate = "\x1b[?2026h"
+	endUpdate   = "\x1b[?2026l" // only now the window shows what was written
 )
 
 // screen is the whole window of a terminal, as top(1) takes it. The owner must call
@@ -86,19 +88,23 @@ func (s *screen) leave() error {
 	return err
 }
 
-// draw replaces what is in the window. It clears no more than what the new lines leave,
-// and writes once, so that nothing flickers.
+// draw replaces what is in the window, with one write. A line is erased before its text,
+// because after a text as wide as the window the cursor is still on its last column.
 func (s *screen) draw(lines []string) error {
 	var b bytes.Buffer
-	b.WriteString(home)
+	b.WriteString(beginUpdate + home)
 	for i, l := range lines {
 		if i > 0 {
 			b.WriteString("\r\n")
 		}
+		if i < len(lines)-1 {
+			b.WriteString(eraseLine)
+		} else {
+			b.WriteString(eraseBelow)
+		}
 		b.WriteString(l)
-		b.WriteString(eraseLine)
 	}
-	b.WriteString(eraseBelow)
+	b.WriteString(endUpdate)
 	_, err := s.out.Write(b.Bytes())
 	return err
 }

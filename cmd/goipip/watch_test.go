@@ -97,10 +97,10 @@ func (s *session) output() string {
 
 // window is the lines that the last complete frame shows; nil while there is none.
 func (s *session) window() []string {
-	frames := strings.Split(s.output(), home)
+	frames := strings.Split(s.output(), beginUpdate+home)
 	for i := len(frames) - 1; i > 0; i-- {
-		if frame, _, ok := strings.Cut(frames[i], eraseBelow); ok {
-			return strings.Split(strings.ReplaceAll(frame, eraseLine, ""), "\r\n")
+		if frame, _, ok := strings.Cut(frames[i], endUpdate); ok {
+			return strings.Split(strings.NewReplacer(eraseLine, "", eraseBelow, "").Replace(frame), "\r\n")
 		}
 	}
 	return nil
@@ -167,6 +167,27 @@ func TestShowOnTerminal(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestScreenErasesBeforeText looks at the sequences of a frame: to erase after a text that
+// is as wide as the window would erase its last character.
+func TestScreenErasesBeforeText(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	s := screen{out: terminal{w}}
+	if err := s.draw([]string{"one", "", "three"}); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 1000)
+	n, _ := r.Read(b)
+	want := beginUpdate + home + eraseLine + "one\r\n" + eraseLine + "\r\n" + eraseBelow + "three" + endUpdate
+	if got := string(b[:n]); got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
