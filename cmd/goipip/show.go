@@ -38,14 +38,14 @@ func newShowCommand(fetch fetchStatuses) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show [NAME]",
 		Short: "Show tunnels: state, path, rates, and what was dropped and why",
-		Long: `Show all about the tunnel NAME, or about the only one: its state and what is in
-the way, its ends, the path of its packets and which socket sends them and why,
-path MTU, ICMP errors, rates, packets dropped by reason (docs/counters.md), the
-last packet sent and received, its options and its process. Several tunnels have
-a line each.
+		Long: `Show the tunnel NAME, or the only one: its state, and why no packet leaves; its
+ends; the path of its packets, and which socket sends them and why; path MTU;
+ICMP errors; rates; packets dropped by reason (docs/counters.md); the last packet
+sent and received; its options and its process. Several tunnels have a line each.
 
-Colours are for terminals, and not where NO_COLOR is set. With --watch, what is
-not a terminal gets the text once a second, or with --json a document a line.`,
+Colours appear on terminals only, and not if NO_COLOR is set. With --watch, a
+terminal is redrawn every second until q or Ctrl-C; a pipe or file gets the text
+every second, or with --json one document a line.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usageError{errors.New("show takes one NAME, and not " + strings.Join(args, " "))}
@@ -79,7 +79,7 @@ not a terminal gets the text once a second, or with --json a document a line.`,
 		},
 	}
 	cmd.Flags().BoolVar(&o.json, "json", false, "print a JSON document: a list with an object for each process")
-	cmd.Flags().BoolVar(&o.watch, "watch", false, "show it anew every second")
+	cmd.Flags().BoolVar(&o.watch, "watch", false, "repeat every second")
 	return cmd
 }
 
@@ -103,7 +103,7 @@ func (o *showOptions) runOnce(ctx context.Context, fetch fetchStatuses, out, std
 	return writeLines(out, lines)
 }
 
-// newView is a view for out as it is now: if it is a terminal, as wide as that.
+// newView is a view for out: if that is a terminal, of its present width.
 func newView(out io.Writer) show.View {
 	v := show.View{Now: time.Now()}
 	if t, ok := terminalOf(out); ok {

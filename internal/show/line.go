@@ -68,7 +68,7 @@ func (l line) render(colour bool) string {
 	return strings.TrimRight(b.String(), " ")
 }
 
-// printable replaces what would steer a terminal. The kernel permits escape characters
+// printable replaces control characters, which a terminal would obey. The kernel permits escape characters
 // in the names of links (dev_valid_name in net/core/dev.c), and paths may have them too.
 func printable(r rune) rune {
 	if unicode.IsPrint(r) {

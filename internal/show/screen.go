@@ -167,6 +167,9 @@ func (e entry) underlay() (style, string) {
 // transmit is the socket that sends, and why it is not the faster one.
 func (e entry) transmit() string {
 	c, u := e.Config, e.Underlay
+	if u.Transmit == "" {
+		return ""
+	}
 	s := u.Transmit + " socket"
 	switch tx := config.Settings["tx"].Text(&c); {
 	case u.Transmit == tx:
@@ -226,7 +229,7 @@ func plural(n uint64, noun string) string {
 	return count(n) + " " + noun + "s"
 }
 
-// traffic is a table of both directions, the columns that are most missed first.
+// traffic is a table of both directions, the most important columns first.
 func (v View) traffic(e entry) []line {
 	cells := func(head string, f func(control.Traffic) string) []span {
 		return []span{{plain, head}, {plain, f(e.TX)}, {plain, f(e.RX)}}

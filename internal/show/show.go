@@ -1,6 +1,6 @@
-// Package show renders what goipip processes say of their tunnels, for a person and as
-// JSON. It only formats: the caller fetches the statuses, knows the terminal, and writes
-// the lines.
+// Package show renders the statuses of goipip processes as text and as JSON. It only
+// formats: the caller fetches the statuses, knows the terminal, and writes the lines.
+// Nothing is kept between calls, and the statuses are not changed.
 package show
 
 import (
@@ -15,10 +15,10 @@ import (
 	"goipip/internal/daemon/control"
 )
 
-// NoTunnels is what to tell a person where there is no tunnel.
+// NoTunnels is the message for a host without tunnels.
 const NoTunnels = "no tunnels: make one with goipip -local ADDRESS -remote ADDRESS, or goipip tunnel add NAME remote ADDRESS local ADDRESS"
 
-// View is how text is to look.
+// View is the form of the text.
 type View struct {
 	Now    time.Time // ages are relative to it, and times are in its location
 	Width  int       // columns; 0 for lines as long as they are

@@ -1,6 +1,6 @@
 package show
 
-// state is what a tunnel does, in a word or two.
+// state is the state of a tunnel in a word or two.
 type state int
 
 // The states, the worst first.
@@ -24,8 +24,7 @@ var states = [...]struct {
 func (s state) String() string { return states[s].word }
 func (s state) span() span     { return span{states[s].style, states[s].word} }
 
-// state returns the state of the tunnel. Of a link that is away, nobody knows whether it
-// is up.
+// state returns the state of the tunnel. Whether a link that is away is up is not known.
 func (e entry) state() state {
 	switch {
 	case !e.Up && !e.Away:

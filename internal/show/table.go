@@ -46,7 +46,7 @@ func (v View) fit(list []entry) []line {
 	return v.align(3, " ", v.columns(list, "→"))
 }
 
-// columns returns the table, the columns that are most missed first.
+// columns returns the table, the most important columns first.
 func (v View) columns(list []entry, arrow string) []column {
 	col := func(head string, a alignment, cell func(entry) span) column {
 		c := column{a, []span{{strong, head}}}
