@@ -295,13 +295,19 @@ func TestHazard3_TargetsWhileWaiting(t *testing.T) {
 	for len(arrived) < rawsock.BatchSize {
 		arrived[number(t, g.next(t))] = true
 	}
-	by := map[string][]int{}
-	for device, wire := range wires {
-		for _, c := range wire.Packets() {
-			if p := packet.IPv4(c.Data); p.Protocol() == packet.ProtoIPIP {
-				by[device] = append(by[device], number(t, p))
+	var by map[string][]int
+	labtest.WaitFor(t, "captures of all packets", func() bool {
+		by = map[string][]int{}
+		for device, wire := range wires {
+			for _, c := range wire.Packets() {
+				if p := packet.IPv4(c.Data); p.Protocol() == packet.ProtoIPIP {
+					by[device] = append(by[device], number(t, p))
+				}
 			}
 		}
+		return len(by["eth0"])+len(by["eth1"]) == rawsock.BatchSize
+	})
+	for device := range wires {
 		if !slices.IsSorted(by[device]) {
 			t.Errorf("packets by %s: %v", device, by[device])
 		}

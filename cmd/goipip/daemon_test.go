@@ -486,3 +486,45 @@ func randomRequest(r *rand.Rand) string {
 	}
 	return line
 }
+
+// goipip show finds the daemon, and what it has found out of a tunnel.
+func TestDaemon_Show(t *testing.T) {
+	c := newComputer(t)
+	r := c.tries(t, "goipip show")
+	if r.status != 0 || r.stdout != "" || !strings.Contains(r.stderr, "goipip tunnel add") {
+		t.Errorf("without tunnels: %+v", r)
+	}
+	c.types(t, fmt.Sprintf(add, "tun01", 1))
+	out := c.types(t, "goipip show")
+	for _, want := range []string{"tun01: down\n", "the local address is not on this host", "192.0.2.1 → 198.51.100.1", "goipip tunnel add"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("goipip show does not show %q:\n%s", want, out)
+		}
+	}
+	c.types(t, fmt.Sprintf(add, "tun02", 2)+" && ip link set tun02 up")
+	if out := c.types(t, "goipip show"); !strings.Contains(out, "\ntun02  no path  192.0.2.1 → 198.51.100.2") {
+		t.Errorf("two tunnels:\n%s", out)
+	}
+	for _, command := range []string{"show", "show --json", "tunnel show", "--help", "--version"} {
+		if r := c.tries(t, "goipip "+command+" >/dev/full"); r.status != 1 || !strings.Contains(r.stderr, "no space left on device") {
+			t.Errorf("goipip %s >/dev/full: %+v", command, r)
+		}
+	}
+	var statuses []control.Status
+	if err := json.Unmarshal([]byte(c.types(t, "goipip show -json tun01")), &statuses); err != nil {
+		t.Fatal(err)
+	}
+	if len(statuses) != 1 || statuses[0].Process.PID != c.daemon(t) || statuses[0].Process.Role != control.RoleBackground ||
+		len(statuses[0].Tunnels) != 1 || statuses[0].Tunnels[0].Config.Name != "tun01" || statuses[0].Tunnels[0].Up {
+		t.Errorf("as JSON: %+v", statuses)
+	}
+	for line, want := range map[string]string{
+		"show ''": "\ntun02\t192.0.2.1 → 198.51.100.2\n", "tunnel del ''": "tun01\ntun02\n", "tunnel ''": "change\tChange a tunnel while packets pass\n", "tunnel add x ''": "remote\n",
+	} {
+		if out := c.types(t, "goipip __complete "+line+" 2>/dev/null"); !strings.Contains(out, want) {
+			t.Errorf("completion of goipip %s: %q, want %q", line, out, want)
+		}
+	}
+	c.types(t, "goipip tunnel del tun01; goipip tunnel del tun02")
+	c.isEmpty(t)
+}

@@ -48,7 +48,7 @@ func (o *options) runWords(ctx context.Context, c iproute.Command, out io.Writer
 	if err := needTunnelDescriptors(tunnel.DefaultQueues(), tunnel.DefaultQueues()); err != nil {
 		return err
 	}
-	if c.Options.Color == iproute.ColorAuto && !isTerminal(os.Stdout) {
+	if _, terminal := terminalOf(out); c.Options.Color == iproute.ColorAuto && !terminal {
 		c.Options.Color = iproute.ColorNever
 	}
 	if name := c.Options.Netns; name != "" {
@@ -77,11 +77,6 @@ func enterNamespace(name string) error {
 	defer unix.Close(fd)
 	runtime.LockOSThread()
 	return unix.Setns(fd, unix.CLONE_NEWNET)
-}
-
-func isTerminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
 }
 
 // verb is a command of ip tunnel or ip link.

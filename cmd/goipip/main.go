@@ -11,10 +11,11 @@ package main
 import (
 	"context"
 	"errors"
-	"io"
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/spf13/cobra"
 )
 
 // Exit statuses.
@@ -31,19 +32,23 @@ func main() {
 
 // run is the whole program but for the exit.
 func run(args []string) int {
+	var o options
+	return o.execute(newCommand(&o), args)
+}
+
+// execute runs a command line, and returns its exit status.
+func (o *options) execute(cmd *cobra.Command, args []string) int {
 	// A caught SIGPIPE turns into EPIPE, and does not end the process. An ignored one
 	// would too, but children would inherit that (execve(2)).
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 
-	var o options
 	var err error
-	out := &output{w: os.Stdout}
+	out := &output{file: os.Stdout}
 	if c, ok := o.ipWords(args); ok {
 		err = o.runWords(ctx, c, out)
 	} else {
-		cmd := newCommand(&o)
 		cmd.SetArgs(doubleDashes(args))
 		cmd.SetOut(out)
 		err = cmd.ExecuteContext(ctx)
@@ -70,12 +75,12 @@ type usageError struct{ error }
 
 // output is standard output, and remembers the first error: a result that nobody got is none.
 type output struct {
-	w   io.Writer
-	err error
+	file *os.File
+	err  error
 }
 
 func (o *output) Write(p []byte) (int, error) {
-	n, err := o.w.Write(p)
+	n, err := o.file.Write(p)
 	if err != nil && o.err == nil {
 		o.err = err
 	}

@@ -5,13 +5,11 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -20,233 +18,141 @@ import (
 	"goipip/internal/show"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 )
 
-// watchInterval is how often goipip show --watch looks.
-const watchInterval = time.Second
+// completionTimeout bounds the wait for names, since a shell waits with it.
+const completionTimeout = time.Second
 
-// showOptions are the flags of goipip show.
+// fetchStatuses returns the statuses of all goipip processes.
+type fetchStatuses func(context.Context) ([]control.Status, error)
+
+// showOptions is what the words and flags of goipip show say.
 type showOptions struct {
-	json, watch bool
+	name  string // of the tunnel; empty for all
+	json  bool
+	watch bool
 }
 
-func newShowCommand(o *options) *cobra.Command {
-	var s showOptions
+func newShowCommand(fetch fetchStatuses) *cobra.Command {
+	var o showOptions
 	cmd := &cobra.Command{
 		Use:   "show [NAME]",
-		Short: "Show tunnels: state, path, rates, drops",
-		Long: `Show the tunnels of this network namespace: one with all that there is to know about it,
-several in a table. Rates are over the last second. Colours are for terminals; the
-environment variable NO_COLOR turns them off.`,
+		Short: "Show tunnels: state, path, rates, and what was dropped and why",
+		Long: `Show the tunnel NAME, or the only one: its state, and why no packet leaves; its
+ends; the path of its packets, and which socket sends them and why; path MTU;
+ICMP errors; rates; packets dropped by reason (docs/counters.md); the last packet
+sent and received; its options and its process. Several tunnels have a line each.
+
+Colours appear on terminals only, and not if NO_COLOR is set. With --watch, a
+terminal is redrawn every second until q or Ctrl-C; a pipe or file gets the text
+every second, or with --json one document a line.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
-				return usageError{errors.New("goipip show takes one name, or none for all tunnels")}
+				return usageError{errors.New("show takes one NAME, and not " + strings.Join(args, " "))}
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name := ""
-			if len(args) == 1 {
-				name = args[0]
+			o.name = strings.Join(args, "")
+			// A second signal ends even a command whose output nobody takes (Ctrl-S).
+			defer context.AfterFunc(cmd.Context(), func() { signal.Reset(syscall.SIGINT, syscall.SIGTERM) })()
+			var err error
+			if o.watch {
+				err = o.runWatch(cmd.Context(), fetch, cmd.InOrStdin(), cmd.OutOrStdout())
+			} else {
+				err = o.runOnce(cmd.Context(), fetch, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			}
-			return o.show(cmd.Context(), cmd.OutOrStdout(), name, s)
+			switch {
+			case errors.Is(err, syscall.EPIPE):
+				// A reader such as head(1) has enough. Most programs die of this signal.
+				return statusError(128 + int(syscall.SIGPIPE))
+			case err != nil && cmd.Context().Err() != nil:
+				return statusError(exitError) // Ctrl-C
+			}
+			return err
 		},
-		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-			var names []string
-			if statuses, err := o.statuses(); err == nil && len(args) == 0 {
-				names = namesOf(statuses)
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-			return names, cobra.ShellCompDirectiveNoFileComp
+			return completeNames(cmd.Context(), fetch, prefix), cobra.ShellCompDirectiveNoFileComp
 		},
 	}
-	cmd.Flags().BoolVar(&s.json, "json", false, "show a list of processes with their tunnels as JSON (docs/control.md)")
-	cmd.Flags().BoolVar(&s.watch, "watch", false, "show again each second, until Ctrl-C")
+	cmd.Flags().BoolVar(&o.json, "json", false, "print a JSON document: a list with an object for each process")
+	cmd.Flags().BoolVar(&o.watch, "watch", false, "repeat every second")
 	return cmd
 }
 
-// statuses asks all processes of this network namespace.
-func (o *options) statuses() (all []control.Status, err error) {
-	err = backend{o}.each(func(c *control.Client) error {
-		var s control.Status
-		err := c.Call(control.MethodStatus, control.NameParams{}, &s)
-		if err == nil {
-			all = append(all, s)
-		}
+// runOnce shows tunnels once.
+func (o *showOptions) runOnce(ctx context.Context, fetch fetchStatuses, out, stderr io.Writer) error {
+	all, err := fetch(ctx)
+	if err != nil {
 		return err
-	})
-	return all, err
+	}
+	if o.json {
+		return o.writeJSON(out, all)
+	}
+	lines, err := newView(out).Lines(all, o.name)
+	if err != nil {
+		return err
+	}
+	if lines == nil {
+		_, err = fmt.Fprintln(stderr, show.NoTunnels)
+		return err
+	}
+	return writeLines(out, lines)
 }
 
-func namesOf(statuses []control.Status) (names []string) {
-	for _, s := range statuses {
-		for _, t := range s.Tunnels {
-			names = append(names, t.Config.Name)
+// newView is a view for out: if that is a terminal, of its present width.
+func newView(out io.Writer) show.View {
+	v := show.View{Now: time.Now()}
+	if t, ok := terminalOf(out); ok {
+		v.Width, _ = t.size()
+		v.Colour = wantColour(os.Getenv)
+	}
+	return v
+}
+
+// wantColour reports whether a terminal should get colours: https://no-color.org.
+func wantColour(env func(string) string) bool {
+	return env("NO_COLOR") == "" && !dumb(env)
+}
+
+// dumb reports whether the terminal knows no control sequences.
+func dumb(env func(string) string) bool {
+	term := env("TERM")
+	return term == "" || term == "dumb"
+}
+
+// writeJSON writes one document: for a program that watches, in one line.
+func (o *showOptions) writeJSON(out io.Writer, all []control.Status) error {
+	var b bytes.Buffer
+	if err := show.JSON(&b, all, o.name, o.watch); err != nil {
+		return err
+	}
+	_, err := out.Write(b.Bytes())
+	return err
+}
+
+// writeLines writes lines at once.
+func writeLines(out io.Writer, lines []string) error {
+	_, err := io.WriteString(out, strings.Join(lines, "\n")+"\n")
+	return err
+}
+
+// completeNames returns the names of tunnels for a shell, each with its ends.
+func completeNames(ctx context.Context, fetch fetchStatuses, prefix string) []string {
+	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
+	defer cancel()
+	all, err := fetch(ctx)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, t := range show.Tunnels(all) {
+		if strings.HasPrefix(t.Config.Name, prefix) {
+			names = append(names, cobra.CompletionWithDesc(t.Config.Name, show.Ends(t)))
 		}
 	}
 	return names
-}
-
-func (o *options) show(ctx context.Context, out io.Writer, name string, s showOptions) error {
-	if err := needDescriptors("a look at the tunnels", processDescriptors); err != nil {
-		return err
-	}
-	terminal := isTerminal(os.Stdout)
-	if !s.watch {
-		text, err := o.shown(name, s, terminal)
-		if err == nil {
-			_, err = out.Write(text)
-		}
-		return err
-	}
-	if !terminal || s.json {
-		return o.watchLines(ctx, out, name, s)
-	}
-	return o.watchScreen(ctx, out, name, s)
-}
-
-// shown is what goipip show prints.
-func (o *options) shown(name string, s showOptions, terminal bool) ([]byte, error) {
-	statuses, err := o.statuses()
-	if err != nil {
-		return nil, err
-	}
-	if name != "" {
-		names := namesOf(statuses)
-		for i := range statuses {
-			statuses[i].Tunnels = slices.DeleteFunc(statuses[i].Tunnels, func(t control.TunnelStatus) bool { return t.Config.Name != name })
-		}
-		statuses = slices.DeleteFunc(statuses, func(s control.Status) bool { return len(s.Tunnels) == 0 })
-		if len(statuses) == 0 && len(names) == 0 {
-			return nil, fmt.Errorf("no tunnel %q: there is none in this network namespace", name)
-		} else if len(statuses) == 0 {
-			return nil, fmt.Errorf("no tunnel %q: there are %s", name, strings.Join(names, ", "))
-		}
-	}
-	var b bytes.Buffer
-	if s.json {
-		err := encodeStatuses(&b, statuses, !s.watch)
-		return b.Bytes(), err
-	}
-	view := show.View{Now: time.Now(), Color: terminal && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
-	if terminal {
-		view.Width, _ = terminalSize(os.Stdout)
-	}
-	var tunnels []control.TunnelStatus
-	for _, s := range statuses {
-		tunnels = append(tunnels, s.Tunnels...)
-	}
-	switch {
-	case len(tunnels) == 0 && s.watch:
-		fmt.Fprintln(&b, "no tunnels")
-	case len(tunnels) == 0:
-		fmt.Fprintln(os.Stderr, "no tunnels in this network namespace: make one with goipip tunnel add")
-	case len(tunnels) == 1:
-		i := slices.IndexFunc(statuses, func(s control.Status) bool { return len(s.Tunnels) == 1 })
-		err = view.One(&b, statuses[i].Process, tunnels[0])
-	default:
-		err = view.Table(&b, tunnels)
-	}
-	return b.Bytes(), err
-}
-
-func encodeStatuses(b *bytes.Buffer, statuses []control.Status, indent bool) error {
-	if statuses == nil {
-		statuses = []control.Status{}
-	}
-	e := json.NewEncoder(b)
-	if indent {
-		e.SetIndent("", "  ")
-	}
-	return e.Encode(statuses)
-}
-
-// watchLines prints again and again, for programs and files.
-func (o *options) watchLines(ctx context.Context, out io.Writer, name string, s showOptions) error {
-	tick := time.NewTicker(watchInterval)
-	defer tick.Stop()
-	for {
-		text, err := o.shown(name, s, false)
-		if err == nil && !s.json {
-			text = append(text, '\n')
-		}
-		if err == nil {
-			_, err = out.Write(text)
-		}
-		if err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
-}
-
-// Sequences of a terminal (console_codes(4), xterm).
-const (
-	enterScreen = "\x1b[?1049h\x1b[?25l" // the alternate screen, without a cursor
-	leaveScreen = "\x1b[?25h\x1b[?1049l"
-	home        = "\x1b[H"
-	endOfLine   = "\x1b[K" // clears the rest of the line
-	endOfScreen = "\x1b[J" // clears the rest of the screen
-)
-
-// watchScreen shows tunnels on the whole screen of a terminal, and leaves that as it was.
-func (o *options) watchScreen(ctx context.Context, out io.Writer, name string, s showOptions) (err error) {
-	resized := make(chan os.Signal, 1)
-	signal.Notify(resized, syscall.SIGWINCH)
-	defer signal.Stop(resized)
-	if _, err := io.WriteString(out, enterScreen); err != nil {
-		return err
-	}
-	defer func() {
-		_, leaveErr := io.WriteString(out, leaveScreen)
-		err = errors.Join(err, leaveErr)
-	}()
-	tick := time.NewTicker(watchInterval)
-	defer tick.Stop()
-	for {
-		text, err := o.shown(name, s, true)
-		if err != nil {
-			return err
-		}
-		if _, err := out.Write(frame(text)); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		case <-resized:
-		}
-	}
-}
-
-// frame is a text that takes the place of the one before it on the screen, as far as there is
-// room.
-func frame(text []byte) []byte {
-	_, height := terminalSize(os.Stdout)
-	lines := bytes.Split(bytes.TrimSuffix(text, []byte("\n")), []byte("\n"))
-	if height > 0 {
-		lines = lines[:min(len(lines), height)]
-	}
-	f := []byte(home)
-	for i, line := range lines {
-		if i > 0 {
-			f = append(f, '\r', '\n')
-		}
-		f = append(append(f, line...), endOfLine...)
-	}
-	return append(f, endOfScreen...)
-}
-
-// terminalSize returns the columns and lines of a terminal; 0 if they are not known.
-func terminalSize(f *os.File) (width, height int) {
-	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
-	if err != nil {
-		return 0, 0
-	}
-	return int(size.Col), int(size.Row)
 }

@@ -1,213 +1,238 @@
 //go:build linux
 
-package main_test
+package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
+	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
+	"time"
 
 	"goipip/internal/daemon/control"
-	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
-
-	"golang.org/x/sys/unix"
+	"goipip/internal/show"
+	"goipip/internal/tunnel"
 )
 
+// showEnv makes this test program goipip, with a show that fetches what the file of this
+// name has: statuses as JSON, "hang", or an error.
+const showEnv = "GOIPIP_TEST_SHOW"
+
+// hanging is after the name of a file that says that a fetch hangs.
+const hanging = ".hanging"
+
+func init() {
+	path := os.Getenv(showEnv)
+	if path == "" {
+		return
+	}
+	var o options
+	cmd := newCommand(&o)
+	for _, c := range cmd.Commands() {
+		if c.Name() == "show" {
+			cmd.RemoveCommand(c)
+		}
+	}
+	cmd.AddCommand(newShowCommand(func(ctx context.Context) ([]control.Status, error) { return fetchFile(ctx, path) }))
+	os.Exit(o.execute(cmd, os.Args[1:]))
+}
+
+func fetchFile(ctx context.Context, path string) (all []control.Status, err error) {
+	text, err := os.ReadFile(path)
+	switch {
+	case err != nil:
+		return nil, err
+	case string(text) == "hang":
+		if err := os.WriteFile(path+hanging, nil, 0o600); err != nil {
+			return nil, err
+		}
+		<-ctx.Done()
+		return nil, ctx.Err()
+	case text[0] != '[':
+		return nil, errors.New(string(text))
+	}
+	return all, json.Unmarshal(text, &all)
+}
+
+// shown is what goipip show fetches, and can change while it runs.
+type shown struct{ path string }
+
+func newShown(t *testing.T, names ...string) shown {
+	s := shown{filepath.Join(t.TempDir(), "statuses")}
+	s.tunnels(t, names...)
+	return s
+}
+
+// set replaces it at once.
+func (s shown) set(t *testing.T, text string) {
+	t.Helper()
+	if err := os.WriteFile(s.path+"~", []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(s.path+"~", s.path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tunnels makes it a process with tunnels of these names.
+func (s shown) tunnels(t *testing.T, names ...string) {
+	t.Helper()
+	text, err := json.Marshal(tunnelsNamed(names...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.set(t, string(text))
+}
+
+func tunnelsNamed(names ...string) []control.Status {
+	s := control.Status{Process: control.Process{PID: 4242, Role: control.RoleRun, Started: time.Now(), Workers: 1}}
+	for _, name := range names {
+		s.Tunnels = append(s.Tunnels, control.TunnelStatus{
+			Config: tunnel.Config{Name: name, Local: netip.MustParseAddr("192.0.2.1"), Remote: netip.MustParseAddr("192.0.2.2"), Queues: 1},
+			Up:     true, Since: time.Now(),
+			TX: control.Traffic{Drops: map[string]uint64{"too_deep": 3}},
+		})
+	}
+	return []control.Status{s}
+}
+
+// command is goipip with args.
+func (s shown) command(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(labtest.Context(t), self, args...)
+	cmd.Env = append(os.Environ(), showEnv+"="+s.path, "TERM=xterm", "NO_COLOR=")
+	return cmd
+}
+
+// run runs goipip with args to its end.
+func (s shown) run(t *testing.T, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	cmd := s.command(t, args...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
+}
+
 func TestShow(t *testing.T) {
-	c := newComputer(t)
-	r := c.tries(t, "goipip show")
-	if want := "no tunnels in this network namespace: make one with goipip tunnel add\n"; r.status != 0 || r.stdout != "" || r.stderr != want {
-		t.Errorf("without tunnels: %+v", r)
-	}
-	if out := c.types(t, "goipip show --json"); out != "[]\n" {
-		t.Errorf("without tunnels, as JSON: %s", out)
-	}
-	c.types(t, fmt.Sprintf(add, "tun01", 1))
-	out := c.types(t, "goipip show")
-	for _, want := range []string{"● tun01: link down\n", "trouble  the local address is not on this host", "local 192.0.2.1, remote 198.51.100.1", "started by goipip tunnel add"} {
-		if !strings.Contains(out, want) {
-			t.Errorf("goipip show does not show %q:\n%s", want, out)
-		}
-	}
-	if strings.Contains(out, "\x1b") {
-		t.Errorf("colours without a terminal: %q", out)
-	}
-	c.types(t, fmt.Sprintf(add, "tun02", 2)+" && ip link set tun02 up")
-	if out := c.types(t, "goipip show"); strings.Count(out, "\n") != 3 || !strings.Contains(out, "\ntun02   no path  192.0.2.1  198.51.100.2") {
-		t.Errorf("two tunnels:\n%s", out)
-	}
-	if out := c.types(t, "goipip show tun02"); !strings.HasPrefix(out, "● tun02: no path\n") {
-		t.Errorf("one by name:\n%s", out)
-	}
-	r = c.tries(t, "goipip show tun03")
-	if want := "goipip: no tunnel \"tun03\": there are tun01, tun02\n"; r.status != 1 || r.stdout != "" || r.stderr != want {
-		t.Errorf("an unknown one: %+v", r)
-	}
-	if r := c.tries(t, "goipip show tun01 tun02"); r.status != 2 {
-		t.Errorf("two names: %+v", r)
-	}
-	for _, command := range []string{"show", "show --json", "tunnel show", "--help", "version --help", "--version"} {
-		if r := c.tries(t, "goipip "+command+" >/dev/full"); r.status != 1 || !strings.Contains(r.stderr, "no space left on device") {
-			t.Errorf("goipip %s >/dev/full: %+v", command, r)
-		}
-	}
-	var statuses []control.Status
-	if err := json.Unmarshal([]byte(c.types(t, "goipip show -json tun01")), &statuses); err != nil {
-		t.Fatal(err)
-	}
-	if len(statuses) != 1 || statuses[0].Process.PID != c.daemon(t) || statuses[0].Process.Role != control.RoleBackground ||
-		len(statuses[0].Tunnels) != 1 || statuses[0].Tunnels[0].Config.Name != "tun01" || statuses[0].Tunnels[0].Up {
-		t.Errorf("as JSON: %+v", statuses)
-	}
-	out = c.types(t, "timeout 1.5 \"$GOIPIP\" show --json --watch || true")
-	if lines := strings.Split(strings.TrimSpace(out), "\n"); len(lines) < 2 || json.Unmarshal([]byte(lines[1]), &statuses) != nil {
-		t.Errorf("watched as JSON:\n%s", out)
-	}
-	for line, want := range map[string]string{
-		"show ''": "tun01\ntun02\n", "tunnel del ''": "tun01\ntun02\n", "tunnel ''": "change\tChange a tunnel while packets pass\n", "tunnel add x ''": "remote\n",
+	for name, c := range map[string]struct {
+		fetched string // "" for tun01 and tun02
+		args    string
+		status  int
+		stdout  string // that it has
+		stderr  string // all of it
+	}{
+		"several":       {"", "show", 0, "NAME   STATE  LOCAL → REMOTE", ""},
+		"one":           {"", "show tun02", 0, "tun02: up\n", ""},
+		"a reason":      {"", "show tun02", 0, "    too_deep  3  the packet is already inside four tunnels of this host\n", ""},
+		"JSON":          {"", "show -json tun02", 0, "[\n  {\n    \"process\": {\n      \"pid\": 4242,", ""},
+		"unknown":       {"", "show tun03", 1, "", "goipip: no tunnel \"tun03\": there are tun01, tun02\n"},
+		"unknown, JSON": {"", "show tun03 --json", 1, "", "goipip: no tunnel \"tun03\": there are tun01, tun02\n"},
+		"unknown watch": {"", "show tun03 --watch", 1, "", "goipip: no tunnel \"tun03\": there are tun01, tun02\n"},
+		"two names":     {"", "show tun01 tun02", 2, "", "goipip: show takes one NAME, and not tun01 tun02\nTry 'goipip --help'.\n"},
+		"none":          {"[]", "show", 0, "", show.NoTunnels + "\n"},
+		"none of NAME":  {"[]", "show tun01", 1, "", "goipip: no tunnel \"tun01\": there are none\n"},
+		"none, JSON":    {"[]", "show --json", 0, "[]\n", ""},
+		"failure":       {"a failure", "show", 1, "", "goipip: a failure\n"},
+		"failure, JSON": {"a failure", "show --json", 1, "", "goipip: a failure\n"},
+		"failure watch": {"a failure", "show --watch", 1, "", "goipip: a failure\n"},
 	} {
-		if out := c.types(t, "goipip __complete "+line+" 2>/dev/null"); !strings.Contains(out, want) {
-			t.Errorf("completion of goipip %s: %q, want %q", line, out, want)
-		}
-	}
-	c.types(t, "goipip tunnel del tun01; goipip tunnel del tun02")
-	c.isEmpty(t)
-}
-
-// terminal is a pseudo-terminal (pty(7)) with a process on it.
-type terminal struct {
-	*netlab.Process
-	master *os.File
-	mu     sync.Mutex
-	text   bytes.Buffer
-}
-
-// onTerminal starts goipip on a terminal of 80 columns and 24 lines.
-func (c computer) onTerminal(t *testing.T, env []string, args ...string) *terminal {
-	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { master.Close() })
-	fd := int(master.Fd())
-	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	number, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer slave.Close()
-	term := &terminal{master: master}
-	term.resize(t, 80, 24)
-	cmd := exec.Command(labtest.BuildGoipip(t), args...)
-	cmd.Env = append(append(os.Environ(), "TERM=xterm", "NO_COLOR=", "GORACE=atexit_sleep_ms=0"), env...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
-	if term.Process, err = c.Start(cmd); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		for buf := make([]byte, 4096); ; {
-			n, err := master.Read(buf)
-			if err != nil {
-				return
+		t.Run(name, func(t *testing.T) {
+			s := newShown(t, "tun01", "tun02")
+			if c.fetched != "" {
+				s.set(t, c.fetched)
 			}
-			term.mu.Lock()
-			term.text.Write(buf[:n])
-			term.mu.Unlock()
-		}
-	}()
-	return term
+			status, stdout, stderr := s.run(t, strings.Fields(c.args)...)
+			if status != c.status || !strings.Contains(stdout, c.stdout) || (c.stdout == "") != (stdout == "") || stderr != c.stderr {
+				t.Errorf("status %d, stdout\n%s\nstderr\n%s\nwant %d,\n%s\nand\n%s", status, stdout, stderr, c.status, c.stdout, c.stderr)
+			}
+			if strings.Contains(stdout, "\x1b") {
+				t.Errorf("control sequences in a pipe: %q", stdout)
+			}
+		})
+	}
 }
 
-func (term *terminal) resize(t *testing.T, columns, lines uint16) {
-	t.Helper()
-	if err := unix.IoctlSetWinsize(int(term.master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Col: columns, Row: lines}); err != nil {
+// TestShowWritesAreChecked has a full disk, and a reader that has gone.
+func TestShowWritesAreChecked(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-func (term *terminal) String() string {
-	term.mu.Lock()
-	defer term.mu.Unlock()
-	return term.text.String()
-}
-
-// Colours are for terminals, and for those who want them (no-color.org).
-func TestShow_Colours(t *testing.T) {
-	c := newComputer(t)
-	c.types(t, fmt.Sprintf(add, "tun01", 1))
-	for _, s := range []struct {
-		env    []string
-		colour bool
-	}{{nil, true}, {[]string{"NO_COLOR=1"}, false}, {[]string{"TERM=dumb"}, false}} {
-		term := c.onTerminal(t, s.env, "show")
-		if err := term.Wait(labtest.Context(t)); err != nil {
-			t.Error(err)
-		}
-		labtest.WaitFor(t, "output", func() bool { return strings.Contains(term.String(), "version") })
-		if got := strings.Contains(term.String(), "\x1b["); got != s.colour {
-			t.Errorf("with %q: colours %v: %q", s.env, got, term)
+	defer full.Close()
+	reader, closed, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader.Close()
+	defer closed.Close()
+	s := newShown(t, "tun01", "tun02")
+	for _, args := range []string{"show", "show tun01", "show --json", "show --watch", "show --watch --json"} {
+		for out, want := range map[*os.File]struct {
+			status int
+			stderr string
+		}{
+			full:   {1, "goipip: write /dev/stdout: no space left on device\n"},
+			closed: {141, ""},
+		} {
+			var stderr bytes.Buffer
+			cmd := s.command(t, strings.Fields(args)...)
+			cmd.Stdout, cmd.Stderr = out, &stderr
+			cmd.Run()
+			if status := cmd.ProcessState.ExitCode(); status != want.status || stderr.String() != want.stderr {
+				t.Errorf("goipip %s > %s: status %d, stderr %q", args, out.Name(), status, stderr.String())
+			}
 		}
 	}
-	c.types(t, "goipip tunnel del tun01")
-	c.isEmpty(t)
 }
 
-// --watch has the screen to itself, follows its size, and leaves it as it was, however it ends.
-func TestShow_Watch(t *testing.T) {
-	c := newComputer(t)
-	const enter, leave, home = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l", "\x1b[H"
-	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
-		c.types(t, fmt.Sprintf(add, "tun01", 1))
-		term := c.onTerminal(t, nil, "show", "--watch", "tun01")
-		labtest.WaitFor(t, "two frames", func() bool { return strings.Count(term.String(), home) >= 2 })
-		if text := term.String(); !strings.HasPrefix(text, enter+home) || !strings.Contains(text, "link down") {
-			t.Errorf("the terminal gets %q", text)
-		}
-		frames := strings.Count(term.String(), home)
-		term.resize(t, 40, 5)
-		if err := term.Signal(syscall.SIGWINCH); err != nil { // which the kernel sends to the terminal's own processes only
-			t.Fatal(err)
-		}
-		labtest.WaitFor(t, "a frame of the new size", func() bool { return strings.Count(term.String(), home) > frames })
-		all := strings.Split(term.String(), home)
-		if n := strings.Count(all[len(all)-1], "\r\n") + 1; n > 5 {
-			t.Errorf("%d lines on a terminal of 5: %q", n, all[len(all)-1])
-		}
-		if err := term.Signal(sig); err != nil {
-			t.Fatal(err)
-		}
-		if err := term.Wait(labtest.Context(t)); err != nil {
-			t.Errorf("after %v: %v", sig, err)
-		}
-		labtest.WaitFor(t, "the screen as it was", func() bool { return strings.HasSuffix(term.String(), leave) })
-		c.types(t, "goipip tunnel del tun01")
+// TestShowCompletesNames asks as a shell does.
+func TestShowCompletesNames(t *testing.T) {
+	s := newShown(t, "tun10", "tun9", "other")
+	if _, stdout, _ := s.run(t, "__complete", "show", "tun"); stdout != "tun9\t192.0.2.1 → 192.0.2.2\ntun10\t192.0.2.1 → 192.0.2.2\n:4\n" {
+		t.Errorf("got %q", stdout)
 	}
-	// A tunnel that ends ends the watch of it.
-	c.types(t, fmt.Sprintf(add, "tun01", 1)+"; "+fmt.Sprintf(add, "tun02", 2))
-	term := c.onTerminal(t, nil, "show", "--watch", "tun01")
-	labtest.WaitFor(t, "a frame", func() bool { return strings.Contains(term.String(), home) })
-	c.types(t, "goipip tunnel del tun01")
-	if err := term.Wait(labtest.Context(t)); err == nil {
-		t.Error("the watch ends without an error")
+	if _, stdout, _ := s.run(t, "__complete", "show", "tun9", ""); stdout != ":4\n" {
+		t.Errorf("after a name: %q", stdout)
 	}
-	labtest.WaitFor(t, "the reason, after the screen is as it was", func() bool {
-		_, after, ok := strings.Cut(term.String(), leave)
-		return ok && strings.Contains(after, `no tunnel "tun01": there are tun02`)
-	})
-	c.types(t, "goipip tunnel del tun02")
-	c.isEmpty(t)
+	if _, stdout, _ := s.run(t, "__complete", "show", "--w"); !strings.HasPrefix(stdout, "--watch\t") {
+		t.Errorf("flags: %q", stdout)
+	}
+	for _, failure := range []string{"a failure", "hang"} {
+		s.set(t, failure)
+		if status, stdout, _ := s.run(t, "__complete", "show", ""); status != 0 || stdout != ":4\n" {
+			t.Errorf("%s: status %d, %q", failure, status, stdout)
+		}
+	}
+}
+
+func TestWantColour(t *testing.T) {
+	for _, c := range []struct {
+		env  map[string]string
+		want bool
+	}{
+		{map[string]string{"TERM": "xterm"}, true},
+		{map[string]string{"TERM": "linux", "NO_COLOR": ""}, true},
+		{map[string]string{"TERM": "xterm", "NO_COLOR": "0"}, false},
+		{map[string]string{"TERM": "dumb"}, false},
+		{nil, false},
+	} {
+		if got := wantColour(func(name string) string { return c.env[name] }); got != c.want {
+			t.Errorf("%v: %v", c.env, got)
+		}
+	}
 }

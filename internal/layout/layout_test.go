@@ -20,7 +20,7 @@ const root = "../.."
 var rooms = map[string][]string{
 	"cmd/goipip":              {"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/iproute", "internal/show", "internal/tunnel", "internal/logqueue", "internal/netlab"},
 	"internal/iproute":        {"internal/dsfield", "internal/tunnel"},
-	"internal/show":           {"internal/daemon/control", "internal/stats"},
+	"internal/show":           {"internal/daemon/config", "internal/daemon/control", "internal/stats"},
 	"internal/dsfield":        {},
 	"internal/daemon":         {"internal/daemon/config", "internal/daemon/control", "internal/stats", "internal/tunnel", "tun"},
 	"internal/daemon/config":  {"internal/dsfield", "internal/tunnel"},

@@ -1,8 +1,11 @@
-// Package show shows tunnels to people: one on a screen of its own, several in a table.
+// Package show renders the statuses of goipip processes as text and as JSON. It only
+// formats: the caller fetches the statuses, knows the terminal, and writes the lines.
+// Nothing is kept between calls, and the statuses are not changed.
 package show
 
 import (
-	"bytes"
+	"cmp"
+	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -10,327 +13,170 @@ import (
 	"time"
 
 	"goipip/internal/daemon/control"
-	"goipip/internal/stats"
 )
 
-// View says how tunnels are shown.
+// NoTunnels is the message for a host without tunnels.
+const NoTunnels = "no tunnels: make one with goipip -local ADDRESS -remote ADDRESS, or goipip tunnel add NAME remote ADDRESS local ADDRESS"
+
+// View is the form of the text.
 type View struct {
-	Now   time.Time
-	Width int // of the screen in columns; 0 for no limit
-	Color bool
+	Now    time.Time // ages are relative to it, and times are in its location
+	Width  int       // columns; 0 for lines as long as they are
+	Height int       // lines; 0 for as many as there are
+	Colour bool      // by SGR sequences
+	Header string    // a line above all others; empty for none
 }
 
-// One shows one tunnel of a process, with everything about it.
-func (v View) One(w io.Writer, p control.Process, t control.TunnelStatus) error {
-	b := &screen{View: v}
-	state, style := stateOf(&t)
-	fmt.Fprintf(b, "%s %s: %s\n", b.styled(style, "●"), b.styled(bold, t.Config.Name), b.styled(style, state))
-	if t.Trouble != "" {
-		b.row("trouble", b.styled(red, t.Trouble))
-	}
-	b.row("ends", fmt.Sprintf("local %s, remote %v", t.Config.LocalText(), t.Config.Remote))
-	b.row("options", options(&t))
-	b.row("link", link(&t))
-	if t.Trouble == "" {
-		b.underlay(&t.Underlay)
-	}
-	if t.SoftErrors > 0 {
-		b.row("soft errors", b.styled(yellow, fmt.Sprintf("%d, of which as many later senders are notified", t.SoftErrors)))
-	}
-	b.row("received", b.traffic(&t.RX))
-	b.drops(&t.RX)
-	b.row("sent", b.traffic(&t.TX))
-	b.drops(&t.TX)
-	b.row("process", process(&p, v.Now))
-	b.row("tunnel", "for "+span(v.Now.Sub(t.Since)))
-	_, err := w.Write(b.Bytes())
-	return err
+// entry is a tunnel and its process.
+type entry struct {
+	*control.TunnelStatus
+	process *control.Process
 }
 
-// stateOf returns the state of a tunnel in a word or two.
-func stateOf(t *control.TunnelStatus) (string, style) {
+// Select returns the statuses with the tunnels called name only, without the processes
+// that have none of them. An empty name selects everything. It is an error if there is
+// no such tunnel.
+func Select(all []control.Status, name string) ([]control.Status, error) {
+	if name == "" {
+		return all, nil
+	}
+	var found []control.Status
+	for _, s := range all {
+		var kept []control.TunnelStatus
+		for _, t := range s.Tunnels {
+			if t.Config.Name == name {
+				kept = append(kept, t)
+			}
+		}
+		if kept != nil {
+			s.Tunnels = kept
+			found = append(found, s)
+		}
+	}
+	if found != nil {
+		return found, nil
+	}
+	var names []string
+	for _, e := range entries(all) {
+		names = append(names, e.Config.Name)
+	}
+	if names == nil {
+		return nil, fmt.Errorf("no tunnel %q: there are none", name)
+	}
+	return nil, fmt.Errorf("no tunnel %q: there are %s", name, someNames(slices.Compact(names)))
+}
+
+// someNames is a list for an error: at most ten names, since there may be thousands.
+func someNames(names []string) string {
+	const most = 10
+	if len(names) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+	}
+	return strings.Join(names, ", ")
+}
+
+// Lines returns the text about the tunnels called name, or about all if it is empty: a
+// screen for each of the former and for an only tunnel, a table for several. The lines
+// have no newlines. Without any tunnel, and without a name, there are none.
+func (v View) Lines(all []control.Status, name string) ([]string, error) {
+	selected, err := Select(all, name)
+	if err != nil {
+		return nil, err
+	}
+	list := entries(selected)
+	var text []line
 	switch {
-	case t.Away:
-		return "in another network namespace", yellow
-	case !t.Up:
-		return "link down", yellow
-	case t.Trouble != "":
-		return "no path", red
-	}
-	return "up", green
-}
-
-// options are those in force, in the words of ip-tunnel(8).
-func options(t *control.TunnelStatus) string {
-	c := &t.Config
-	ttl, pmtu := "ttl inherit", "pmtudisc"
-	if c.TTL != 0 {
-		ttl = fmt.Sprintf("ttl %d", c.TTL)
-	}
-	if c.NoPMTUDisc {
-		pmtu = "nopmtudisc"
-	}
-	words := []string{ttl, pmtu}
-	switch {
-	case c.InheritTOS:
-		words = append(words, "tos inherit")
-	case c.TOS != 0:
-		words = append(words, fmt.Sprintf("tos 0x%02x", c.TOS))
-	}
-	if c.Device != "" {
-		words = append(words, "dev "+c.Device)
-	}
-	if c.Mark != 0 {
-		words = append(words, fmt.Sprintf("fwmark %#x", c.Mark))
-	}
-	if c.RelayICMP {
-		words = append(words, "icmp rfc2003")
-	}
-	if c.NoOffload {
-		words = append(words, "offload off")
-	}
-	if c.Transmit != 0 {
-		words = append(words, "tx "+c.Transmit.String())
-	}
-	if c.Queues > 1 {
-		words = append(words, fmt.Sprintf("%d queues", c.Queues))
-	}
-	return strings.Join(words, ", ")
-}
-
-func link(t *control.TunnelStatus) string {
-	s := fmt.Sprintf("index %d, mtu %d", t.Index, t.MTU)
-	if t.Config.MTU == 0 {
-		s += ", which follows the route"
-	}
-	return s
-}
-
-// underlay shows the path of outer packets.
-func (b *screen) underlay(u *control.Underlay) {
-	if u.Device != "" {
-		s := "by " + u.Device
-		if u.NextHop.IsValid() {
-			s += fmt.Sprintf(" to %v", u.NextHop)
-		}
-		if u.LinkAddr != "" {
-			s += " (" + u.LinkAddr + ")"
-		}
-		if u.Source.IsValid() {
-			s += fmt.Sprintf(", from %v", u.Source)
-		}
-		b.row("path", s)
-	}
-	if u.PathMTU != 0 {
-		s := fmt.Sprint(u.PathMTU)
-		switch {
-		case u.ReportedBy != "":
-			s += ", as a router reported"
-		case u.DeviceMTU > u.PathMTU:
-			s += fmt.Sprintf(", less than the %d of %s", u.DeviceMTU, u.Device)
-		}
-		b.row("path mtu", s)
-	}
-	if u.WhyRaw != "" {
-		b.row("sends", fmt.Sprintf("by %s socket: %s", u.Transmit, u.WhyRaw))
-	} else {
-		b.row("sends", fmt.Sprintf("by %s socket", u.Transmit))
-	}
-}
-
-// traffic shows one direction.
-func (b *screen) traffic(t *control.Traffic) string {
-	s := fmt.Sprintf("%s in %d packets", bytesOf(t.Bytes), t.Packets)
-	if t.PacketRate > 0 {
-		s += fmt.Sprintf(", now %s, %s", rate(t.ByteRate), packetRate(t.PacketRate))
-	}
-	if !t.Last.IsZero() {
-		s += ", last " + ago(b.Now.Sub(t.Last))
-	}
-	return s
-}
-
-// drops shows each reason for which packets were dropped.
-func (b *screen) drops(t *control.Traffic) {
-	for _, d := range dropsOf(t) {
-		b.row("", b.styled(yellow, fmt.Sprintf("%d dropped, %v", d.n, d.reason))+": "+d.reason.Help())
-	}
-}
-
-type drop struct {
-	reason stats.Reason
-	n      uint64
-}
-
-// dropsOf returns the drops in the order of their reasons.
-func dropsOf(t *control.Traffic) (drops []drop) {
-	for reason := range stats.NumReasons {
-		if n := t.Drops[reason.String()]; n > 0 {
-			drops = append(drops, drop{reason, n})
-		}
-	}
-	return drops
-}
-
-func process(p *control.Process, now time.Time) string {
-	s := fmt.Sprintf("%d, ", p.PID)
-	switch p.Role {
-	case control.RoleBackground:
-		s += "started by goipip tunnel add"
-	case control.RoleRun:
-		s += "goipip run --config " + p.Config
+	case len(list) == 0:
+		return nil, nil
+	case name == "" && len(list) > 1:
+		text = v.table(list)
 	default:
-		s += "in the foreground"
-	}
-	return s + ", for " + span(now.Sub(p.Started)) + ", version " + p.Version
-}
-
-// Table shows tunnels, a line each.
-func (v View) Table(w io.Writer, tunnels []control.TunnelStatus) error {
-	columns := []column{
-		{title: "tunnel", text: func(t *control.TunnelStatus) string { return t.Config.Name }},
-		{title: "state", text: shortState},
-		{title: "local", text: func(t *control.TunnelStatus) string { return t.Config.LocalText() }},
-		{title: "remote", text: func(t *control.TunnelStatus) string { return t.Config.Remote.String() }},
-		{title: "received", right: true, text: func(t *control.TunnelStatus) string { return shortRate(t.RX.ByteRate) }},
-		{title: "sent", right: true, text: func(t *control.TunnelStatus) string { return shortRate(t.TX.ByteRate) }},
-		{title: "dropped", right: true, optional: 1, text: func(t *control.TunnelStatus) string { return fmt.Sprint(dropped(t)) }},
-		{title: "last received", optional: 2, right: true, text: func(t *control.TunnelStatus) string { return last(v.Now, t.RX.Last) }},
-		{title: "path mtu", right: true, optional: 3, text: pathMTU},
-	}
-	for i := range columns {
-		columns[i].measure(tunnels)
-	}
-	columns = fitting(columns, v.Width)
-	b := &screen{View: v}
-	var titles []string
-	for _, c := range columns {
-		titles = append(titles, c.pad(c.title, c.title))
-	}
-	fmt.Fprintln(b, b.styled(bold, strings.TrimRight(strings.Join(titles, "  "), " ")))
-	for i := range tunnels {
-		var cells []string
-		for _, c := range columns {
-			text := c.text(&tunnels[i])
-			shown := text
-			if c.title == "state" {
-				_, style := stateOf(&tunnels[i])
-				shown = b.styled(style, text)
-			} else if c.title == "dropped" && text != "0" {
-				shown = b.styled(yellow, text)
+		for i, e := range list {
+			if i > 0 {
+				text = append(text, nil)
 			}
-			cells = append(cells, c.pad(text, shown))
-		}
-		fmt.Fprintln(b, strings.TrimRight(strings.Join(cells, "  "), " "))
-	}
-	_, err := w.Write(b.Bytes())
-	return err
-}
-
-// column is one of a table.
-type column struct {
-	title    string
-	right    bool
-	optional int // the greatest goes first where the screen is too narrow; 0 never
-	text     func(*control.TunnelStatus) string
-	width    int
-}
-
-func (c *column) measure(tunnels []control.TunnelStatus) {
-	c.width = len(c.title)
-	for i := range tunnels {
-		c.width = max(c.width, len(c.text(&tunnels[i])))
-	}
-}
-
-// pad returns what is shown of a text in the column.
-func (c *column) pad(text, shown string) string {
-	space := strings.Repeat(" ", max(0, c.width-len(text)))
-	if c.right {
-		return space + shown
-	}
-	return shown + space
-}
-
-// fitting returns the columns that fit a width.
-func fitting(columns []column, width int) []column {
-	for width > 0 {
-		sum, least := -2, 0
-		for i, c := range columns {
-			sum += c.width + 2
-			if c.optional > columns[least].optional {
-				least = i
-			}
-		}
-		if sum <= width || columns[least].optional == 0 {
-			break
-		}
-		columns = slices.Delete(columns, least, least+1)
-	}
-	return columns
-}
-
-func shortState(t *control.TunnelStatus) string {
-	if t.Away {
-		return "away"
-	}
-	state, _ := stateOf(t)
-	return strings.TrimPrefix(state, "link ")
-}
-
-func pathMTU(t *control.TunnelStatus) string {
-	if t.Underlay.PathMTU == 0 {
-		return "-"
-	}
-	return fmt.Sprint(t.Underlay.PathMTU)
-}
-
-func dropped(t *control.TunnelStatus) (n uint64) {
-	for _, m := range []map[string]uint64{t.RX.Drops, t.TX.Drops} {
-		for _, drops := range m {
-			n += drops
+			text = append(text, v.screen(e)...)
 		}
 	}
-	return n
+	return v.finish(text), nil
 }
 
-func last(now, at time.Time) string {
-	if at.IsZero() {
-		return "never"
-	}
-	return ago(now.Sub(at))
-}
-
-// screen is what is shown.
-type screen struct {
-	bytes.Buffer
-	View
-}
-
-// labelWidth is that of the longest label of a row.
-const labelWidth = 13
-
-// row prints a label and a text, which is broken where the screen ends.
-func (b *screen) row(label, text string) {
-	fmt.Fprintf(b, "%*s  ", labelWidth, label)
-	room := b.Width - labelWidth - 2
-	if b.Width == 0 || room < 20 {
-		fmt.Fprintln(b, text)
-		return
-	}
-	column := 0
-	for i, word := range strings.Fields(text) {
-		n := visible(word)
-		switch {
-		case i > 0 && column+1+n > room:
-			fmt.Fprintf(b, "\n%*s", labelWidth+2, "")
-			column = 0
-		case i > 0:
-			b.WriteByte(' ')
-			column++
+// Problem returns text as lines that stand out.
+func (v View) Problem(text string) []string {
+	var lines []line
+	for part := range strings.Lines(text) {
+		for _, s := range wrap(strings.TrimSpace(part), v.Width) {
+			lines = append(lines, line{{bad, s}})
 		}
-		b.WriteString(word)
-		column += n
 	}
-	b.WriteByte('\n')
+	return v.finish(lines)
+}
+
+// finish adds the header, keeps to the view's size, and renders.
+func (v View) finish(text []line) []string {
+	if v.Header != "" {
+		text = append([]line{{{plain, v.Header}}, nil}, text...)
+	}
+	if v.Height > 0 && len(text) > v.Height {
+		more := len(text) - v.Height + 1
+		text = append(text[:v.Height-1], line{{warn, fmt.Sprintf("… %d more lines, which a higher window would show", more)}})
+	}
+	out := make([]string, len(text))
+	for i, l := range text {
+		out[i] = l.cut(v.Width).render(v.Colour)
+	}
+	return out
+}
+
+// Tunnels returns the tunnels of all processes by name.
+func Tunnels(all []control.Status) []*control.TunnelStatus {
+	var list []*control.TunnelStatus
+	for _, e := range entries(all) {
+		list = append(list, e.TunnelStatus)
+	}
+	return list
+}
+
+// Ends returns the outer addresses of a tunnel.
+func Ends(t *control.TunnelStatus) string { return entry{TunnelStatus: t}.ends(arrow) }
+
+// entries returns the tunnels of all processes by name, tun2 before tun10.
+func entries(all []control.Status) []entry {
+	var list []entry
+	for i := range all {
+		for j := range all[i].Tunnels {
+			list = append(list, entry{&all[i].Tunnels[j], &all[i].Process})
+		}
+	}
+	slices.SortStableFunc(list, func(a, b entry) int {
+		return cmp.Or(compareNames(a.Config.Name, b.Config.Name), cmp.Compare(a.process.PID, b.process.PID))
+	})
+	return list
+}
+
+// compareNames compares the numbers at the end of names as numbers.
+func compareNames(a, b string) int {
+	const digits = "0123456789"
+	return cmp.Or(
+		strings.Compare(strings.TrimRight(a, digits), strings.TrimRight(b, digits)),
+		cmp.Compare(len(a), len(b)), // without leading zeros, a longer number is a greater one
+		strings.Compare(a, b))
+}
+
+// JSON writes the selected statuses as one document, a list: in several lines, or in
+// one.
+func JSON(w io.Writer, all []control.Status, name string, oneLine bool) error {
+	selected, err := Select(all, name)
+	if err != nil {
+		return err
+	}
+	if selected == nil {
+		selected = []control.Status{} // [] and not null
+	}
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	if !oneLine {
+		e.SetIndent("", "  ")
+	}
+	return e.Encode(selected)
 }
