@@ -106,6 +106,24 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// A name that means another mode to ip is one like others for a tunnel that there is.
+func TestNamesOfOtherModes(t *testing.T) {
+	for _, name := range []string{"gre1", "sit1", "vti1", "isatap1"} {
+		for _, last := range []string{"tunnel del " + name, "tunnel del " + name + " mode gre"} {
+			k := new(kernel)
+			for _, line := range []string{"tunnel add " + name + " mode ipip remote 192.0.2.1", "tunnel change " + name + " ttl 5", "tunnel show " + name, last} {
+				out, errs, status := k.types(t, strings.Fields(line)...)
+				if status != 0 || errs != "" || strings.Contains(line, "show") && out != name+": ip/ip remote 192.0.2.1 local any ttl 5\n" {
+					t.Errorf("%s: status %d, %q, %q", line, status, out, errs)
+				}
+			}
+			if _, errs, status := k.types(t, strings.Fields(last)...); status != 255 || !strings.HasPrefix(errs, "goipip makes ipip tunnels only") {
+				t.Errorf("again, %s: status %d, %q", last, status, errs)
+			}
+		}
+	}
+}
+
 // host lacks something.
 type host struct {
 	kernel

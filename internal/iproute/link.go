@@ -115,7 +115,7 @@ func parseLink(w words) (*linkRequest, error) {
 
 // generalWords are words of ip link that goipip does not have.
 var generalWords = []string{
-	"index", "link", "address", "broadcast", "txqueuelen", "netns", "multicast", "allmulticast", "promisc", "trailers", "arp",
+	"index", "link", "address", "broadcast", "brd", "txqueuelen", "qlen", "txqlen", "netns", "multicast", "allmulticast", "promisc", "trailers", "arp",
 	"carrier", "master", "vrf", "nomaster", "dynamic", "alias", "group", "mode", "state", "numtxqueues", "numrxqueues",
 	"addrgenmode", "link-netns", "link-netnsid", "protodown", "gso_max_size", "gso_max_segs", "gro_max_size", "parentdev",
 }

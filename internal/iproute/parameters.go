@@ -93,10 +93,7 @@ func (p *parameters) complete(device string) (err error) {
 			}
 		}
 	}
-	if p.mode != "" && p.mode != "ipip" {
-		return unsupported("mode " + p.mode)
-	}
-	if p.keys {
+	if p.keys && p.mode != "gre" && p.mode != "vti" {
 		return failed("Keys are not allowed with ipip and sit tunnels")
 	}
 	if device != "" {
@@ -108,6 +105,32 @@ func (p *parameters) complete(device string) (err error) {
 		return failed("A broadcast tunnel requires a source address")
 	}
 	return nil
+}
+
+// supported refuses the modes that goipip has not.
+func (p *parameters) supported() error {
+	if p.mode != "" && p.mode != "ipip" {
+		return unsupported("mode " + p.mode)
+	}
+	return nil
+}
+
+// parseExisting reads the words about tunnels that there are. To one that goipip has under the
+// given name, ip's ioctls get whatever the mode is: a tunnel may be called gre1.
+func (r *run) parseExisting(w words) (*parameters, error) {
+	p, err := r.parse(w, false)
+	if err != nil {
+		return nil, err
+	}
+	refusal := p.supported()
+	if refusal == nil || p.Name == "" {
+		return p, refusal
+	}
+	if _, err := r.find(p.Name); err != nil {
+		return nil, refusal
+	}
+	p.mode = "ipip"
+	return p, nil
 }
 
 func (r *run) parseName(p *parameters, name string, change bool) error {

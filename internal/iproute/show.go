@@ -6,7 +6,7 @@ import (
 
 // show prints one tunnel, or those that are like the words (do_show in ip/iptunnel.c).
 func (r *run) show(w words) error {
-	p, err := r.parse(w, false)
+	p, err := r.parseExisting(w)
 	if err != nil {
 		return err
 	}

@@ -99,6 +99,9 @@ func checkRemote(remote netip.Addr) error {
 func (r *run) parseTunnel(w words, changes bool) (*parameters, error) {
 	p, err := r.parse(w, changes)
 	if err == nil {
+		err = p.supported()
+	}
+	if err == nil {
 		err = p.check()
 	}
 	if err == nil {
@@ -145,7 +148,7 @@ func (r *run) change(w words) error {
 
 func (r *run) del(w words) error {
 	const deleteFailed = "delete tunnel \"%s\" failed: %s"
-	p, err := r.parse(w, false)
+	p, err := r.parseExisting(w)
 	if err != nil {
 		return err
 	}
