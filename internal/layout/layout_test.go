@@ -26,6 +26,7 @@ var rooms = map[string][]string{
 	"internal/daemon/config":  {"internal/dsfield", "internal/tunnel"},
 	"internal/daemon/control": {"internal/rundir", "internal/tunnel"},
 	"internal/tunnel":         {"internal/engine", "internal/rundir", "internal/underlay", "encap", "tun", "rawsock", "internal/packet", "internal/stats"},
+	"internal/fastpath":       {"encap", "internal/packet", "internal/stats"},
 	"internal/engine":         {"encap", "tun", "rawsock", "internal/descriptor", "internal/packet", "internal/stats"},
 	"internal/underlay":       {"internal/packet"},
 	"encap":                   {"internal/packet", "internal/stats"},
@@ -50,8 +51,8 @@ var rooms = map[string][]string{
 // a laboratory, and may do what it studies.
 var homes = map[string][]string{
 	"unsafe":                                   {"tun", "rawsock", "internal/netlab"},
-	"encoding/binary":                          {"internal/packet", "internal/netlab"},
-	"golang.org/x/sys/unix":                    {"cmd/goipip", "internal/daemon/control", "internal/underlay", "tun", "rawsock", "internal/descriptor", "internal/netlab", "internal/netlab/labtest"},
+	"encoding/binary":                          {"internal/packet", "internal/fastpath", "internal/netlab"},
+	"golang.org/x/sys/unix":                    {"cmd/goipip", "internal/daemon/control", "internal/fastpath", "internal/underlay", "tun", "rawsock", "internal/descriptor", "internal/netlab", "internal/netlab/labtest"},
 	"golang.org/x/net/ipv4":                    {"rawsock", "internal/netlab", "bench/naive"},
 	"golang.org/x/net/bpf":                     {"rawsock", "internal/netlab"},
 	"github.com/songgao/water":                 {"tun", "bench/naive"},
@@ -61,7 +62,7 @@ var homes = map[string][]string{
 	"github.com/pelletier/go-toml/v2":          {"internal/daemon/config"},
 	"github.com/pelletier/go-toml/v2/unstable": {"internal/daemon/config"},
 	"github.com/gopacket/gopacket":             {"internal/netlab"},
-	"github.com/cilium/ebpf":                   {"rawsock", "internal/netlab", "internal/netlab/labtest"},
+	"github.com/cilium/ebpf":                   {"internal/fastpath", "rawsock", "internal/netlab", "internal/netlab/labtest"},
 	"golang.org/x/perf/benchfmt":               {"bench/report"},
 	"testing":                                  {"internal/netlab/labtest"},
 }

@@ -1,0 +1,367 @@
+package fastpath
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"goipip/encap"
+	"goipip/internal/packet"
+	"goipip/internal/stats"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+)
+
+// MaxTunnels is how many tunnels a Host takes.
+const MaxTunnels = 4096
+
+// grace is how long a plan stays as it is after no map refers to it any more, for programs
+// that read it still. They take microseconds.
+const grace = time.Second
+
+// Plan is what the programs go by for the packets of a tunnel.
+type Plan struct {
+	Outer   encap.Outer
+	MTU     int        // of the path, in bytes
+	Device  int        // index of the device that outer packets leave by, an Ethernet, and come by
+	Gateway netip.Addr // IPv4 address of the next hop, on that device
+	Mark    uint32     // of outer packets
+}
+
+// Host has the programs, for the tunnels of one network namespace. Any goroutine may use it.
+type Host struct {
+	programs programsObjects
+
+	mu      sync.Mutex
+	own     map[netip.Addr]struct{}
+	devices map[int]*attached // that outer packets come by, by index
+	unused  []unused          // plans, the longest unused first
+	ids     []uint32          // counters that no tunnel has
+}
+
+// attached is a program on a device.
+type attached struct {
+	link.Link
+	users int
+}
+
+// unused is a plan that no map refers to.
+type unused struct {
+	slot  uint32
+	since time.Time
+}
+
+// Open loads the programs, for the network namespace of the calling thread. It takes Linux
+// 6.6, and CAP_BPF and CAP_NET_ADMIN in the initial user namespace; the error says what is
+// missing.
+func Open() (*Host, error) {
+	spec, err := loadPrograms()
+	if err != nil {
+		return nil, err
+	}
+	if err := specialize(spec); err != nil {
+		return nil, err
+	}
+	h := &Host{own: map[netip.Addr]struct{}{}, devices: map[int]*attached{}}
+	if err := spec.LoadAndAssign(&h.programs, nil); err != nil {
+		return nil, refusal(err)
+	}
+	for i := range h.programs.Plans.MaxEntries() {
+		h.unused = append(h.unused, unused{slot: i})
+	}
+	for i := range h.programs.Counters.MaxEntries() {
+		h.ids = append(h.ids, i)
+	}
+	return h, nil
+}
+
+// Close removes the programs. Tunnels are to be closed before.
+func (h *Host) Close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, a := range h.devices {
+		a.Close()
+	}
+	clear(h.devices)
+	h.programs.Close()
+}
+
+// SetAddresses replaces the addresses of this host (G2).
+func (h *Host) SetAddresses(own []netip.Addr) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	next := make(map[netip.Addr]struct{}, len(own))
+	var errs []error
+	for _, a := range own {
+		next[a] = struct{}{}
+		if _, ok := h.own[a]; !ok {
+			errs = append(errs, h.programs.Own.Put(number(a), uint8(1)))
+		}
+	}
+	for a := range h.own {
+		if _, ok := next[a]; !ok {
+			errs = append(errs, h.programs.Own.Delete(number(a)))
+		}
+	}
+	h.own = next
+	return errors.Join(errs...)
+}
+
+// Tunnel is a tunnel whose packets may be carried by the programs.
+type Tunnel struct {
+	host  *Host
+	index int // of the link
+	id    uint32
+
+	// Under the Host's mu.
+	program link.Link // on the link
+	plan    *Plan     // nil for none
+	slot    uint32    // of plan
+	held    bool
+	closed  bool
+	final   stats.Snapshot // of a closed tunnel
+}
+
+// Add adds the tunnel with the link of an index, without a Plan. It must be called in the
+// Host's network namespace.
+func (h *Host) Add(index int) (*Tunnel, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.ids) == 0 {
+		return nil, fmt.Errorf("%d tunnels have it already", MaxTunnels)
+	}
+	t := &Tunnel{host: h, index: index, id: h.ids[0]}
+	if err := h.programs.Counters.Put(t.id, make([]programsCounter, ebpf.MustPossibleCPU())); err != nil {
+		return nil, err
+	}
+	var err error
+	t.program, err = link.AttachTCX(link.TCXOptions{Interface: index, Program: h.programs.GoipipOut, Attach: ebpf.AttachTCXEgress})
+	if err != nil {
+		return nil, refusal(err)
+	}
+	h.ids = h.ids[1:]
+	return t, nil
+}
+
+// Use has the programs go by p from their next packet on. It must be called in the Host's
+// network namespace. After an error the engine has all packets.
+func (t *Tunnel) Use(p Plan) error {
+	h := t.host
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t.closed || t.plan != nil && *t.plan == p && h.devices[p.Device].alive() {
+		return nil
+	}
+	before := t.plan
+	if err := h.attach(p.Device); err != nil {
+		t.stop()
+		return err
+	}
+	if err := t.use(p); err != nil {
+		h.detach(p.Device)
+		t.stop()
+		return err
+	}
+	if before != nil {
+		h.detach(before.Device)
+	}
+	return nil
+}
+
+// use writes p, and has the maps refer to it. It needs mu, and p's device attached.
+func (t *Tunnel) use(p Plan) error {
+	h := t.host
+	if len(h.unused) == 0 || time.Since(h.unused[0].since) < grace {
+		return errBusy
+	}
+	slot := h.unused[0].slot
+	if err := h.programs.Plans.Put(slot, t.encode(p)); err != nil {
+		return err
+	}
+	h.unused = h.unused[1:]
+	former, formerSlot := t.plan, t.slot
+	t.plan, t.slot = &p, slot
+	err := errors.Join(h.programs.Pairs.Put(pairOf(&p), slot), t.refer())
+	if former != nil {
+		if pairOf(former) != pairOf(&p) {
+			err = errors.Join(err, h.programs.Pairs.Delete(pairOf(former)))
+		}
+		h.unused = append(h.unused, unused{formerSlot, time.Now()})
+	}
+	return err
+}
+
+// errBusy reports that plans change faster than their memory becomes free.
+var errBusy = errors.New("plans change too often")
+
+// refer has the map of links refer to the plan, unless it is held. It needs mu.
+func (t *Tunnel) refer() error {
+	if t.plan == nil || t.held {
+		return ignoreMissing(t.host.programs.Links.Delete(uint32(t.index)))
+	}
+	return t.host.programs.Links.Put(uint32(t.index), t.slot)
+}
+
+// Stop leaves all packets to the engine, until Use.
+func (t *Tunnel) Stop() {
+	t.host.mu.Lock()
+	defer t.host.mu.Unlock()
+	if t.plan != nil && !t.closed {
+		device := t.plan.Device
+		t.stop()
+		t.host.detach(device)
+	}
+}
+
+// stop needs mu, and leaves the device attached.
+func (t *Tunnel) stop() {
+	if t.plan == nil {
+		return
+	}
+	h := t.host
+	_ = ignoreMissing(h.programs.Pairs.Delete(pairOf(t.plan)))
+	h.unused = append(h.unused, unused{t.slot, time.Now()})
+	t.plan = nil
+	_ = t.refer()
+}
+
+// Hold leaves the packets that are to be sent to the engine while held is true (T8).
+func (t *Tunnel) Hold(held bool) {
+	t.host.mu.Lock()
+	defer t.host.mu.Unlock()
+	if t.held != held && !t.closed {
+		t.held = held
+		_ = t.refer()
+	}
+}
+
+// Stats returns what the programs have carried.
+func (t *Tunnel) Stats() stats.Snapshot {
+	t.host.mu.Lock()
+	defer t.host.mu.Unlock()
+	return t.stats()
+}
+
+// stats needs mu.
+func (t *Tunnel) stats() (s stats.Snapshot) {
+	if t.closed {
+		return t.final
+	}
+	var counts []programsCounter
+	if err := t.host.programs.Counters.Lookup(t.id, &counts); err != nil {
+		return t.final
+	}
+	for _, c := range counts {
+		s.TX.Packets += c.SentPackets
+		s.TX.Bytes += c.SentBytes
+		s.RX.Packets += c.ReceivedPackets
+		s.RX.Bytes += c.ReceivedBytes
+		s.TX.Drops[stats.SendError] += c.Refused
+	}
+	return s
+}
+
+// Close takes the tunnel out. It keeps what was counted. Closing once more does nothing.
+func (t *Tunnel) Close() {
+	t.Stop()
+	h := t.host
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t.closed {
+		return
+	}
+	t.program.Close() // which waits for nobody
+	t.final = t.stats()
+	t.closed = true
+	h.ids = append(h.ids, t.id)
+}
+
+// attach has the program for what comes run on a device. It needs mu.
+func (h *Host) attach(device int) error {
+	a := h.devices[device]
+	if a.alive() {
+		a.users++
+		return nil
+	}
+	l, err := link.AttachTCX(link.TCXOptions{Interface: device, Program: h.programs.GoipipIn, Attach: ebpf.AttachTCXIngress})
+	if err != nil {
+		return refusal(err)
+	}
+	if a == nil {
+		a = &attached{}
+		h.devices[device] = a
+	} else {
+		a.Close() // of a device that is gone
+	}
+	a.Link = l
+	a.users++
+	return nil
+}
+
+// detach needs mu.
+func (h *Host) detach(device int) {
+	a := h.devices[device]
+	a.users--
+	if a.users == 0 {
+		a.Close()
+		delete(h.devices, device)
+	}
+}
+
+// alive reports whether the device that the program is on still exists.
+func (a *attached) alive() bool {
+	if a == nil {
+		return false
+	}
+	info, err := a.Info()
+	return err == nil && info.TCX() != nil && info.TCX().Ifindex != 0
+}
+
+func (t *Tunnel) encode(p Plan) programsPlan {
+	e := programsPlan{
+		Link:    uint32(t.index),
+		Device:  uint32(p.Device),
+		Local:   number(p.Outer.Local),
+		Remote:  number(p.Outer.Remote),
+		Gateway: number(p.Gateway),
+		Mark:    p.Mark,
+		Counter: t.id,
+		Mtu:     uint16(min(p.MTU, packet.IPv4MaxLen)),
+		Ttl:     p.Outer.TTL,
+		Tos:     p.Outer.TOS,
+	}
+	if p.Outer.InheritTOS {
+		e.Flags |= planInheritTOS
+	}
+	if p.Outer.NoPMTUDisc {
+		e.Flags |= planInheritDF
+	}
+	return e
+}
+
+// Of enum plan_flag.
+const (
+	planInheritTOS = 1
+	planInheritDF  = 2
+)
+
+func pairOf(p *Plan) programsPair {
+	return programsPair{Local: number(p.Outer.Local), Remote: number(p.Outer.Remote)}
+}
+
+// number returns an IPv4 address as programs load it from a header.
+func number(a netip.Addr) uint32 {
+	b := a.As4()
+	return binary.NativeEndian.Uint32(b[:])
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil
+	}
+	return err
+}
