@@ -36,6 +36,9 @@ var peers = []peer{
 	{"kernel", []string{"bpf"}, both(startKernel)},
 	{"kernel-goipip", []string{"bpf"}, [2]end{startKernel, startGoipip}},
 	{"goipip", nil, both(startGoipip)},
+	{"goipip-fast", []string{"bpf"}, [2]end{startGoipip, startFast}},
+	{"fast-goipip", []string{"bpf"}, [2]end{startFast, startGoipip}},
+	{"fast", []string{"bpf"}, both(startFast)},
 }
 
 func both(e end) [2]end { return [2]end{e, e} }
@@ -66,9 +69,20 @@ func startKernel(tb testing.TB, near, far *site) *netlab.Process {
 // startGoipip runs goipip with its defaults.
 func startGoipip(tb testing.TB, near, far *site) *netlab.Process {
 	tb.Helper()
-	return startProgram(tb, near, exec.Command(labtest.BuildGoipip(tb), "-log-level", "warn",
+	return startProgram(tb, near, goipip(tb, near, far))
+}
+
+// startFast runs goipip with its fast path in the kernel.
+func startFast(tb testing.TB, near, far *site) *netlab.Process {
+	tb.Helper()
+	return startProgram(tb, near, goipip(tb, near, far, "-fast-path", "on"))
+}
+
+func goipip(tb testing.TB, near, far *site, flags ...string) *exec.Cmd {
+	tb.Helper()
+	return exec.Command(labtest.BuildGoipip(tb), append(flags, "-log-level", "warn",
 		"-name", link, "-local", near.outer.String(), "-remote", far.outer.String(),
-		"-address", near.inner.String(), "-peer", far.inner.String()))
+		"-address", near.inner.String(), "-peer", far.inner.String())...)
 }
 
 // startNaive runs the program in the directory naive.

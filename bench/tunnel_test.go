@@ -29,9 +29,24 @@ func BenchmarkTunnel(b *testing.B) {
 	}
 }
 
+// BenchmarkCut does the same for streams whose superpackets no device takes: the kernel cuts
+// those of a tunnel in software, as behind a NIC without tx-ipxip4-segmentation.
+func BenchmarkCut(b *testing.B) {
+	for _, l := range loads[:2] {
+		b.Run("load="+l.name, func(b *testing.B) {
+			for _, p := range peers {
+				if p.name == "none" || p.name == "kernel" || p.name == "goipip" || p.name == "fast" {
+					b.Run("peer="+p.name, func(b *testing.B) { measureOn(b, l, connect(b, p, withoutOffloads)) })
+				}
+			}
+		})
+	}
+}
+
 // measure reports what one load comes to over one peer.
-func measure(b *testing.B, l load, p peer) {
-	n := connect(b, p)
+func measure(b *testing.B, l load, p peer) { measureOn(b, l, connect(b, p)) }
+
+func measureOn(b *testing.B, l load, n *network) {
 	move := l.open(b, n.a, n.b)
 	next := func(size int) tally {
 		t, err := move(size, time.Now().Add(pieceTimeout))

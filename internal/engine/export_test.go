@@ -11,6 +11,8 @@ import (
 
 type SoftErrors = softErrors
 
+func NewSoftErrors() *SoftErrors { return &softErrors{changed: func(bool) {}} }
+
 func (s *softErrors) Note(now time.Time)      { s.note(now) }
 func (s *softErrors) Take(now time.Time) bool { return s.any.Load() && s.take(now) } // as an out loop does
 func (s *softErrors) Any() bool               { return s.any.Load() }

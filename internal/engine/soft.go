@@ -16,10 +16,19 @@ const softErrorTime = 30 * time.Second
 // softErrors is the soft error state of a tunnel (T8): ICMP errors about its
 // packets, of which as many later senders shall hear.
 type softErrors struct {
-	any   atomic.Bool // count is not 0: the one thing that the fast path looks at
+	any     atomic.Bool // count is not 0: the one thing that loops look at
+	changed func(any bool)
+
 	mu    sync.Mutex
 	count int
 	last  time.Time
+}
+
+// setAny needs mu.
+func (s *softErrors) setAny(any bool) {
+	if s.any.Swap(any) != any {
+		s.changed(any)
+	}
 }
 
 // note counts one error.
@@ -31,7 +40,7 @@ func (s *softErrors) note(now time.Time) {
 	}
 	s.count++
 	s.last = now
-	s.any.Store(true)
+	s.setAny(true)
 }
 
 // take reports whether the sender of the next packet is to hear of an error.
@@ -44,7 +53,7 @@ func (s *softErrors) take(now time.Time) bool {
 	} else {
 		s.count = 0
 	}
-	s.any.Store(s.count > 0)
+	s.setAny(s.count > 0)
 	return told
 }
 

@@ -67,7 +67,7 @@ func TestT8_CountAndTime(t *testing.T) {
 		"in turn":             {note(0), take(0, true), note(1), take(1, true), take(1, false), note(2), take(2, true)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var soft engine.SoftErrors
+			soft := engine.NewSoftErrors()
 			var linux linuxSoft
 			for i, e := range events {
 				now := start.Add(e.at)
@@ -89,7 +89,7 @@ func TestT8_CountAndTime(t *testing.T) {
 
 func TestT8_LikeLinux(t *testing.T) {
 	r := rand.New(rand.NewPCG(30, 8))
-	var soft engine.SoftErrors
+	soft := engine.NewSoftErrors()
 	var linux linuxSoft
 	now := time.Unix(1000, 0)
 	told := 0
@@ -124,7 +124,7 @@ func TestT8_LikeLinux(t *testing.T) {
 // Several transmit loops tell of each error once.
 func TestT8_Concurrent(t *testing.T) {
 	const errors, loops = 1000, 4
-	var soft engine.SoftErrors
+	soft := engine.NewSoftErrors()
 	var told atomic.Int64
 	var wg sync.WaitGroup
 	now := time.Unix(1000, 0)

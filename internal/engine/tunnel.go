@@ -14,10 +14,14 @@ import (
 )
 
 // Owner is told what the packets of a tunnel call for outside the data plane. Loops call
-// PathInDoubt and Ended, which must not block; the goroutine of ICMP errors calls the others.
+// PathInDoubt, SoftErrors and Ended, which must not block; the goroutine of ICMP errors calls
+// SoftErrors and the others.
 type Owner interface {
 	// PathInDoubt tells that packets fare as they should not by the Plan's Path.
 	PathInDoubt()
+	// SoftErrors tells whether there are senders that are still to hear of an ICMP error
+	// (T8), when that changes.
+	SoftErrors(pending bool)
 	// PathMTUReported tells of an MTU in bytes that a router has reported for the path. It
 	// returns what senders are to hear of it.
 	PathMTUReported(mtu int) int
@@ -65,6 +69,7 @@ type TunnelConfig struct {
 // in the Engine's network namespace.
 func (e *Engine) Add(cfg TunnelConfig) (*Tunnel, error) {
 	t := &Tunnel{engine: e, owner: cfg.Owner, log: cfg.Log, device: cfg.Device, ids: encap.NewIDs()}
+	t.soft.changed = cfg.Owner.SoftErrors
 	t.mtu.Store(int64(cfg.MTU))
 	p, err := e.newPlan(cfg.Plan, t.ids)
 	if err != nil {

@@ -25,22 +25,25 @@ const grace = time.Second
 
 // Plan is what the programs go by for the packets of a tunnel.
 type Plan struct {
-	Outer   encap.Outer
-	MTU     int        // of the path, in bytes
-	Device  int        // index of the device that outer packets leave by, an Ethernet, and come by
-	Gateway netip.Addr // IPv4 address of the next hop, on that device
-	Mark    uint32     // of outer packets
+	Outer    encap.Outer
+	MTU      int        // of the path, in bytes
+	Device   int        // index of the device that outer packets leave by, an Ethernet, and come by
+	Gateway  netip.Addr // IPv4 address of the next hop, on that device
+	Mark     uint32     // of outer packets
+	SendOnly bool       // leave what comes to the engine
 }
 
 // Host has the programs, for the tunnels of one network namespace. Any goroutine may use it.
 type Host struct {
 	programs programsObjects
 
-	mu      sync.Mutex
-	own     map[netip.Addr]struct{}
-	devices map[int]*attached // that outer packets come by, by index
-	unused  []unused          // plans, the longest unused first
-	ids     []uint32          // counters that no tunnel has
+	attaching sync.Mutex        // held across requests that wait for the kernel
+	devices   map[int]*attached // that outer packets come by, by index
+
+	mu     sync.Mutex // held for writes to maps at the most
+	own    map[netip.Addr]struct{}
+	unused []unused // plans, the longest unused first
+	ids    []uint32 // counters that no tunnel has
 }
 
 // attached is a program on a device.
@@ -81,12 +84,6 @@ func Open() (*Host, error) {
 
 // Close removes the programs. Tunnels are to be closed before.
 func (h *Host) Close() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, a := range h.devices {
-		a.Close()
-	}
-	clear(h.devices)
 	h.programs.Close()
 }
 
@@ -113,66 +110,95 @@ func (h *Host) SetAddresses(own []netip.Addr) error {
 
 // Tunnel is a tunnel whose packets may be carried by the programs.
 type Tunnel struct {
-	host  *Host
-	index int // of the link
-	id    uint32
+	host    *Host
+	index   int // of the link
+	id      uint32
+	program link.Link // on the link
+	closing sync.Once
 
 	// Under the Host's mu.
-	program link.Link // on the link
-	plan    *Plan     // nil for none
-	slot    uint32    // of plan
-	held    bool
-	closed  bool
-	final   stats.Snapshot // of a closed tunnel
+	device int   // that is attached; 0 for none
+	plan   *Plan // nil for none
+	slot   uint32
+	held   bool
+	closed bool
+	final  stats.Snapshot // of a closed tunnel
 }
 
 // Add adds the tunnel with the link of an index, without a Plan. It must be called in the
-// Host's network namespace.
+// Host's network namespace, and waits for the kernel.
 func (h *Host) Add(index int) (*Tunnel, error) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	if len(h.ids) == 0 {
+		h.mu.Unlock()
 		return nil, fmt.Errorf("%d tunnels have it already", MaxTunnels)
 	}
 	t := &Tunnel{host: h, index: index, id: h.ids[0]}
-	if err := h.programs.Counters.Put(t.id, make([]programsCounter, ebpf.MustPossibleCPU())); err != nil {
-		return nil, err
+	h.ids = h.ids[1:]
+	h.mu.Unlock()
+
+	err := h.programs.Counters.Put(t.id, make([]programsCounter, ebpf.MustPossibleCPU()))
+	if err == nil {
+		t.program, err = link.AttachTCX(link.TCXOptions{
+			Interface: index, Program: h.programs.GoipipOut, Attach: ebpf.AttachTCXEgress,
+		})
 	}
-	var err error
-	t.program, err = link.AttachTCX(link.TCXOptions{Interface: index, Program: h.programs.GoipipOut, Attach: ebpf.AttachTCXEgress})
 	if err != nil {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.ids = append(h.ids, t.id)
 		return nil, refusal(err)
 	}
-	h.ids = h.ids[1:]
 	return t, nil
 }
 
-// Use has the programs go by p from their next packet on. It must be called in the Host's
-// network namespace. After an error the engine has all packets.
-func (t *Tunnel) Use(p Plan) error {
+// Attach has the programs look at the packets that come by a device, for plans by it. It must
+// be called in the Host's network namespace, and waits for the kernel. Once more for the
+// same device it does nothing, unless that was deleted meanwhile.
+func (t *Tunnel) Attach(device int) error {
+	h := t.host
+	h.attaching.Lock()
+	defer h.attaching.Unlock()
+	h.mu.Lock()
+	former, closed := t.device, t.closed
+	h.mu.Unlock()
+	if closed || former == device && h.devices[device].alive() {
+		return nil
+	}
+	err := h.attach(device)
+	if err != nil {
+		device = 0
+	}
+	h.mu.Lock()
+	t.device = device
+	if t.plan != nil && t.plan.Device != device {
+		t.stop()
+	}
+	h.mu.Unlock()
+	h.detach(former)
+	return err
+}
+
+// Use has the programs go by p from their next packet on. With false they leave all packets to
+// the engine: p's device is not attached, or plans change faster than their memory becomes
+// free. It does not wait.
+func (t *Tunnel) Use(p Plan) bool {
 	h := t.host
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if t.closed || t.plan != nil && *t.plan == p && h.devices[p.Device].alive() {
-		return nil
-	}
-	before := t.plan
-	if err := h.attach(p.Device); err != nil {
+	switch {
+	case t.closed:
+		return false
+	case t.plan != nil && *t.plan == p:
+		return true
+	case t.device != p.Device, t.use(p) != nil:
 		t.stop()
-		return err
+		return false
 	}
-	if err := t.use(p); err != nil {
-		h.detach(p.Device)
-		t.stop()
-		return err
-	}
-	if before != nil {
-		h.detach(before.Device)
-	}
-	return nil
+	return true
 }
 
-// use writes p, and has the maps refer to it. It needs mu, and p's device attached.
+// use writes p, and has the maps refer to it. It needs mu.
 func (t *Tunnel) use(p Plan) error {
 	h := t.host
 	if len(h.unused) == 0 || time.Since(h.unused[0].since) < grace {
@@ -185,10 +211,13 @@ func (t *Tunnel) use(p Plan) error {
 	h.unused = h.unused[1:]
 	former, formerSlot := t.plan, t.slot
 	t.plan, t.slot = &p, slot
-	err := errors.Join(h.programs.Pairs.Put(pairOf(&p), slot), t.refer())
+	err := t.refer()
+	if !p.SendOnly {
+		err = errors.Join(err, h.programs.Pairs.Put(pairOf(&p), slot))
+	}
 	if former != nil {
-		if pairOf(former) != pairOf(&p) {
-			err = errors.Join(err, h.programs.Pairs.Delete(pairOf(former)))
+		if p.SendOnly || pairOf(former) != pairOf(&p) {
+			err = errors.Join(err, h.forget(former, formerSlot))
 		}
 		h.unused = append(h.unused, unused{formerSlot, time.Now()})
 	}
@@ -198,7 +227,7 @@ func (t *Tunnel) use(p Plan) error {
 // errBusy reports that plans change faster than their memory becomes free.
 var errBusy = errors.New("plans change too often")
 
-// refer has the map of links refer to the plan, unless it is held. It needs mu.
+// refer has the map of links refer to the plan, if there is one that is not held. It needs mu.
 func (t *Tunnel) refer() error {
 	if t.plan == nil || t.held {
 		return ignoreMissing(t.host.programs.Links.Delete(uint32(t.index)))
@@ -206,30 +235,37 @@ func (t *Tunnel) refer() error {
 	return t.host.programs.Links.Put(uint32(t.index), t.slot)
 }
 
-// Stop leaves all packets to the engine, until Use.
+// forget takes p, which was in a slot, out of the map of pairs, unless another tunnel has the
+// pair by now. It needs mu.
+func (h *Host) forget(p *Plan, slot uint32) error {
+	var now uint32
+	if err := h.programs.Pairs.Lookup(pairOf(p), &now); err != nil || now != slot {
+		return ignoreMissing(err)
+	}
+	return h.programs.Pairs.Delete(pairOf(p))
+}
+
+// Stop leaves all packets to the engine, until Use. It does not wait.
 func (t *Tunnel) Stop() {
 	t.host.mu.Lock()
 	defer t.host.mu.Unlock()
-	if t.plan != nil && !t.closed {
-		device := t.plan.Device
-		t.stop()
-		t.host.detach(device)
-	}
+	t.stop()
 }
 
-// stop needs mu, and leaves the device attached.
+// stop needs mu.
 func (t *Tunnel) stop() {
 	if t.plan == nil {
 		return
 	}
 	h := t.host
-	_ = ignoreMissing(h.programs.Pairs.Delete(pairOf(t.plan)))
+	_ = h.forget(t.plan, t.slot)
 	h.unused = append(h.unused, unused{t.slot, time.Now()})
 	t.plan = nil
 	_ = t.refer()
 }
 
-// Hold leaves the packets that are to be sent to the engine while held is true (T8).
+// Hold leaves the packets that are to be sent to the engine while held is true (T8). It does
+// not wait.
 func (t *Tunnel) Hold(held bool) {
 	t.host.mu.Lock()
 	defer t.host.mu.Unlock()
@@ -239,7 +275,7 @@ func (t *Tunnel) Hold(held bool) {
 	}
 }
 
-// Stats returns what the programs have carried.
+// Stats returns what the programs have carried. It does not wait.
 func (t *Tunnel) Stats() stats.Snapshot {
 	t.host.mu.Lock()
 	defer t.host.mu.Unlock()
@@ -253,58 +289,64 @@ func (t *Tunnel) stats() (s stats.Snapshot) {
 	}
 	var counts []programsCounter
 	if err := t.host.programs.Counters.Lookup(t.id, &counts); err != nil {
-		return t.final
+		return s
 	}
 	for _, c := range counts {
 		s.TX.Packets += c.SentPackets
 		s.TX.Bytes += c.SentBytes
+		s.TX.Drops[stats.SendError] += c.Refused
 		s.RX.Packets += c.ReceivedPackets
 		s.RX.Bytes += c.ReceivedBytes
-		s.TX.Drops[stats.SendError] += c.Refused
 	}
 	return s
 }
 
-// Close takes the tunnel out. It keeps what was counted. Closing once more does nothing.
+// Close takes the tunnel out, and waits for the kernel. Stats goes on to return what was
+// counted. Closing once more does nothing.
 func (t *Tunnel) Close() {
-	t.Stop()
-	h := t.host
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if t.closed {
-		return
-	}
-	t.program.Close() // which waits for nobody
-	t.final = t.stats()
-	t.closed = true
-	h.ids = append(h.ids, t.id)
+	t.closing.Do(func() {
+		h := t.host
+		h.attaching.Lock()
+		defer h.attaching.Unlock()
+		t.Stop()
+		t.program.Close()
+		h.mu.Lock()
+		t.final = t.stats()
+		t.closed = true
+		h.ids = append(h.ids, t.id)
+		h.mu.Unlock()
+		h.detach(t.device)
+	})
 }
 
-// attach has the program for what comes run on a device. It needs mu.
+// attach has the program for what comes run on a device. It needs attaching.
 func (h *Host) attach(device int) error {
 	a := h.devices[device]
-	if a.alive() {
-		a.users++
-		return nil
+	if !a.alive() {
+		l, err := link.AttachTCX(link.TCXOptions{
+			Interface: device, Program: h.programs.GoipipIn, Attach: ebpf.AttachTCXIngress,
+		})
+		if err != nil {
+			return refusal(err)
+		}
+		if a == nil {
+			a = &attached{}
+			h.devices[device] = a
+		} else {
+			a.Close() // of a device that is gone
+		}
+		a.Link = l
 	}
-	l, err := link.AttachTCX(link.TCXOptions{Interface: device, Program: h.programs.GoipipIn, Attach: ebpf.AttachTCXIngress})
-	if err != nil {
-		return refusal(err)
-	}
-	if a == nil {
-		a = &attached{}
-		h.devices[device] = a
-	} else {
-		a.Close() // of a device that is gone
-	}
-	a.Link = l
 	a.users++
 	return nil
 }
 
-// detach needs mu.
+// detach ends what attach began, if that was of a device. It needs attaching.
 func (h *Host) detach(device int) {
 	a := h.devices[device]
+	if a == nil {
+		return
+	}
 	a.users--
 	if a.users == 0 {
 		a.Close()

@@ -25,7 +25,7 @@ var rooms = map[string][]string{
 	"internal/daemon":         {"internal/daemon/config", "internal/daemon/control", "internal/stats", "internal/tunnel", "tun"},
 	"internal/daemon/config":  {"internal/dsfield", "internal/tunnel"},
 	"internal/daemon/control": {"internal/rundir", "internal/tunnel"},
-	"internal/tunnel":         {"internal/engine", "internal/rundir", "internal/underlay", "encap", "tun", "rawsock", "internal/packet", "internal/stats"},
+	"internal/tunnel":         {"internal/engine", "internal/fastpath", "internal/rundir", "internal/underlay", "encap", "tun", "rawsock", "internal/packet", "internal/stats"},
 	"internal/fastpath":       {"encap", "internal/packet", "internal/stats"},
 	"internal/engine":         {"encap", "tun", "rawsock", "internal/descriptor", "internal/packet", "internal/stats"},
 	"internal/underlay":       {"internal/packet"},

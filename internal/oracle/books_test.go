@@ -37,8 +37,12 @@ func (b *books) in(p packet.IPv4) {
 		// not for the tunnel
 	case !isVague(p):
 		b.expect(receivedDifferently(p, p.Payload()))
-	case len(p.Payload()) < packet.IPv4HdrLen:
-		b.short++
+	default:
+		for _, h := range headers(p) {
+			if fromPeer(h) && len(h.Payload()) < packet.IPv4HdrLen {
+				b.short++
+			}
+		}
 	}
 }
 

@@ -203,7 +203,7 @@ func (t *tags) sentinel(dir direction) sentinel {
 		return s
 	}
 	h := ofEncap(tag)
-	h.tos = bulk
+	h.tos, h.options = bulk, noOptions
 	s.packets = []packet.IPv4{h.build(udp(h, 8))}
 	s.out = under
 	return s
@@ -212,10 +212,14 @@ func (t *tags) sentinel(dir direction) sentinel {
 // bulk is a TOS of low priority.
 const bulk = 0x08
 
+// noOptions keep a packet off the fast path, so that it comes after those that were before it on
+// either way.
+var noOptions = []byte{optNop, optNop, optNop, optEnd}
+
 // arriving returns a packet out of the tunnel with this inner TTL.
 func arriving(tag uint16, ttl uint8) packet.IPv4 {
 	h, outer := ofDecap(tag), outerHeader(tag)
-	h.tos, h.ttl, outer.tos = bulk, ttl, bulk
+	h.tos, h.ttl, h.options, outer.tos = bulk, ttl, noOptions, bulk
 	return outer.build(h.build(udp(h, 8)))
 }
 

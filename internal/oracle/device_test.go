@@ -109,10 +109,13 @@ type goipip struct {
 	engine *run.Tunnel
 	cancel context.CancelFunc
 	ended  chan error
+
+	fast    run.FastPath
+	carried [2]uint64 // packets that the kernel has sent and received by itself, of tunnels that have ended
 }
 
 // newGoipip makes the router, without a tunnel.
-func newGoipip(lab *netlab.Lab, driver *netlab.Host) (*goipip, error) {
+func newGoipip(lab *netlab.Lab, driver *netlab.Host, fast run.FastPath) (*goipip, error) {
 	host, err := lab.Host("goipip")
 	if err != nil {
 		return nil, err
@@ -123,7 +126,7 @@ func newGoipip(lab *netlab.Lab, driver *netlab.Host) (*goipip, error) {
 	); err != nil {
 		return nil, err
 	}
-	g := &goipip{host: host}
+	g := &goipip{host: host, fast: fast}
 	g.name = deviceNames[1]
 	g.run = func(script string) (string, error) { return host.Output("sh", "-c", script) }
 	g.device.tunnel = g.replace
@@ -141,7 +144,7 @@ func (g *goipip) replace(c tunnel) error {
 	}
 	cfg := run.Config{
 		Name: "tun01", Local: localAddr, Remote: remoteAddr, Queues: 1,
-		TTL: c.ttl, TOS: c.tos, InheritTOS: c.inheritTOS, NoPMTUDisc: c.nopmtudisc, MTU: c.mtu,
+		TTL: c.ttl, TOS: c.tos, InheritTOS: c.inheritTOS, NoPMTUDisc: c.nopmtudisc, MTU: c.mtu, Fast: g.fast,
 	}
 	if c.dev {
 		cfg.Device = "under"
@@ -171,6 +174,9 @@ func (g *goipip) stop() error {
 	if g.cancel == nil {
 		return nil
 	}
+	s := g.engine.State()
+	g.carried[encap] += s.FastSent
+	g.carried[decap] += s.FastReceived
 	g.cancel()
 	g.cancel = nil
 	select {

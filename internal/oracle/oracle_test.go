@@ -4,17 +4,39 @@ import (
 	"flag"
 	"slices"
 	"testing"
+
+	"goipip/internal/netlab/labtest"
+	run "goipip/internal/tunnel"
 )
 
 var (
 	seed      = flag.Uint64("oracle.seed", 1, "of the mutations")
-	mutations = flag.Int("oracle.n", 140_000, "how many mutations")
+	mutations = flag.Int("oracle.n", 140_000, "how many mutations, most of them with the fast path")
 )
 
 func TestOracle(t *testing.T) {
-	r := newRig(t)
+	newRig(t, run.FastOff).testAll(t, *mutations/5)
+}
+
+// TestOracle_FastPath lets the kernel carry by itself what it may: nobody is to see a difference.
+func TestOracle_FastPath(t *testing.T) {
+	labtest.Need(t, "bpf")
+	r := newRig(t, run.FastOn)
+	r.testAll(t, *mutations*4/5)
+	if err := r.goipip.stop(); err != nil {
+		t.Error(err)
+	}
+	for dir, n := range r.goipip.carried {
+		t.Logf("%s: the fast path has carried %d packets of %d", direction(dir), n, r.sent[dir])
+		if n < r.sent[dir]/4 {
+			t.Errorf("%s: the fast path has carried %d packets of %d only", direction(dir), n, r.sent[dir])
+		}
+	}
+}
+
+// testAll compares everything, and n mutations.
+func (r *rig) testAll(t *testing.T, n int) {
 	mut := newMutator(*seed)
-	n := *mutations
 	if testing.Short() {
 		n /= 10
 	}

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"goipip/internal/netlab/labtest"
+	run "goipip/internal/tunnel"
 )
 
 const (
@@ -38,6 +39,7 @@ type rig struct {
 	now      window
 	books    books
 	passed   [2]int          // outputs that belong to an input
+	sent     [2]uint64       // packets for goipip, by direction
 	named    int             // inputs that are counted wrong
 	failures int             // of tests
 	late     map[uint16]bool // tags of inputs that had outputs after their window
@@ -55,7 +57,7 @@ type window struct {
 }
 
 // newRig builds everything, without tunnels. It ends with the test.
-func newRig(t *testing.T) *rig {
+func newRig(t *testing.T, fast run.FastPath) *rig {
 	t.Helper()
 	labtest.Need(t, "root", "tun", "uml", "ip")
 	lab := labtest.New(t)
@@ -68,7 +70,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.devices[0].close)
-	if r.goipip, err = newGoipip(lab, driver); err != nil {
+	if r.goipip, err = newGoipip(lab, driver, fast); err != nil {
 		t.Fatal(err)
 	}
 	r.devices[1] = &r.goipip.device
@@ -179,6 +181,8 @@ func (r *rig) send(d int, in *input) {
 	for _, p := range in.packets {
 		if d == 0 {
 			r.books.in(p)
+		} else {
+			r.sent[in.dir]++
 		}
 		port := dev.ports[from]
 		r.frame = r.frame[:0]

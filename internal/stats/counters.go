@@ -60,6 +60,20 @@ type Direction struct {
 	Drops   Drops
 }
 
+// Add adds what o has counted.
+func (s *Snapshot) Add(o Snapshot) {
+	s.TX.add(&o.TX)
+	s.RX.add(&o.RX)
+}
+
+func (d *Direction) add(o *Direction) {
+	d.Packets += o.Packets
+	d.Bytes += o.Bytes
+	for r, n := range o.Drops {
+		d.Drops[r] += n
+	}
+}
+
 // Drops are numbers of dropped packets by reason (G5).
 type Drops [NumReasons]uint64
 

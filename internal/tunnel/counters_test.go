@@ -66,6 +66,7 @@ func TestG5_EachPacketOnce(t *testing.T) {
 			}
 
 			must(t, n.b.host.SetDown("tun01"))
+			labtest.WaitFor(t, "the tunnel to know that", func() bool { return !n.b.tunnel.State().Up && !n.b.tunnel.State().Fast })
 			const down = 7
 			for range down {
 				inject(t, n.a.host, "", outerOf(n.a, n.b, echoReply(n.a.inner, n.b.inner, 100)))

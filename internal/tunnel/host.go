@@ -24,6 +24,7 @@ type Host struct {
 
 	mu     sync.Mutex
 	engine *engine.Engine // nil before the first tunnel
+	fast   fastHost
 
 	closing chan struct{} // holds one for each device that is being closed
 }
@@ -92,6 +93,9 @@ func (h *Host) Close() {
 	defer h.mu.Unlock()
 	if h.engine != nil {
 		h.engine.Close()
+	}
+	if h.fast.host != nil {
+		h.fast.host.Close()
 	}
 	h.devices.Close()
 	h.prober.Close()

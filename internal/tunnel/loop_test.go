@@ -121,6 +121,7 @@ func TestG4_Loops(t *testing.T) {
 	} {
 		before := n.a.tunnel.Stats().TX.Drops[stats.Loop]
 		inject(t, n.a.host, "tun01", p)
+		labtest.WaitFor(t, name+" to be dropped", func() bool { return n.a.tunnel.Stats().TX.Drops[stats.Loop] > before })
 		n.settle(t, wire)
 		n.balance(t)
 		if got := n.a.tunnel.Stats().TX.Drops[stats.Loop]; got != before+1 {

@@ -19,12 +19,23 @@ var crowd = flag.Bool("crowd", false, "run all tunnels beside another one in the
 // anyLocal leaves the choice of the local address to the routes (O11).
 var anyLocal = flag.Bool("any", false, "run all tunnels without a local address")
 
+// fast has the kernel carry what it can by itself.
+var fast = flag.Bool("fast", false, "run all tunnels with the fast path")
+
 // needsLocal skips a test that is about a certain local address, or whose other end takes
 // packets from no other.
 func needsLocal(t testing.TB) {
 	t.Helper()
 	if *anyLocal {
 		t.Skip("needs tunnels with a local address")
+	}
+}
+
+// needsEngine skips a test that is about packets that the fast path would carry.
+func needsEngine(t testing.TB) {
+	t.Helper()
+	if *fast {
+		t.Skip("needs packets that the engine carries")
 	}
 }
 

@@ -20,6 +20,7 @@ func (w *way) settle() {
 	settled := w.engine.Connect() == nil
 	settled = w.logTrouble(s) && settled
 	settled = w.warn(s) && settled
+	settled = w.settleFast(s) && settled
 	if s.here && s.path.Device != 0 && !s.loop {
 		settled = w.followMTU(s.path) && settled
 	}

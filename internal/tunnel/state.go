@@ -16,14 +16,19 @@ type State struct {
 	Trouble    string // why no packet leaves; empty if packets do
 	SoftErrors int    // how many of the next senders are notified of an ICMP error (T8)
 
-	Source    netip.Addr       // of outer packets
-	Device    string           // that they leave by; empty if not known
-	DeviceMTU int              // of that device, in bytes
-	NextHop   netip.Addr       // on that device
-	LinkAddr  net.HardwareAddr // of the next hop; nil where the raw socket sends
-	WhyRaw    string           // why the raw socket sends; empty where the packet socket does, or by choice
-	PathMTU   int              // of outer packets, in bytes; 0 without a path
-	Reported  bool             // PathMTU comes from a router's ICMP error
+	Source       netip.Addr       // of outer packets
+	Device       string           // that they leave by; empty if not known
+	DeviceMTU    int              // of that device, in bytes
+	NextHop      netip.Addr       // on that device
+	LinkAddr     net.HardwareAddr // of the next hop; nil where the raw socket sends
+	WhyRaw       string           // why the raw socket sends; empty where the packet socket does, or by choice
+	PathMTU      int              // of outer packets, in bytes; 0 without a path
+	Fast         bool             // the kernel carries packets by itself
+	WhyNotFast   string           // why the kernel does not; empty where it does, or by choice
+	FastSent     uint64           // packets that the kernel has carried by itself
+	FastReceived uint64
+
+	Reported bool // PathMTU comes from a router's ICMP error
 }
 
 // State returns the tunnel's state. Any goroutine may call it.
@@ -31,7 +36,7 @@ func (t *Tunnel) State() State {
 	w := t.way.Load()
 	p := w.situation.Load()
 	w.planning.Lock()
-	plan := *w.next
+	plan, fast := *w.next, w.fast
 	w.planning.Unlock()
 
 	s := State{
@@ -44,11 +49,15 @@ func (t *Tunnel) State() State {
 		Source:     plan.Outer.Local,
 		DeviceMTU:  p.path.DeviceMTU,
 		NextHop:    p.path.Gateway,
+		Fast:       fast.used,
+		WhyNotFast: fast.why,
 		Reported:   p.path.Reported != 0,
 	}
 	if p.path.Reason == "" {
 		s.PathMTU = p.path.MTU
 	}
+	carried := t.fastStats()
+	s.FastSent, s.FastReceived = carried.TX.Packets, carried.RX.Packets
 	s.Config.Name = t.Name()
 	if l, ok := t.host.underlay.Link(s.Index); ok {
 		s.Config.Name, s.Up = l.Name, l.Up

@@ -143,6 +143,7 @@ func TestG7_NoError(t *testing.T) {
 			defer tun01.Close()
 			before := n.a.tunnel.Stats().TX
 			inject(t, n.a.host, "tun01", c.p)
+			labtest.WaitFor(t, "it to be dropped", func() bool { return n.a.tunnel.Stats().TX.Drops[stats.TooBig] > before.Drops[stats.TooBig] })
 			n.settle(t, tun01)
 			n.balance(t)
 			got := icmpErrors(tun01)

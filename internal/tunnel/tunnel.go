@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"goipip/internal/engine"
+	"goipip/internal/fastpath"
 	"goipip/internal/stats"
 	"goipip/tun"
 )
@@ -47,7 +48,10 @@ type Tunnel struct {
 	closed   bool
 
 	way     atomic.Pointer[way]
-	packets atomic.Pointer[engine.Tunnel] // nil until the first Plan
+	packets atomic.Pointer[engine.Tunnel]   // nil until the first Plan
+	kernel  atomic.Pointer[fastpath.Tunnel] // nil without a fast path
+
+	noFastPath error // why it cannot be had
 
 	// Of the link's MTU, under the way's settling.
 	derivedMTU int // as it was set last, in bytes
@@ -105,6 +109,9 @@ func (t *Tunnel) open() (err error) {
 		return err
 	}
 	if err := t.chooseTransmitPath(&t.cfg); err != nil {
+		return err
+	}
+	if err := t.joinFastPath(t.cfg); err != nil {
 		return err
 	}
 	w := newWay(t, t.cfg, bound)
@@ -181,6 +188,9 @@ func (t *Tunnel) Change(cfg Config) error {
 	if err := t.chooseTransmitPath(&cfg); err != nil {
 		return err
 	}
+	if err := t.joinFastPath(cfg); err != nil {
+		return err
+	}
 	former := t.claim
 	if cfg.Local != t.cfg.Local || cfg.Remote != t.cfg.Remote {
 		if t.claim, err = t.claimEnds(cfg); err != nil {
@@ -243,10 +253,18 @@ func (t *Tunnel) Name() string { return t.device.Name() }
 func (t *Tunnel) MTU() int { return int(t.mtu.Load()) }
 
 // Stats returns the tunnel's counters.
-func (t *Tunnel) Stats() stats.Snapshot { return t.packets.Load().Stats() }
+func (t *Tunnel) Stats() stats.Snapshot {
+	s := t.packets.Load().Stats()
+	s.Add(t.fastStats())
+	return s
+}
 
 // Passed returns how much has been passed on in both directions.
-func (t *Tunnel) Passed() stats.Snapshot { return t.packets.Load().Passed() }
+func (t *Tunnel) Passed() stats.Snapshot {
+	s := t.packets.Load().Passed()
+	s.Add(t.fastStats())
+	return s
+}
 
 // Run waits until ctx is done, and returns nil; or until the link is deleted, and returns
 // ErrDeleted; or until the link does not work any more for another reason, and returns that.
@@ -292,6 +310,9 @@ func (t *Tunnel) Close() {
 	t.closed = true
 	if w := t.way.Load(); w != nil {
 		w.following.Close()
+	}
+	if k := t.kernel.Load(); k != nil {
+		k.Close()
 	}
 	if p := t.packets.Load(); p != nil {
 		p.Close()

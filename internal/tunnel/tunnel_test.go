@@ -65,7 +65,7 @@ func config(near, far *site) tunnel.Config {
 	if *anyLocal {
 		local = netip.Addr{}
 	}
-	return tunnel.Config{
+	cfg := tunnel.Config{
 		Name:    "tun01",
 		Local:   local,
 		Remote:  far.outer,
@@ -73,6 +73,10 @@ func config(near, far *site) tunnel.Config {
 		Peer:    far.inner,
 		Queues:  1,
 	}
+	if *fast {
+		cfg.Fast = tunnel.FastAuto
+	}
+	return cfg
 }
 
 // start opens and runs cfg on s until the test ends or stop. A tunnel that runs to

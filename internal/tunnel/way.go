@@ -24,6 +24,7 @@ type way struct {
 	// For the methods that are called one at a time.
 	latest underlay.Path
 	here   bool         // the link is in the namespace that it was made in
+	up     bool         // the link is
 	hop    *rawsock.Hop // where the packet socket sends; nil for the raw socket
 	// rawReason is why the raw socket sends, as logged.
 	rawReason string
@@ -32,6 +33,7 @@ type way struct {
 	planning sync.Mutex
 	next     *engine.Plan // the latest
 	live     bool         // the loops go by it
+	fast     fastState
 
 	situation atomic.Pointer[situation]
 
@@ -46,13 +48,14 @@ type way struct {
 type situation struct {
 	path underlay.Path
 	here bool
+	up   bool
 	loop bool // the path leads into the tunnel itself (T4)
 }
 
 func newWay(t *Tunnel, cfg Config, bound int) *way {
 	w := &way{Tunnel: t, cfg: cfg, here: true, bound: bound, troubleLog: rate.NewLimiter(logPerSecond, logBurst)}
 	if before := t.way.Load(); before != nil {
-		w.here, w.trouble, w.troubleLog, w.warned = before.here, before.trouble, before.troubleLog, before.warned
+		w.here, w.up, w.trouble, w.troubleLog, w.warned = before.here, before.up, before.trouble, before.troubleLog, before.warned
 	}
 	return w
 }
@@ -71,8 +74,12 @@ func (w *way) follow() error {
 	defer w.planning.Unlock()
 	w.live = true
 	if w.next != first {
-		return w.packets.Load().SetPlan(*w.next)
+		err := w.packets.Load().SetPlan(*w.next)
+		if err != nil {
+			return err
+		}
 	}
+	w.chooseFast()
 	return nil
 }
 
@@ -99,7 +106,7 @@ func (w *way) PathChanged(p underlay.Path) {
 }
 
 func (w *way) apply() {
-	s := &situation{path: w.latest, here: w.here}
+	s := &situation{path: w.latest, here: w.here, up: w.up}
 	s.loop = w.here && s.path.Device == w.device.Index()
 	w.situation.Store(s)
 	plan := w.plan(s)
@@ -109,6 +116,7 @@ func (w *way) apply() {
 	if w.live {
 		// Between the same addresses it does not fail.
 		_ = w.packets.Load().SetPlan(plan)
+		w.chooseFast()
 	}
 }
 
@@ -118,18 +126,18 @@ func (w *way) LinkChanged(l underlay.Link, here bool) {
 	if l.Up {
 		w.setMTU(l.MTU)
 	}
-	if w.here != here {
-		w.here = here
+	if w.here != here || w.up != l.Up {
+		w.here, w.up = here, l.Up
 		w.apply()
 	}
 }
 
 // Sent returns how many packets were to be sent.
-func (w *way) Sent() uint64 {
+func (w *way) Sent() (n uint64) {
 	if packets := w.packets.Load(); packets != nil {
-		return packets.Sent()
+		n = packets.Sent()
 	}
-	return 0
+	return n + w.fastStats().TX.Packets
 }
 
 // plan is what w's settings and path come to.
@@ -172,8 +180,10 @@ func (w *way) query() underlay.Query {
 		TOS:     w.cfg.routeTOS(),
 		Mark:    w.cfg.Mark,
 		Link:    w.device.Index(),
-		NextHop: w.cfg.Transmit != TransmitRaw,
+		NextHop: w.cfg.Transmit != TransmitRaw || w.cfg.Fast != FastOff,
 		Probe:   w.probe,
+
+		Observers: w.cfg.Fast != FastOff,
 	}
 }
 

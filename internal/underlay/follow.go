@@ -22,6 +22,8 @@ type Query struct {
 
 	// NextHop asks for Path.Hop too.
 	NextHop bool
+	// Observers asks for Path.Observed too.
+	Observers bool
 	// Probe returns the MTU in bytes and the source of the path by a device, or with 0 by any,
 	// as a socket of protocol 4 has them. It is called where a lookup by netlink cannot
 	// answer for that protocol.
@@ -53,6 +55,7 @@ type Path struct {
 
 	Hop       Hop    // for a packet socket; valid if HopReason is empty
 	HopReason string // why a packet socket cannot send
+	Observed  string
 	Filtered  string // what sees a raw socket's packets, but not a packet socket's; empty for nothing
 }
 
