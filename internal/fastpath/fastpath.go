@@ -37,19 +37,19 @@ type Plan struct {
 type Host struct {
 	programs programsObjects
 
-	attaching sync.Mutex        // held across requests that wait for the kernel
-	devices   map[int]*attached // that outer packets come by, by index
+	attaching sync.Mutex // held across requests that wait for the kernel
 
-	mu     sync.Mutex // held for writes to maps at the most
-	own    map[netip.Addr]struct{}
-	unused []unused // plans, the longest unused first
-	ids    []uint32 // counters that no tunnel has
+	mu      sync.Mutex        // held for requests that do not
+	devices map[int]*attached // that outer packets come by, by index; written with attaching held too
+	own     map[netip.Addr]struct{}
+	unused  []unused // plans, the longest unused first
+	ids     []uint32 // counters that no tunnel has
 }
 
 // attached is a program on a device.
 type attached struct {
 	link.Link
-	users int
+	users int // under attaching
 }
 
 // unused is a plan that no map refers to.
@@ -113,7 +113,7 @@ type Tunnel struct {
 	host    *Host
 	index   int // of the link
 	id      uint32
-	program link.Link // on the link
+	program link.Link // on the link; under the Host's attaching
 	closing sync.Once
 
 	// Under the Host's mu.
@@ -125,47 +125,50 @@ type Tunnel struct {
 	final  stats.Snapshot // of a closed tunnel
 }
 
-// Add adds the tunnel with the link of an index, without a Plan. It must be called in the
-// Host's network namespace, and waits for the kernel.
+// Add adds the tunnel with the link of an index, without a Plan.
 func (h *Host) Add(index int) (*Tunnel, error) {
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	if len(h.ids) == 0 {
-		h.mu.Unlock()
 		return nil, fmt.Errorf("%d tunnels have it already", MaxTunnels)
 	}
 	t := &Tunnel{host: h, index: index, id: h.ids[0]}
+	if err := h.programs.Counters.Put(t.id, make([]programsCounter, ebpf.MustPossibleCPU())); err != nil {
+		return nil, err
+	}
 	h.ids = h.ids[1:]
-	h.mu.Unlock()
-
-	err := h.programs.Counters.Put(t.id, make([]programsCounter, ebpf.MustPossibleCPU()))
-	if err == nil {
-		t.program, err = link.AttachTCX(link.TCXOptions{
-			Interface: index, Program: h.programs.GoipipOut, Attach: ebpf.AttachTCXEgress,
-		})
-	}
-	if err != nil {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.ids = append(h.ids, t.id)
-		return nil, refusal(err)
-	}
 	return t, nil
 }
 
-// Attach has the programs look at the packets that come by a device, for plans by it. It must
-// be called in the Host's network namespace, and waits for the kernel. Once more for the
-// same device it does nothing, unless that was deleted meanwhile.
+// Attached reports whether Attach has been called for a device that exists still.
+func (t *Tunnel) Attached(device int) bool {
+	h := t.host
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return t.device == device && h.devices[device].alive()
+}
+
+// Attach has the programs look at the packets that leave by the link, and at those that come by
+// a device, for plans by it. It must be called in the Host's network namespace, and waits
+// for the kernel, for some 20 ms (tcx_entry_sync in include/net/tcx.h). Once more for the same
+// device it does nothing.
 func (t *Tunnel) Attach(device int) error {
 	h := t.host
 	h.attaching.Lock()
 	defer h.attaching.Unlock()
+	if t.Attached(device) {
+		return nil
+	}
 	h.mu.Lock()
 	former, closed := t.device, t.closed
 	h.mu.Unlock()
-	if closed || former == device && h.devices[device].alive() {
+	if closed {
 		return nil
 	}
-	err := h.attach(device)
+	err := t.attachLink()
+	if err == nil {
+		err = h.attach(device)
+	}
 	if err != nil {
 		device = 0
 	}
@@ -301,15 +304,17 @@ func (t *Tunnel) stats() (s stats.Snapshot) {
 	return s
 }
 
-// Close takes the tunnel out, and waits for the kernel. Stats goes on to return what was
-// counted. Closing once more does nothing.
+// Close takes the tunnel out, and waits for the kernel, unless the link is gone. Stats goes on to
+// return what was counted. Closing once more does nothing.
 func (t *Tunnel) Close() {
 	t.closing.Do(func() {
 		h := t.host
 		h.attaching.Lock()
 		defer h.attaching.Unlock()
 		t.Stop()
-		t.program.Close()
+		if t.program != nil {
+			t.program.Close()
+		}
 		h.mu.Lock()
 		t.final = t.stats()
 		t.closed = true
@@ -317,6 +322,16 @@ func (t *Tunnel) Close() {
 		h.mu.Unlock()
 		h.detach(t.device)
 	})
+}
+
+// attachLink has the program for what leaves run on the link. It needs attaching.
+func (t *Tunnel) attachLink() (err error) {
+	if t.program == nil {
+		t.program, err = link.AttachTCX(link.TCXOptions{
+			Interface: t.index, Program: t.host.programs.GoipipOut, Attach: ebpf.AttachTCXEgress,
+		})
+	}
+	return refusal(err)
 }
 
 // attach has the program for what comes run on a device. It needs attaching.
@@ -329,13 +344,13 @@ func (h *Host) attach(device int) error {
 		if err != nil {
 			return refusal(err)
 		}
-		if a == nil {
-			a = &attached{}
-			h.devices[device] = a
-		} else {
-			a.Close() // of a device that is gone
+		next := &attached{Link: l}
+		if a != nil { // of a device that is gone
+			next.users = a.users
+			a.Close()
 		}
-		a.Link = l
+		a = next
+		h.setDevice(device, a)
 	}
 	a.users++
 	return nil
@@ -349,9 +364,20 @@ func (h *Host) detach(device int) {
 	}
 	a.users--
 	if a.users == 0 {
+		h.setDevice(device, nil)
 		a.Close()
-		delete(h.devices, device)
 	}
+}
+
+// setDevice needs attaching.
+func (h *Host) setDevice(device int, a *attached) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if a == nil {
+		delete(h.devices, device)
+		return
+	}
+	h.devices[device] = a
 }
 
 // alive reports whether the device that the program is on still exists.

@@ -39,7 +39,7 @@ func (b *books) in(p packet.IPv4) {
 		b.expect(receivedDifferently(p, p.Payload()))
 	default:
 		for _, h := range headers(p) {
-			if fromPeer(h) && len(h.Payload()) < packet.IPv4HdrLen {
+			if fromPeer(h) && min(len(h), h.TotalLength())-h.HdrLen() < packet.IPv4HdrLen {
 				b.short++
 			}
 		}

@@ -1,7 +1,6 @@
 package tunnel
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 
@@ -177,20 +176,42 @@ func (w *way) settleFast(s *situation) (done bool) {
 	if k == nil || w.cfg.Fast == FastOff || s.path.HopReason != "" || s.path.Device == 0 || s.loop {
 		return true
 	}
-	var failed error
+	if !k.Attached(s.path.Device) {
+		w.attachFast(k, s.path.Device)
+		return true
+	}
 	var others string
 	err := w.host.underlay.Do(func() error {
-		if failed = k.Attach(s.path.Device); failed == nil {
-			others = k.Others()
-		}
+		others = k.Others()
 		return nil
 	})
-	failed = errors.Join(failed, err)
 	w.planning.Lock()
 	defer w.planning.Unlock()
-	w.fast.failed, w.fast.others = failed, others
+	w.fast.failed, w.fast.others = err, others
 	if w.live {
 		w.chooseFast()
 	}
-	return failed == nil
+	return err == nil
+}
+
+// attachFast has the fast path attached, by a goroutine of its own: the kernel takes its time.
+// Then the path is looked up again.
+func (t *Tunnel) attachFast(k *fastpath.Tunnel, device int) {
+	if t.attaching.Swap(true) {
+		return
+	}
+	t.background.Go(func() {
+		err := t.host.underlay.Do(func() error { return k.Attach(device) })
+		t.attaching.Store(false)
+		w := t.way.Load()
+		if err == nil {
+			w.following.Doubt()
+			return
+		}
+		w.log.Warn("no fast path", "err", err)
+		w.planning.Lock()
+		w.fast.failed = err
+		w.planning.Unlock()
+		w.following.Retry()
+	})
 }

@@ -51,7 +51,9 @@ type Tunnel struct {
 	packets atomic.Pointer[engine.Tunnel]   // nil until the first Plan
 	kernel  atomic.Pointer[fastpath.Tunnel] // nil without a fast path
 
-	noFastPath error // why it cannot be had
+	noFastPath error       // why it cannot be had
+	attaching  atomic.Bool // the fast path is being attached
+	background sync.WaitGroup
 
 	// Of the link's MTU, under the way's settling.
 	derivedMTU int // as it was set last, in bytes
@@ -311,8 +313,10 @@ func (t *Tunnel) Close() {
 	if w := t.way.Load(); w != nil {
 		w.following.Close()
 	}
-	if k := t.kernel.Load(); k != nil {
-		k.Close()
+	t.background.Wait()
+	k := t.kernel.Load()
+	if k != nil {
+		k.Stop()
 	}
 	if p := t.packets.Load(); p != nil {
 		p.Close()
@@ -321,6 +325,9 @@ func (t *Tunnel) Close() {
 		t.host.closing <- struct{}{}
 		t.device.Close()
 		<-t.host.closing
+	}
+	if k != nil {
+		k.Close() // after the link, whose end then does not wait for programs
 	}
 	if t.ownHost {
 		t.host.Close()
