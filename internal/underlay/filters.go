@@ -22,7 +22,7 @@ const (
 // systemd's IPAddressDeny=), nor BPF links at netfilter's hooks. What cannot be read
 // counts as a filter.
 func (k *kernel) filters() string {
-	for _, look := range []func() (string, error){k.nftables4, k.iptables, k.ipsecOut} {
+	for _, look := range []func() (string, error){k.nftables4, k.iptables, k.ipsec4} {
 		found, err := look()
 		if err != nil {
 			return fmt.Sprintf("cannot tell whether packets are filtered: %v", err)
@@ -111,8 +111,8 @@ const (
 	xfrmGetPolicy  = 0x15
 	xfrmUpdPolicy  = 0x19
 	xfrmGetDefault = 0x28 // XFRM_MSG_GETDEFAULT, Linux 5.15
-	xfrmOut        = 2    // offset of out in struct xfrm_userpolicy_default
 	xfrmBlock      = 1    // XFRM_USERPOLICY_BLOCK
+	xfrmDefaults   = 3    // bytes of struct xfrm_userpolicy_default: in, fwd, out
 )
 
 // body is the body of a netlink message.
@@ -121,8 +121,8 @@ type body []byte
 func (b body) Len() int          { return len(b) }
 func (b body) Serialize() []byte { return b }
 
-// ipsecOut looks for IPsec policies, and for a default policy that blocks.
-func (k *kernel) ipsecOut() (found string, err error) {
+// ipsec4 looks for IPsec policies, and for a default policy of any direction that blocks.
+func (k *kernel) ipsec4() (found string, err error) {
 	if k.requests[syscall.NETLINK_XFRM] == nil {
 		return "", nil // a kernel without IPsec
 	}
@@ -133,14 +133,14 @@ func (k *kernel) ipsecOut() (found string, err error) {
 	if slices.ContainsFunc(policies, isIPv4Policy) {
 		return ipsecFound, nil
 	}
-	answers, err := k.request(syscall.NETLINK_XFRM, xfrmGetDefault, 0, xfrmGetDefault, body{xfrmOut: 0})
+	answers, err := k.request(syscall.NETLINK_XFRM, xfrmGetDefault, 0, xfrmGetDefault, make(body, xfrmDefaults))
 	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP) {
 		return "", nil // an older kernel
 	}
 	if err != nil {
 		return "", fmt.Errorf("look up the default IPsec policy: %w", err)
 	}
-	if len(answers) > 0 && len(answers[0]) > xfrmOut && answers[0][xfrmOut] == xfrmBlock {
+	if len(answers) > 0 && slices.Contains(answers[0][:min(xfrmDefaults, len(answers[0]))], xfrmBlock) {
 		return "IPsec blocks packets without a policy", nil
 	}
 	return "", nil

@@ -125,6 +125,10 @@ func (w *Watcher) LinkByName(name string) (Link, bool) {
 // SetMTU sets the MTU of a link, in bytes. It waits for the kernel.
 func (w *Watcher) SetMTU(index, mtu int) error { return w.kernel.setMTU(index, mtu) }
 
+// Do calls f on a thread in the Watcher's network namespace, and returns its error. From
+// another namespace, this takes CAP_SYS_ADMIN.
+func (w *Watcher) Do(f func() error) error { return w.kernel.namespace.do(f) }
+
 // Conflict returns an error that names what else in this kernel handles ipip packets, and
 // the remedy; nil if nothing does.
 func (w *Watcher) Conflict() error {
