@@ -22,6 +22,8 @@ type Query struct {
 
 	// NextHop asks for Path.Hop too.
 	NextHop bool
+	// Observers asks for Path.Observed too.
+	Observers bool
 	// Probe returns the MTU in bytes and the source of the path by a device, or with 0 by any,
 	// as a socket of protocol 4 has them. It is called where a lookup by netlink cannot
 	// answer for that protocol.
@@ -54,6 +56,9 @@ type Path struct {
 	Hop       Hop    // for a packet socket; valid if HopReason is empty
 	HopReason string // why a packet socket cannot send
 	Filtered  string // what sees a raw socket's packets, but not a packet socket's; empty for nothing
+	// Observed is what sees packets of the Query's Link, or packets that come by Device, that
+	// a program between the two would keep from it; empty for nothing.
+	Observed string
 }
 
 // Hop is the next hop: a neighbour on an Ethernet.
@@ -113,12 +118,19 @@ func (w *Watcher) Follow(q Query, to Follower) *Following {
 	f.updating.Lock()
 	defer f.updating.Unlock()
 	w.mu.Lock()
+	if q.Observers && len(w.followings.observing) == 0 {
+		w.forgetObservers()
+	}
 	w.followings.add(f)
 	f.seen = w.change
 	if l, ok := w.links.byIndex[q.Link]; ok {
 		to.LinkChanged(l, true)
 	}
+	unread := q.Observers && w.observers.sockets.unknown == notYet
 	w.mu.Unlock()
+	if unread {
+		w.readShared()
+	}
 	f.look()
 	return f
 }
@@ -254,6 +266,9 @@ func (f *Following) publishAgain() {
 func (f *Following) publish(p Path) {
 	p.LocalMissing = f.query.Local.IsValid() && !f.w.addresses.has(f.query.Local)
 	p.Filtered = f.w.filtered
+	if f.query.Observers {
+		p.Observed = f.w.observed(f.query.Link, p.Device)
+	}
 	if f.published && p == f.path {
 		return
 	}
