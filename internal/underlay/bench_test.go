@@ -48,6 +48,25 @@ func BenchmarkRouteEvents(b *testing.B) {
 	}
 }
 
+// Each iteration is a second without events, with links that are all asked about, or one of
+// them.
+func BenchmarkIdleObserved(b *testing.B) {
+	for _, n := range []int{1, many} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			c := newCrowd(b, 0)
+			c.observe(b, many)
+			for _, f := range c.followings[n:] {
+				f.Close()
+			}
+			before := used()
+			for b.Loop() {
+				time.Sleep(time.Second)
+			}
+			b.ReportMetric(float64((used()-before).Microseconds())/float64(b.N), "cpu-us/s")
+		})
+	}
+}
+
 // Each iteration is a second without events.
 func BenchmarkIdle(b *testing.B) {
 	for _, n := range []int{1, many, 10 * many} {

@@ -125,13 +125,27 @@ func destination(message []byte) netip.Prefix {
 	return all
 }
 
+// listenQdiscs follows the events about qdiscs, from the first Following on that asks for
+// observers.
+func (w *Watcher) listenQdiscs(ctx context.Context) {
+	listen(ctx, w.kernel.qdiscs, w.qdiscEvent, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.qdiscsChanged()
+	})
+}
+
 // listenNFTables follows nftables. A new chain counts at once; the end of the last one is
 // not urgent, and left to the next poll.
 func (w *Watcher) listenNFTables(ctx context.Context) {
 	listen(ctx, w.kernel.nftables, func(m syscall.NetlinkMessage) {
 		w.kernel.noNFTables.Store(false)
-		if m.Header.Type == nftNewChain && seesIPv4(m.Data) {
+		switch {
+		case m.Header.Type != nftNewChain:
+		case seesIPv4(m.Data):
 			w.filterAdded(nftablesFound)
+		case atDevice(m.Data):
+			w.netdevAdded()
 		}
 	}, w.filtersChanged)
 }
@@ -158,11 +172,20 @@ func (w *Watcher) filterAdded(found string) {
 	w.setFiltered(found)
 }
 
+// netdevAdded tells the Followers that ask for observers of a chain at a device at once.
+func (w *Watcher) netdevAdded() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.netdevEvent++
+	w.setNetdev(netdevFound)
+}
+
 // filtersChanged has the next pass read the filters.
 func (w *Watcher) filtersChanged() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.filterEvent++
+	w.netdevEvent++
 	w.stale.filters = true
 	w.request()
 }

@@ -51,3 +51,12 @@ func (w *Watcher) Indexed() int {
 	return len(s.byRemote) + len(s.byLocal) + len(s.byOwnLink) + len(s.byName) + len(s.byLink) + len(s.byNeighbour) +
 		len(s.unreachable) + len(s.foreign) + len(s.lookups)
 }
+
+// StopReading has the Watcher publish only what events tell, until resume is called.
+func (w *Watcher) StopReading() (resume func()) {
+	w.reading.Lock()
+	return w.reading.Unlock
+}
+
+// IsPacketSocketsFile reports whether parsePacketSockets can read a file.
+func IsPacketSocketsFile(file string) bool { return parsePacketSockets(file).unknown == "" }

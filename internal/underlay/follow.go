@@ -57,6 +57,9 @@ type Path struct {
 	HopReason string // why a packet socket cannot send
 	Observed  string
 	Filtered  string // what sees a raw socket's packets, but not a packet socket's; empty for nothing
+	// Observed is what sees packets of the Query's Link, or packets that come by Device, that
+	// a program between the two would keep from it; empty for nothing.
+	Observed string
 }
 
 // Hop is the next hop: a neighbour on an Ethernet.
@@ -116,12 +119,19 @@ func (w *Watcher) Follow(q Query, to Follower) *Following {
 	f.updating.Lock()
 	defer f.updating.Unlock()
 	w.mu.Lock()
+	if q.Observers && len(w.followings.observing) == 0 {
+		w.forgetObservers()
+	}
 	w.followings.add(f)
 	f.seen = w.change
 	if l, ok := w.links.byIndex[q.Link]; ok {
 		to.LinkChanged(l, true)
 	}
+	unread := q.Observers && w.observers.sockets.unknown == notYet
 	w.mu.Unlock()
+	if unread {
+		w.readShared()
+	}
 	f.look()
 	return f
 }
@@ -257,6 +267,9 @@ func (f *Following) publishAgain() {
 func (f *Following) publish(p Path) {
 	p.LocalMissing = f.query.Local.IsValid() && !f.w.addresses.has(f.query.Local)
 	p.Filtered = f.w.filtered
+	if f.query.Observers {
+		p.Observed = f.w.observed(f.query.Link, p.Device)
+	}
 	if f.published && p == f.path {
 		return
 	}

@@ -56,6 +56,8 @@ type followings struct {
 	unreachable set
 	foreign     set
 
+	observing set // with Query.Observers
+
 	lookups set // being looked up: what changes now may concern them
 }
 
@@ -68,6 +70,7 @@ func newFollowings() followings {
 		byNeighbour: index[neighbour]{},
 		unreachable: set{},
 		foreign:     set{},
+		observing:   set{},
 		lookups:     set{},
 	}
 }
@@ -81,6 +84,9 @@ func (s *followings) add(f *Following) {
 	}
 	if f.query.Device != "" {
 		s.byName.add(f.query.Device, f)
+	}
+	if f.query.Observers {
+		s.observing[f] = struct{}{}
 	}
 }
 
@@ -96,6 +102,7 @@ func (s *followings) remove(f *Following) {
 	s.byLocal.remove(f.query.Local, f)
 	s.byOwnLink.remove(f.query.Link, f)
 	s.byName.remove(f.query.Device, f)
+	delete(s.observing, f)
 	s.setDependencies(f, dependencies{})
 }
 
@@ -137,6 +144,13 @@ func (s *followings) setDependencies(f *Following, d dependencies) {
 func (s set) doubt() {
 	for f := range s {
 		f.doubt()
+	}
+}
+
+// publishAgain publishes the paths of s with what does not come from a lookup. It needs mu.
+func (s set) publishAgain() {
+	for f := range s {
+		f.publishAgain()
 	}
 }
 

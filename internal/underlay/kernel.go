@@ -7,6 +7,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 )
 
 // Multicast groups of netlink sockets (linux/rtnetlink.h, linux/xfrm.h,
@@ -29,6 +30,9 @@ type kernel struct {
 	handle    *netlink.Handle
 
 	routes, nftables, ipsec *nl.NetlinkSocket // for events; nil if the kernel has no such protocol
+	// qdiscs hears of qdiscs, and of tc's filters, of which a host may make thousands: they
+	// must not displace events of routes.
+	qdiscs *nl.NetlinkSocket
 
 	noNFTables atomic.Bool // the kernel had no nftables at the last request
 
@@ -73,6 +77,9 @@ func (k *kernel) open() (err error) {
 		syscall.RTNLGRP_IPV4_ROUTE, syscall.RTNLGRP_IPV4_RULE, syscall.RTNLGRP_NEIGH, groupNextHop); err != nil {
 		return err
 	}
+	if k.qdiscs, err = subscribe(syscall.NETLINK_ROUTE); err != nil { // to nothing yet
+		return err
+	}
 	// Without these two, polls find changes later.
 	k.nftables, _ = subscribe(syscall.NETLINK_NETFILTER, groupNFTables)
 	k.ipsec, _ = subscribe(syscall.NETLINK_XFRM, groupPolicy)
@@ -90,9 +97,14 @@ func subscribe(protocol int, groups ...uint) (*nl.NetlinkSocket, error) {
 	return s, nil
 }
 
+// join subscribes an event socket to one more group, or to one that it has already.
+func join(s *nl.NetlinkSocket, group int) error {
+	return unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, group)
+}
+
 // stopEvents closes the event sockets.
 func (k *kernel) stopEvents() {
-	for _, s := range []**nl.NetlinkSocket{&k.routes, &k.nftables, &k.ipsec} {
+	for _, s := range []**nl.NetlinkSocket{&k.routes, &k.qdiscs, &k.nftables, &k.ipsec} {
 		if *s != nil {
 			(*s).Close()
 		}
@@ -127,9 +139,9 @@ func (k *kernel) request(protocol, typ, flags int, answer uint16, data ...nl.Net
 }
 
 // dump lists objects of rtnetlink(7). It repeats a request that a change interrupted.
-func (k *kernel) dump(typ int, answer uint16, header nl.NetlinkRequestData) (list [][]byte, err error) {
+func (k *kernel) dump(typ int, answer uint16, data ...nl.NetlinkRequestData) (list [][]byte, err error) {
 	for range 5 {
-		list, err = k.request(syscall.NETLINK_ROUTE, typ, syscall.NLM_F_DUMP, answer, header)
+		list, err = k.request(syscall.NETLINK_ROUTE, typ, syscall.NLM_F_DUMP, answer, data...)
 		if !errors.Is(err, nl.ErrDumpInterrupted) {
 			break
 		}

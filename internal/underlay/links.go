@@ -20,6 +20,14 @@ type Link struct {
 	Ethernet bool   // its link layer
 	Up       bool
 	carrier  bool // its lower layer is up
+	observed linkObservers
+}
+
+// linkObservers are what may see packets of a link, as far as the link itself tells.
+type linkObservers struct {
+	promiscuous bool   // some packet socket has made it so
+	xdp         bool   // it has an XDP program
+	qdisc       string // kind of its qdisc for packets that leave
 }
 
 // String returns the link's name and kind, for messages.
@@ -34,6 +42,8 @@ func (l Link) String() string {
 const (
 	iflaPropList  = 52 // IFLA_PROP_LIST
 	iflaAltIfname = 53 // IFLA_ALT_IFNAME
+
+	iflaXDPAttached = 2 // IFLA_XDP_ATTACHED
 )
 
 // names yields the link's names.
@@ -76,6 +86,16 @@ func parseLink(message []byte) (l Link, ok bool) {
 			}
 		case syscall.IFLA_MTU:
 			l.MTU, ok = int(number(a.Value)), true
+		case unix.IFLA_PROMISCUITY:
+			l.observed.promiscuous = number(a.Value) > 0
+		case unix.IFLA_XDP:
+			for _, xdp := range attributes(a.Value) {
+				if xdp.Attr.Type == iflaXDPAttached {
+					l.observed.xdp = len(xdp.Value) > 0 && xdp.Value[0] != 0
+				}
+			}
+		case syscall.IFLA_QDISC:
+			l.observed.qdisc = text(a.Value)
 		case syscall.IFLA_LINKINFO:
 			for _, info := range attributes(a.Value) {
 				if info.Attr.Type == nl.IFLA_INFO_KIND {
@@ -154,15 +174,33 @@ func (w *Watcher) setLink(l Link) {
 		return
 	}
 	w.links.set(l)
+	if before.observed != l.observed {
+		w.setLinkObservers(before, l)
+		if before.observed = l.observed; before == l {
+			return
+		}
+	}
 	followers := w.followings.byOwnLink[l.Index]
 	for f := range followers {
 		f.follower.LinkChanged(l, true)
+		if !known {
+			f.publishAgain()
+		}
 	}
 	w.doubtLink(l)
 	// A link that comes up may revive routes without an event about them. Those into
 	// Followers' own links are announced.
 	if l.Up && l.carrier && !(before.Up && before.carrier) && len(followers) == 0 {
 		w.followings.unreachable.doubt()
+	}
+}
+
+// setLinkObservers records what an event says of what observes a link. It needs mu.
+func (w *Watcher) setLinkObservers(before, l Link) {
+	w.followings.byOwnLink[l.Index].publishAgain()
+	// The kernel chooses a default qdisc without an event about qdiscs.
+	if now := l.observed.qdisc; before.observed.qdisc != now && !(isPlain(now) && w.observers.qdiscs.at[l.Index] == "") {
+		w.qdiscsChanged()
 	}
 }
 
@@ -173,6 +211,7 @@ func (w *Watcher) linkGone(index int) {
 	w.links.remove(index)
 	for f := range w.followings.byOwnLink[index] {
 		f.follower.LinkChanged(Link{Index: index}, false)
+		f.publishAgain()
 	}
 	w.doubtLink(l)
 }

@@ -61,11 +61,21 @@ type Watcher struct {
 	ruleByProto bool   // some rule selects by protocol, which no lookup can ask for
 	filtered    string // what filters outer packets; empty for nothing
 	filterEvent uint64 // counts the events about filters
+	netdevEvent uint64 // and those about chains at devices
 	conflict    string // what else handles ipip packets, as logged
 	followings  followings
-	change      uint64                             // counts the events that concern all Followings
-	nextIdle    int                                // where the next poll starts among followings.byRemote
-	stale       struct{ own, rules, filters bool } // for the next pass
+	change      uint64 // counts the events that concern all Followings
+	nextIdle    int    // where the next poll starts among followings.byRemote
+	observers   observers
+	stale       stale // for the next pass
+
+	reading sync.Mutex // held by readShared, so that what is read later counts
+}
+
+// stale says what is to be read again of what all paths have in common.
+type stale struct {
+	own, rules, filters    bool
+	links, sockets, qdiscs bool // for observers
 }
 
 // Open starts to watch the network namespace of the calling thread. Messages that concern
@@ -92,7 +102,7 @@ func Open(log *slog.Logger) (*Watcher, error) {
 	w.lookForConflict()
 	ctx, stop := context.WithCancel(context.Background())
 	w.stop = stop
-	for _, work := range []func(context.Context){w.listenRoutes, w.listenNFTables, w.listenIPsec, w.run} {
+	for _, work := range []func(context.Context){w.listenRoutes, w.listenQdiscs, w.listenNFTables, w.listenIPsec, w.run} {
 		w.running.Go(func() { work(ctx) })
 	}
 	return w, nil
@@ -127,6 +137,10 @@ func (w *Watcher) Do(f func() error) error { return w.kernel.namespace.do(f) }
 
 // SetMTU sets the MTU of a link, in bytes. It waits for the kernel.
 func (w *Watcher) SetMTU(index, mtu int) error { return w.kernel.setMTU(index, mtu) }
+
+// Do calls f on a thread in the Watcher's network namespace, and returns its error. From
+// another namespace, this takes CAP_SYS_ADMIN.
+func (w *Watcher) Do(f func() error) error { return w.kernel.namespace.do(f) }
 
 // Conflict returns an error that names what else in this kernel handles ipip packets, and
 // the remedy; nil if nothing does.
@@ -170,12 +184,12 @@ func (w *Watcher) run(ctx context.Context) {
 	}
 }
 
-// poll marks as stale what may have changed without an event: the filters, the paths that
+// poll marks as stale what may have changed without an event: the filters, observers, the paths that
 // are in use, those whose MTU is a router's report, which expires, and a few of the others.
 func (w *Watcher) poll() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.stale.filters = true
+	w.stale.filters, w.stale.links, w.stale.sockets = true, true, true
 	all := w.followings.byRemote
 	for _, f := range all {
 		if f.retry.Swap(false) || f.reported != nil || f.follower.Sent() != f.sentAtLookup.Load() {
@@ -207,15 +221,17 @@ func (w *Watcher) pass() int {
 
 // readShared reads what all paths have in common, where that is stale.
 func (w *Watcher) readShared() {
+	w.reading.Lock()
+	defer w.reading.Unlock()
 	w.mu.Lock()
-	stale, event := w.stale, w.filterEvent
-	w.stale.own, w.stale.rules, w.stale.filters = false, false, false
-	if stale.own {
+	now, observing := w.stale, len(w.followings.observing) > 0
+	w.stale = stale{}
+	if now.own {
 		w.setOwn()
 	}
 	w.mu.Unlock()
 
-	if stale.rules {
+	if now.rules {
 		byProto, err := w.kernel.ruleByProto()
 		w.mu.Lock()
 		byProto = byProto || err != nil // without the rules, assume the worst
@@ -226,18 +242,40 @@ func (w *Watcher) readShared() {
 		}
 		w.mu.Unlock()
 	}
-	if stale.filters {
-		found := w.kernel.filters()
-		w.mu.Lock()
-		if w.filterEvent == event || found != "" {
-			w.setFiltered(found)
-		} else { // found may be older than the event
-			w.stale.filters = true
-			if w.filtered == "" { // otherwise the poll is soon enough
-				w.request()
-			}
-		}
-		w.mu.Unlock()
+	if now.filters {
+		w.readFilters()
+	}
+	if observing {
+		w.readObservers(now)
+	}
+}
+
+// readFilters reads the filters, and what nftables has at devices.
+func (w *Watcher) readFilters() {
+	w.mu.Lock()
+	filterEvent, netdevEvent := w.filterEvent, w.netdevEvent
+	w.mu.Unlock()
+	filtered, netdev := w.kernel.filters()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.filterEvent == filterEvent || filtered != "" {
+		w.setFiltered(filtered)
+	} else {
+		w.readFiltersAgain(w.filtered)
+	}
+	if w.netdevEvent == netdevEvent || netdev != "" {
+		w.setNetdev(netdev)
+	} else {
+		w.readFiltersAgain(w.observers.netdev)
+	}
+}
+
+// readFiltersAgain has the filters read again, since what was not found may be older than an
+// event: soon, unless something is known to be there. It needs mu.
+func (w *Watcher) readFiltersAgain(known string) {
+	w.stale.filters = true
+	if known == "" { // otherwise the poll is soon enough
+		w.request()
 	}
 }
 
