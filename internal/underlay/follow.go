@@ -55,7 +55,6 @@ type Path struct {
 
 	Hop       Hop    // for a packet socket; valid if HopReason is empty
 	HopReason string // why a packet socket cannot send
-	Observed  string
 	Filtered  string // what sees a raw socket's packets, but not a packet socket's; empty for nothing
 	// Observed is what sees packets of the Query's Link, or packets that come by Device, that
 	// a program between the two would keep from it; empty for nothing.

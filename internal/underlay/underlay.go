@@ -132,9 +132,6 @@ func (w *Watcher) LinkByName(name string) (Link, bool) {
 	return w.links.named(name)
 }
 
-// Do calls f on a thread in the Watcher's network namespace.
-func (w *Watcher) Do(f func() error) error { return w.kernel.namespace.do(f) }
-
 // SetMTU sets the MTU of a link, in bytes. It waits for the kernel.
 func (w *Watcher) SetMTU(index, mtu int) error { return w.kernel.setMTU(index, mtu) }
 
