@@ -3,6 +3,7 @@ package tunnel_test
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -351,5 +352,39 @@ func TestFast_Many(t *testing.T) {
 	}
 	if got := programs(t, a.host, "eth0", ebpf.AttachTCXIngress); got != 1 {
 		t.Errorf("%d programs on the device", got)
+	}
+}
+
+// tcpdump on the link sees all packets, in both directions, and afterwards the kernel carries
+// them by itself again.
+func TestFast_Tcpdump(t *testing.T) {
+	needsLocal(t)
+	t.Parallel()
+	labtest.Need(t, "tcpdump")
+	for name, flags := range map[string][]string{"": nil, "not promiscuous": {"-p"}, "all links": {"-p", "-i", "any"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := fastNetwork(t, fastOn)
+			done := make(chan string, 1)
+			go func() {
+				args := append([]string{"-l", "-n", "-i", "tun01", "-c", "20"}, flags...)
+				out, err := n.a.host.Output("tcpdump", append(args, "icmp and host "+n.b.inner.String())...)
+				if err != nil {
+					out += err.Error()
+				}
+				done <- out
+			}()
+			n.a.fast(t, false)
+			t.Log(n.a.tunnel.State().WhyNotFast)
+			if r := ping(t, n.a, n.b, netlab.PingOptions{Count: 20, Timeout: answered}); r.Received != 20 {
+				t.Errorf("ping: %v", r)
+			}
+			out := <-done
+			if requests, replies := strings.Count(out, "echo request"), strings.Count(out, "echo reply"); requests < 5 || replies < 5 {
+				t.Errorf("it has seen %d requests and %d replies:\n%s", requests, replies, out)
+			}
+			n.a.fast(t, true)
+			n.balance(t)
+		})
 	}
 }
