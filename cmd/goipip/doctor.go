@@ -22,12 +22,15 @@ func newDoctorCommand() *cobra.Command {
 				return err
 			}
 			for _, f := range tunnel.Examine() {
-				if f.Err == nil {
+				switch {
+				case f.Err == nil:
 					fmt.Fprintf(cmd.OutOrStdout(), "ok       %s\n", f.Need)
-					continue
+				case f.Optional:
+					fmt.Fprintf(cmd.OutOrStdout(), "without  %s: %v\n", f.Need, f.Err)
+				default:
+					fmt.Fprintf(cmd.OutOrStdout(), "not ok   %s: %v\n", f.Need, f.Err)
+					err = errors.New("a tunnel would not work well here")
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "not ok   %s: %v\n", f.Need, f.Err)
-				err = errors.New("a tunnel would not work well here")
 			}
 			return err
 		},

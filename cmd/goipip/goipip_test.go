@@ -88,7 +88,7 @@ func TestEveryFlagInEverySpelling(t *testing.T) {
 			var args []string
 			for _, f := range [][2]string{
 				{"local", "192.0.2.1"}, {"remote", "192.0.2.2"}, {"name", "a/b"}, {"address", "10.0.0.1"}, {"peer", "10.0.0.2"},
-				{"mtu", "1400"}, {"ttl", "64"}, {"tos", "0x10"}, {"dev", "eth0"}, {"queues", "2"}, {"offload", "off"}, {"tx", "raw"},
+				{"mtu", "1400"}, {"ttl", "64"}, {"tos", "0x10"}, {"dev", "eth0"}, {"queues", "2"}, {"offload", "off"}, {"tx", "raw"}, {"fast-path", "auto"},
 				{"log-level", "debug"}, {"log-format", "json"},
 			} {
 				args = append(args, strings.Fields(dash+f[0]+equals+f[1])...)
@@ -107,7 +107,7 @@ func TestHelpAndVersion(t *testing.T) {
 			t.Errorf("goipip %s: status %d, stderr %q", arg, r.status, r.stderr)
 		}
 		for _, flag := range []string{"local", "remote", "name", "address", "peer", "mtu", "ttl", "tos", "nopmtudisc", "dev",
-			"queues", "offload", "tx", "log-level", "log-format", "version", "help"} {
+			"queues", "offload", "tx", "fast-path", "log-level", "log-format", "version", "help"} {
 			if !strings.Contains(r.stdout, "--"+flag) {
 				t.Errorf("goipip %s does not mention --%s", arg, flag)
 			}

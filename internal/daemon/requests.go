@@ -231,6 +231,9 @@ func (d *Daemon) status(m *member) control.TunnelStatus {
 	if s.Reported {
 		t.Underlay.ReportedBy = "router"
 	}
+	if s.Config.Fast != tunnel.FastOff {
+		t.FastPath = &control.FastPath{Used: s.Fast, WhyNot: s.WhyNotFast, Sent: s.FastSent, Received: s.FastReceived}
+	}
 	t.TX, t.RX = d.sampler.traffic(m, counted)
 	return t
 }

@@ -46,9 +46,10 @@ func takesDecapFlag() bool {
 func refusal(err error) error {
 	switch {
 	case errors.Is(err, os.ErrPermission):
-		return fmt.Errorf("%w: needs CAP_BPF and CAP_NET_ADMIN in the initial user namespace: run as root of the machine, not of a container", err)
+		return fmt.Errorf("%w: needs CAP_BPF and CAP_NET_ADMIN in the initial user namespace: run as root of the machine, or give a container "+
+			"these capabilities", unix.EPERM)
 	case errors.Is(err, ebpf.ErrNotSupported):
-		return fmt.Errorf("%w: needs Linux 6.6 with CONFIG_BPF_SYSCALL and CONFIG_NET_XGRESS", err)
+		return fmt.Errorf("needs Linux 6.6 with CONFIG_BPF_SYSCALL and CONFIG_NET_XGRESS: %w", err)
 	}
 	return err
 }

@@ -40,6 +40,8 @@ func (v View) screen(e entry) []line {
 	st, underlay := e.underlay()
 	add("underlay", st, underlay)
 	add("sends by", plain, e.transmit())
+	st, fast := e.fastPath()
+	add("fast path", st, fast)
 	add("path MTU", plain, e.pathMTU())
 	st, soft := e.softErrors()
 	add("soft errors", st, soft)
@@ -141,7 +143,9 @@ func (e entry) options() string {
 	add(c.MTU != 0, fmt.Sprintf("mtu %d", c.MTU))
 	add(c.Device != "", "dev "+c.Device)
 	add(c.Mark != 0, text("fwmark"))
-	parts = append(parts, text("icmp"), text("tx"), text("offload"), fmt.Sprintf("queues %d", c.Queues))
+	parts = append(parts, text("icmp"), text("tx"))
+	add(e.FastPath != nil, text("fast-path"))
+	parts = append(parts, text("offload"), fmt.Sprintf("queues %d", c.Queues))
 	add(c.AnyProtocol, "mode any")
 	return strings.Join(parts, ", ")
 }
@@ -178,6 +182,18 @@ func (e entry) transmit() string {
 		return s + ": " + u.WhyRaw
 	}
 	return s
+}
+
+// fastPath is whether the kernel carries packets by itself, and why not.
+func (e entry) fastPath() (style, string) {
+	f := e.FastPath
+	switch {
+	case f == nil:
+		return plain, ""
+	case f.Used:
+		return plain, fmt.Sprintf("in use: %s packets sent, %s received", count(f.Sent), count(f.Received))
+	}
+	return warn, "not in use: " + f.WhyNot
 }
 
 func (e entry) pathMTU() string {

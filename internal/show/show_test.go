@@ -54,6 +54,8 @@ func busy(name string) control.TunnelStatus {
 	t := idle(name)
 	t.Underlay.PathMTU, t.Underlay.ReportedBy = 1400, "router"
 	t.SoftErrors = 2
+	t.Config.Fast = tunnel.FastAuto
+	t.FastPath = &control.FastPath{Used: true, Sent: 1234000, Received: 654000}
 	t.TX = control.Traffic{
 		Packets: 1234567, Bytes: 1300000000, PacketRate: 84012, ByteRate: 117625000, Last: now.Add(-time.Second),
 		Drops: map[string]uint64{"too_big": 12, "no_route": 1234, "malformed": 1},
@@ -98,8 +100,9 @@ func everything(name string) control.TunnelStatus {
 		Address: prefix("172.66.1.101/24"), Addresses: []netip.Prefix{prefix("10.0.0.1/24"), prefix("10.0.1.1/32")},
 		Routes: []tun.Route{{To: prefix("198.51.100.0/24"), Metric: 100, Table: 7}, {To: prefix("0.0.0.0/0")}},
 		MTU:    1400, TTL: 64, TOS: 0x10, InheritTOS: true, NoPMTUDisc: true, Device: "eth0", Mark: 7, RelayICMP: true,
-		Transmit: tunnel.TransmitRaw, Queues: 4, NoOffload: true, Down: true, AnyProtocol: true,
+		Transmit: tunnel.TransmitRaw, Fast: tunnel.FastOn, Queues: 4, NoOffload: true, Down: true, AnyProtocol: true,
 	}
+	t.FastPath = &control.FastPath{WhyNot: "the link is promiscuous (tcpdump)", Sent: 1200000, Received: 650000}
 	t.Underlay.Transmit = "raw"
 	return t
 }

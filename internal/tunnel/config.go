@@ -42,7 +42,7 @@ type Config struct {
 	RelayICMP  bool   `json:"relay-icmp,omitempty"` // tell the inner sender at once of an ICMP error, as RFC 2003 §4 has it; Linux waits (T8)
 
 	Transmit  TransmitPath `json:"tx,omitempty"`
-	Fast      FastPath     `json:"fast-path,omitempty"`
+	Fast      FastPath     `json:"fast-path,omitempty"`  // whether the kernel carries packets by itself
 	Queues    int          `json:"queues,omitempty"`     // 1 to tun.MaxQueues
 	NoOffload bool         `json:"no-offload,omitempty"` // leave nothing to the kernel on the other side of the TUN
 

@@ -3,6 +3,7 @@ package tunnel
 import (
 	"log/slog"
 
+	"goipip/internal/fastpath"
 	"goipip/internal/underlay"
 	"goipip/rawsock"
 	"goipip/tun"
@@ -12,6 +13,8 @@ import (
 type Finding struct {
 	Need string
 	Err  error // what is wrong and what to do about it; nil if nothing is
+	// Optional tells that tunnels work well without.
+	Optional bool
 }
 
 // Examine checks whether this host can have a tunnel, in the network namespace of
@@ -19,10 +22,20 @@ type Finding struct {
 // returns.
 func Examine() []Finding {
 	return []Finding{
-		{"a TUN device", examineTUN()},
-		{"a raw socket", examineSocket()},
-		{"nothing else that answers ipip packets", examineConflict()},
+		{Need: "a TUN device", Err: examineTUN()},
+		{Need: "a raw socket", Err: examineSocket()},
+		{Need: "nothing else that answers ipip packets", Err: examineConflict()},
+		{Need: "a fast path in the kernel (--fast-path)", Err: examineFastPath(), Optional: true},
 	}
+}
+
+func examineFastPath() error {
+	h, err := fastpath.Open()
+	if err != nil {
+		return err
+	}
+	h.Close()
+	return nil
 }
 
 func examineTUN() error {

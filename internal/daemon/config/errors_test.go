@@ -19,7 +19,7 @@ func TestErrors(t *testing.T) {
 		{`noptmudisc = true`, at + `1: tunnel.tun01.noptmudisc: unknown key: did you mean "nopmtudisc"?`},
 		{`name = "tun02"`, at + `1: tunnel.tun01.name: unknown key: a tunnel's name stands in the header of its table, [tunnel.NAME]`},
 		{`colour.front = 1`, at + `1: tunnel.tun01.colour: unknown key: the keys here are local, remote, address, peer, addresses, routes, ` +
-			`mtu, ttl, tos, nopmtudisc, dev, fwmark, icmp, queues, offload, tx`},
+			`mtu, ttl, tos, nopmtudisc, dev, fwmark, icmp, queues, offload, tx, fast-path`},
 		{`local = "192.0.2.9"`, at + "1: tunnel.tun01.local: given twice, first at goipip.toml:2: leave one out"},
 
 		// Types.
@@ -55,6 +55,8 @@ func TestErrors(t *testing.T) {
 		{`tos = 10`, at + "7: tunnel.tun01.tos: 10: must be hexadecimal, 00 to ff, a name such as EF (rt_dsfield), or inherit"},
 		{`fwmark = -1`, at + "10: tunnel.tun01.fwmark: -1: must be 0 to 0xffffffff"},
 		{`icmp = "no"`, at + `8: tunnel.tun01.icmp: "no": must be linux or rfc2003`},
+		{`fast-path = true`, at + `13: tunnel.tun01.fast-path: is a boolean: must be a string, as in fast-path = "auto"`},
+		{`fast-path = "yes"`, at + `13: tunnel.tun01.fast-path: "yes": must be off or auto or on`},
 		{`tx = "tcp"`, at + `6: tunnel.tun01.tx: "tcp": must be auto or raw or packet`},
 		{`offload = ""`, at + `11: tunnel.tun01.offload: "": must be auto or off`},
 		{`queues = 0`, at + "10: tunnel.tun01.queues: 0: must be 1 to 255"},

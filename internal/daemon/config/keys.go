@@ -38,6 +38,7 @@ var tunnelKeys = []key[Tunnel]{
 	{"queues", "a number, as in queues = 1", number(func(t *Tunnel) *int { return &t.Config.Queues })},
 	{"offload", `a string, as in offload = "auto"`, fromText("offload")},
 	{"tx", `a string, as in tx = "auto"`, fromText("tx")},
+	{"fast-path", `a string, as in fast-path = "auto"`, fromText("fast-path")},
 }
 
 // routeKeys are the keys of an element of routes.

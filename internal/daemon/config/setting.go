@@ -41,6 +41,8 @@ var Settings = map[string]Setting{
 		[]string{"auto", "off"}, []bool{false, true}),
 	"tx": choice(func(c *tunnel.Config) *tunnel.TransmitPath { return &c.Transmit },
 		[]string{"auto", "raw", "packet"}, []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitRaw, tunnel.TransmitPacket}),
+	"fast-path": choice(func(c *tunnel.Config) *tunnel.FastPath { return &c.Fast },
+		[]string{"off", "auto", "on"}, []tunnel.FastPath{tunnel.FastOff, tunnel.FastAuto, tunnel.FastOn}),
 }
 
 // The words of log-level and log-format, the default first.

@@ -20,6 +20,8 @@ func TestSettings(t *testing.T) {
 		"icmp":    {"linux": "linux", "rfc2003": "rfc2003"},
 		"offload": {"auto": "auto", "off": "off"},
 		"tx":      {"auto": "auto", "raw": "raw", "packet": "packet"},
+
+		"fast-path": {"off": "off", "auto": "auto", "on": "on"},
 	} {
 		s := config.Settings[name]
 		for text, want := range texts {
@@ -32,7 +34,7 @@ func TestSettings(t *testing.T) {
 			}
 		}
 	}
-	if len(config.Settings) != 10 {
+	if len(config.Settings) != 11 {
 		t.Errorf("%d settings", len(config.Settings))
 	}
 }

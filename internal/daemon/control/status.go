@@ -47,6 +47,9 @@ type TunnelStatus struct {
 	Trouble  string   `json:"trouble,omitempty"`
 	Underlay Underlay `json:"underlay"`
 
+	// FastPath is how the tunnel stands to the kernel's fast path; nil if it is off.
+	FastPath *FastPath `json:"fast_path,omitempty"`
+
 	// SoftErrors is how many of the next senders are notified of an ICMP error about the
 	// tunnel (T8).
 	SoftErrors int `json:"soft_errors"`
@@ -69,6 +72,14 @@ type Underlay struct {
 	PathMTU    int        `json:"path_mtu"`              // of outer packets, in bytes; 0 if not known
 	DeviceMTU  int        `json:"device_mtu"`            // of Device, in bytes; 0 if not known
 	ReportedBy string     `json:"reported_by,omitempty"` // "router" where PathMTU comes from an ICMP error
+}
+
+// FastPath is how a tunnel stands to the fast path.
+type FastPath struct {
+	Used     bool   `json:"used"`              // the kernel carries packets by itself now
+	WhyNot   string `json:"why_not,omitempty"` // why it does not
+	Sent     uint64 `json:"sent"`              // packets that it has carried so far; TX and RX have them too
+	Received uint64 `json:"received"`
 }
 
 // Traffic is what passed in one direction.
