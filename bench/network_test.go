@@ -34,10 +34,14 @@ type network struct {
 
 // connect builds a network that ends with the test, and returns when packets
 // pass between its inner addresses.
-func connect(tb testing.TB, p peer) *network {
+func connect(tb testing.TB, p peer, prepare ...func(testing.TB, *site)) *network {
 	tb.Helper()
 	labtest.Need(tb, p.allNeeds()...)
 	n := newNetwork(tb)
+	for _, f := range prepare {
+		f(tb, n.a)
+		f(tb, n.b)
+	}
 	for i, sites := range [][2]*site{{n.a, n.b}, {n.b, n.a}} {
 		if process := p.ends[i](tb, sites[0], sites[1]); process != nil {
 			n.processes = append(n.processes, process)
@@ -49,6 +53,15 @@ func connect(tb testing.TB, p peer) *network {
 		return err == nil && r.Received > 0
 	})
 	return n
+}
+
+// withoutOffloads has a site's device take no superpackets of tunnels.
+func withoutOffloads(tb testing.TB, s *site) {
+	tb.Helper()
+	labtest.Need(tb, "ethtool")
+	if out, err := s.host.Output("ethtool", "-K", cable, "tx-ipxip4-segmentation", "off"); err != nil {
+		tb.Fatal(err, out)
+	}
 }
 
 // newNetwork lays the cable.

@@ -69,16 +69,16 @@ func startKernel(tb testing.TB, near, far *site) *netlab.Process {
 // startGoipip runs goipip with its defaults.
 func startGoipip(tb testing.TB, near, far *site) *netlab.Process {
 	tb.Helper()
-	return startProgram(tb, near, goipip(tb, near, far))
+	return startProgram(tb, near, command(tb, near, far))
 }
 
 // startFast runs goipip with its fast path in the kernel.
 func startFast(tb testing.TB, near, far *site) *netlab.Process {
 	tb.Helper()
-	return startProgram(tb, near, goipip(tb, near, far, "-fast-path", "on"))
+	return startProgram(tb, near, command(tb, near, far, "-fast-path", "on"))
 }
 
-func goipip(tb testing.TB, near, far *site, flags ...string) *exec.Cmd {
+func command(tb testing.TB, near, far *site, flags ...string) *exec.Cmd {
 	tb.Helper()
 	return exec.Command(labtest.BuildGoipip(tb), append(flags, "-log-level", "warn",
 		"-name", link, "-local", near.outer.String(), "-remote", far.outer.String(),
