@@ -66,6 +66,7 @@ type Watcher struct {
 	followings  followings
 	change      uint64 // counts the events that concern all Followings
 	nextIdle    int    // where the next poll starts among followings.byRemote
+	nextLink    int    // and where it starts to read their own links again
 	observers   observers
 	stale       stale // for the next pass
 
