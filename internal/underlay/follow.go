@@ -21,7 +21,7 @@ type Query struct {
 	Link          int        // index of the Follower's own link, for LinkChanged
 
 	// NextHop asks for Path.Hop too.
-	NextHop bool
+	NextHop   bool
 	Observers bool // asks for Path.Observed too
 	// Probe returns the MTU in bytes and the source of the path by a device, or with 0 by any,
 	// as a socket of protocol 4 has them. It is called where a lookup by netlink cannot
