@@ -21,9 +21,8 @@ type Query struct {
 	Link          int        // index of the Follower's own link, for LinkChanged
 
 	// NextHop asks for Path.Hop too.
-	NextHop bool
-	// Observers asks for Path.Observed too.
-	Observers bool
+	NextHop   bool
+	Observers bool // asks for Path.Observed too
 	// Probe returns the MTU in bytes and the source of the path by a device, or with 0 by any,
 	// as a socket of protocol 4 has them. It is called where a lookup by netlink cannot
 	// answer for that protocol.
@@ -57,7 +56,9 @@ type Path struct {
 	HopReason string // why a packet socket cannot send
 	Filtered  string // what sees a raw socket's packets, but not a packet socket's; empty for nothing
 	// Observed is what sees packets of the Query's Link, or packets that come by Device, that
-	// a program between the two would keep from it; empty for nothing.
+	// a program between the two would keep from it; empty for nothing. A packet socket is
+	// known within a second. So is an XDP program of which no event tells, if there are 100
+	// Queries or fewer; with more, a second for each 100.
 	Observed string
 }
 
@@ -123,13 +124,17 @@ func (w *Watcher) Follow(q Query, to Follower) *Following {
 	}
 	w.followings.add(f)
 	f.seen = w.change
-	if l, ok := w.links.byIndex[q.Link]; ok {
-		to.LinkChanged(l, true)
+	link, here := w.links.byIndex[q.Link]
+	if here {
+		to.LinkChanged(link, true)
 	}
 	unread := q.Observers && w.observers.sockets.unknown == notYet
 	w.mu.Unlock()
 	if unread {
 		w.readShared()
+	}
+	if q.Observers && here {
+		w.readLinks([]Link{link})
 	}
 	f.look()
 	return f

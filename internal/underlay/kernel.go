@@ -139,9 +139,9 @@ func (k *kernel) request(protocol, typ, flags int, answer uint16, data ...nl.Net
 }
 
 // dump lists objects of rtnetlink(7). It repeats a request that a change interrupted.
-func (k *kernel) dump(typ int, answer uint16, data ...nl.NetlinkRequestData) (list [][]byte, err error) {
+func (k *kernel) dump(typ int, answer uint16, header nl.NetlinkRequestData) (list [][]byte, err error) {
 	for range 5 {
-		list, err = k.request(syscall.NETLINK_ROUTE, typ, syscall.NLM_F_DUMP, answer, data...)
+		list, err = k.request(syscall.NETLINK_ROUTE, typ, syscall.NLM_F_DUMP, answer, header)
 		if !errors.Is(err, nl.ErrDumpInterrupted) {
 			break
 		}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -87,7 +86,10 @@ func (w *Watcher) setNetdev(found string) {
 // readObservers reads what is stale of them.
 func (w *Watcher) readObservers(stale stale) {
 	if stale.links {
-		w.readOwnLinks()
+		w.mu.Lock()
+		links := w.nextLinks()
+		w.mu.Unlock()
+		w.readLinks(links)
 	}
 	if stale.sockets {
 		sockets := w.kernel.packetSockets()
@@ -260,84 +262,68 @@ func (w *Watcher) qdiscsChanged() {
 	}
 }
 
-// fewLinks is how many of a namespace's links are read one by one rather than by a list: one
-// request takes as long as a list of some ten links.
-const fewLinks = 10
+// linksPerPoll is how many of Followers' own links a poll reads again.
+const linksPerPoll = 100
 
-// readOwnLinks reads the links of Followings that ask for observers again. An XDP program
-// comes and goes without an event if it is attached by a BPF link, or if the network link is
-// down (bpf_xdp_link_attach in net/core/dev.c, do_setlink in net/core/rtnetlink.c).
-func (w *Watcher) readOwnLinks() {
-	w.mu.Lock()
-	before := map[int]Link{}
-	for f := range w.followings.observing {
-		if l, here := w.links.byIndex[f.query.Link]; here {
-			before[l.Index] = l
-		}
-	}
-	total := len(w.links.byIndex)
-	w.mu.Unlock()
-
-	var now []Link
-	var err error
-	if len(before)*fewLinks <= total {
-		now, err = w.kernel.readLinks(slices.Collect(maps.Keys(before)))
-	} else {
-		now, err = w.kernel.listLinks()
-	}
-
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	unknown := ""
-	if err != nil {
-		unknown = err.Error()
-	}
-	if w.observers.links != unknown {
-		w.observers.links = unknown
-		w.followings.observing.publishAgain()
-	}
-	for _, l := range now {
-		// If an event came meanwhile, it may be newer than this.
-		if b, own := before[l.Index]; own && w.links.byIndex[l.Index] == b {
-			w.setLink(l)
-		}
-	}
-}
-
-// skipStats asks for links without their counters.
-func skipStats() nl.NetlinkRequestData {
-	const filterSkipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS of linux/rtnetlink.h
-	return nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(filterSkipStats))
-}
-
-// listLinks lists all links.
-func (k *kernel) listLinks() (list []Link, err error) {
-	messages, err := k.dump(syscall.RTM_GETLINK, syscall.RTM_NEWLINK, nl.NewIfInfomsg(syscall.AF_UNSPEC), skipStats())
-	for _, message := range messages {
-		if l, ok := parseLink(message); ok {
-			list = append(list, l)
-		}
-	}
-	return list, err
-}
-
-// readLinks reads those of the links with an index of indexes that there are.
-func (k *kernel) readLinks(indexes []int) (list []Link, err error) {
-	for _, index := range indexes {
-		header := nl.NewIfInfomsg(syscall.AF_UNSPEC)
-		header.Index = int32(index)
-		messages, err := k.request(syscall.NETLINK_ROUTE, syscall.RTM_GETLINK, 0, syscall.RTM_NEWLINK, header, skipStats())
-		if errors.Is(err, syscall.ENODEV) {
-			continue
-		}
-		if err != nil {
-			return list, err
-		}
-		for _, message := range messages {
-			if l, ok := parseLink(message); ok {
-				list = append(list, l)
+// nextLinks returns the links that the next poll reads: all that are asked about, or if these
+// are many, the next in turn. It needs mu.
+func (w *Watcher) nextLinks() (list []Link) {
+	all := w.followings.byRemote
+	for range all {
+		w.nextLink = (w.nextLink + 1) % len(all)
+		f := all[w.nextLink]
+		if l, here := w.links.byIndex[f.query.Link]; here && f.query.Observers {
+			if list = append(list, l); len(list) == linksPerPoll {
+				break
 			}
 		}
 	}
-	return list, nil
+	return list
+}
+
+// readLinks reads links again. An XDP program comes and goes without an event if it is
+// attached by a BPF link, or if the network link is down (bpf_xdp_link_attach in
+// net/core/dev.c, do_setlink in net/core/rtnetlink.c).
+func (w *Watcher) readLinks(list []Link) {
+	for _, before := range list {
+		l, err := w.kernel.readLink(before.Index)
+		if errors.Is(err, syscall.ENODEV) {
+			continue // an event tells
+		}
+		w.mu.Lock()
+		unknown := ""
+		if err != nil {
+			unknown = err.Error()
+		}
+		if w.observers.links != unknown {
+			w.observers.links = unknown
+			w.followings.observing.publishAgain()
+		}
+		// If an event came meanwhile, it may be newer than this.
+		if err == nil && w.links.byIndex[l.Index] == before {
+			w.setLink(l)
+		}
+		w.mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// readLink reads the link with an index, without its counters.
+func (k *kernel) readLink(index int) (l Link, err error) {
+	const skipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS of linux/rtnetlink.h
+	header := nl.NewIfInfomsg(syscall.AF_UNSPEC)
+	header.Index = int32(index)
+	messages, err := k.request(syscall.NETLINK_ROUTE, syscall.RTM_GETLINK, 0, syscall.RTM_NEWLINK, header,
+		nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(skipStats)))
+	if err != nil {
+		return l, err
+	}
+	if len(messages) > 0 {
+		if l, ok := parseLink(messages[0]); ok {
+			return l, nil
+		}
+	}
+	return l, errors.New("no answer about the link")
 }

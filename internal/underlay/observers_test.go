@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -12,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/underlay"
 )
@@ -170,6 +172,19 @@ func TestObserved_PacketSocketsFile(t *testing.T) {
 	}
 }
 
+// clsact is the qdisc of tc's filters of a link.
+func clsact(t *testing.T, host *netlab.Host, link string) netlink.Qdisc {
+	t.Helper()
+	l, err := host.Netlink().LinkByName(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &netlink.GenericQdisc{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
+		QdiscType:  "clsact",
+	}
+}
+
 // Any qdisc of the link but noqueue is an observer, and of the device those for what comes.
 func TestObserved_Qdiscs(t *testing.T) {
 	o := observe(t)
@@ -192,12 +207,7 @@ func TestObserved_Qdiscs(t *testing.T) {
 			Rate:       1 << 30, Limit: 1 << 20, Buffer: 1 << 20,
 		}
 	}
-	clsact := func(name string) netlink.Qdisc {
-		return &netlink.GenericQdisc{
-			QdiscAttrs: netlink.QdiscAttrs{LinkIndex: o.link(name).Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
-			QdiscType:  "clsact",
-		}
-	}
+	clsact := func(name string) netlink.Qdisc { return clsact(t, o.host, name) }
 	for _, name := range []string{"eth0", "t1"} { // do not matter
 		add(tbf(name))
 	}
@@ -217,7 +227,8 @@ func TestObserved_Qdiscs(t *testing.T) {
 	o.none()
 }
 
-// A tun gets the kernel's default qdisc, without an event about qdiscs, when it comes up.
+// A tun gets the kernel's default qdisc without an event about qdiscs, when it comes up and
+// when another one is deleted.
 func TestObserved_DefaultQdisc(t *testing.T) {
 	labtest.Need(t, "tun")
 	o := observe(t)
@@ -227,19 +238,29 @@ func TestObserved_DefaultQdisc(t *testing.T) {
 	tun.none()
 	ip(t, o.host, []string{"link set tun0 up"})
 	kind := ""
-	labtest.WaitFor(t, "the default qdisc", func() bool {
-		list, err := o.host.Netlink().QdiscList(o.link("tun0"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, q := range list {
-			kind = q.Type()
-		}
-		return kind != ""
-	})
-	if kind != "noqueue" {
-		tun.wait("the link has a qdisc", kind)
+	list, err := o.host.Netlink().QdiscList(o.link("tun0"))
+	if err != nil {
+		t.Fatal(err)
 	}
+	for _, q := range list {
+		kind = q.Type()
+	}
+	if kind == "" || kind == "noqueue" {
+		t.Skipf("the default is %q", kind)
+	}
+	tun.wait("the link has a qdisc", kind)
+	noqueue := &netlink.GenericQdisc{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: o.link("tun0").Attrs().Index, Parent: netlink.HANDLE_ROOT},
+		QdiscType:  "noqueue",
+	}
+	if err := o.host.Netlink().QdiscReplace(noqueue); err != nil {
+		t.Fatal(err)
+	}
+	tun.none()
+	if err := o.host.Netlink().QdiscDel(noqueue); err != nil {
+		t.Fatal(err)
+	}
+	tun.wait("the link has a qdisc", kind)
 	if p := o.f.path.Load(); p.Observed != "" {
 		t.Errorf("the other link has %q", p.Observed)
 	}
@@ -365,20 +386,21 @@ func TestObserved_OnlyIfAsked(t *testing.T) {
 	}
 }
 
-// The observers are known before the first Path, and forgotten with the last Following.
+// The observers are known before the first Path, also after nobody has asked for a while.
 func TestObserved_AgainFromTheStart(t *testing.T) {
 	labtest.Need(t, "root", "ip")
 	o := &observing{watched: watch(t), t: t}
-	o.packetSocket(unix.ETH_P_ALL, 0)
 	for range 2 {
-		var f counter
-		following := o.w.Follow(underlay.Query{Local: local, Remote: remote, Observers: true}, &f)
-		if p := f.path.Load(); !strings.Contains(p.Observed, "all links") || f.paths.Load() != 1 {
-			t.Errorf("the first of %d Paths is %+v", f.paths.Load(), p)
+		closeSocket := o.packetSocket(unix.ETH_P_ALL, 0)
+		for _, want := range []bool{true, false} {
+			var f counter
+			following := o.w.Follow(underlay.Query{Local: local, Remote: remote, Observers: true}, &f)
+			if p := f.path.Load(); strings.Contains(p.Observed, "all links") != want || f.paths.Load() != 1 {
+				t.Errorf("the first of %d Paths is %+v, want the socket: %v", f.paths.Load(), p, want)
+			}
+			following.Close()
+			closeSocket()
 		}
-		following.Close()
-		closeSocket := o.packetSocket(unix.ETH_P_ALL, o.link("eth0").Attrs().Index)
-		closeSocket()
 	}
 }
 
@@ -408,4 +430,88 @@ func (c *crowd) observe(t testing.TB, n int) {
 		}
 	}
 	c.waitAll(t, "no observer", func(p *underlay.Path) bool { return p != nil && p.Observed == "" })
+}
+
+// The links of many tunnels, which are made with noqueue, lead to no list of qdiscs each.
+func TestScale_Noqueue(t *testing.T) {
+	c := newCrowd(t, 0)
+	const links = 400
+	c.observe(t, links)
+	for _, f := range c.followings[1:] {
+		f.Close()
+	}
+	requests, start := c.w.Requests(), time.Now()
+	list, err := c.host.Netlink().LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range list {
+		if l.Attrs().Name[0] != 'v' {
+			continue
+		}
+		if err := c.host.Netlink().QdiscAdd(&netlink.GenericQdisc{
+			QdiscAttrs: netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Parent: netlink.HANDLE_ROOT},
+			QdiscType:  "noqueue",
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.host.Netlink().QdiscAdd(clsact(t, c.host, "eth0")); err != nil { // the last event
+		t.Fatal(err)
+	}
+	labtest.WaitFor(t, "the qdisc that matters", func() bool { return c.followers[0].path.Load().Observed != "" })
+	const perPoll = 3
+	polls := int(time.Since(start)/time.Second) + 2
+	got := c.w.Requests() - requests
+	t.Logf("%d requests in %v", got, time.Since(start))
+	if got > perPoll*polls {
+		t.Errorf("%d requests for %d qdiscs that do not matter, want at most %d", got, links, perPoll*polls)
+	}
+}
+
+// What concerns one link is published to its Follower, and what concerns all once to each,
+// without lookups.
+func TestScale_Observers(t *testing.T) {
+	c := newCrowd(t, 0)
+	c.observe(t, many)
+	paths, settled := c.paths(), c.settled()
+	links := map[*counter]int64{}
+	for _, f := range c.followers {
+		links[f] = f.links.Load()
+	}
+	ip(t, c.host, []string{"link set eth0 promisc on", "link set v7 promisc on"})
+	labtest.WaitFor(t, "one promiscuous link", func() bool {
+		n := 0
+		for _, f := range c.followers {
+			if strings.Contains(f.path.Load().Observed, "promiscuous") {
+				n++
+			}
+		}
+		return n == 1
+	})
+	ip(t, c.host, []string{"link set v7 promisc off"})
+	c.waitAll(t, "none", func(p *underlay.Path) bool { return p.Observed == "" })
+	if got := c.paths() - paths; got != 2 {
+		t.Errorf("%d new Paths, want two", got)
+	}
+	paths = c.paths()
+	if err := c.host.Netlink().QdiscAdd(clsact(t, c.host, "eth0")); err != nil {
+		t.Fatal(err)
+	}
+	c.waitAll(t, "the qdisc", func(p *underlay.Path) bool { return strings.Contains(p.Observed, "eth0 has a qdisc") })
+	if err := c.host.Netlink().QdiscDel(clsact(t, c.host, "eth0")); err != nil {
+		t.Fatal(err)
+	}
+	c.waitAll(t, "its end", func(p *underlay.Path) bool { return p.Observed == "" })
+	if got := c.paths() - paths; got != 2*many {
+		t.Errorf("%d new Paths, want two for each of %d", got, many)
+	}
+	if got, most := c.settled()-settled, c.polled(); got > most {
+		t.Errorf("%d lookups, want at most %d", got, most)
+	}
+	for _, f := range c.followers {
+		if f.links.Load() != links[f] {
+			t.Error("LinkChanged was called without a change that it tells")
+		}
+	}
 }

@@ -66,6 +66,7 @@ type Watcher struct {
 	followings  followings
 	change      uint64 // counts the events that concern all Followings
 	nextIdle    int    // where the next poll starts among followings.byRemote
+	nextLink    int    // and where it starts to read their own links again
 	observers   observers
 	stale       stale // for the next pass
 
@@ -181,7 +182,7 @@ func (w *Watcher) run(ctx context.Context) {
 	}
 }
 
-// poll marks as stale what may have changed without an event: the filters, observers, the paths that
+// poll marks as stale what may have changed without an event: filters, observers, the paths that
 // are in use, those whose MTU is a router's report, which expires, and a few of the others.
 func (w *Watcher) poll() {
 	w.mu.Lock()
