@@ -14,10 +14,11 @@ import (
 	"goipip/internal/netlab/labtest"
 )
 
-// forms are the two command lines that make a tunnel. Each returns the function that awaits its end, when somebody has
+// forms are the command lines that make a tunnel. Each returns the function that awaits its end, when somebody has
 // deleted the link.
 var forms = map[string]func(t *testing.T, e end) (ended func()){
 	"flags":           addByFlags,
+	"fast path":       addWithFastPath,
 	"ip-tunnel words": addByWords,
 	"ip of deploy":    addByShim,
 }
@@ -25,7 +26,19 @@ var forms = map[string]func(t *testing.T, e end) (ended func()){
 // addByFlags types `goipip -name NAME -local L -remote R`, in a shell's background.
 func addByFlags(t *testing.T, e end) func() {
 	t.Helper()
-	g := e.start(t)
+	return addBackground(t, e)
+}
+
+// addWithFastPath does so with `--fast-path on`.
+func addWithFastPath(t *testing.T, e end) func() {
+	t.Helper()
+	labtest.Need(t, "bpf")
+	return addBackground(t, e, "--fast-path", "on")
+}
+
+func addBackground(t *testing.T, e end, options ...string) func() {
+	t.Helper()
+	g := e.start(t, options...)
 	return func() {
 		t.Helper()
 		if err := g.Wait(labtest.Context(t)); err != nil {
