@@ -55,7 +55,7 @@ func (o *options) runInBackground(ctx context.Context) error {
 	syscall.CloseOnExec(readyFD)
 	ready := os.NewFile(readyFD, "ready")
 	workers := tunnel.DefaultQueues()
-	if err := needTunnelDescriptors(tunnel.DefaultQueues(), workers); err != nil {
+	if err := needTunnelDescriptors(tunnel.Config{Queues: tunnel.DefaultQueues()}, workers); err != nil {
 		return err
 	}
 	q := logqueue.New(newSyslogHandler(dialSyslog), logSize)

@@ -16,12 +16,14 @@ import (
 
 // Descriptors that must be free, about half as many again as are used: by the process
 // without workers and tunnels; by a worker, with its sockets; by a tunnel, and by each of its
-// queues; and by the demo.
+// queues; by the fast path, and by a tunnel that uses it; and by the demo.
 const (
 	processDescriptors = 32
 	workerDescriptors  = 18
 	tunnelDescriptors  = 2
 	queueDescriptors   = 2
+	fastDescriptors    = 16
+	fastLinkDescriptor = 1
 	demoDescriptors    = 64
 )
 
@@ -51,31 +53,41 @@ func needDescriptors(what string, n int) error {
 }
 
 // needTunnelDescriptors does so for a tunnel.
-func needTunnelDescriptors(queues, workers int) error {
+func needTunnelDescriptors(cfg tunnel.Config, workers int) error {
 	what := "a tunnel with 1 queue"
-	if queues != 1 {
-		what = fmt.Sprintf("a tunnel with %d queues", queues)
+	if cfg.Queues != 1 {
+		what = fmt.Sprintf("a tunnel with %d queues", cfg.Queues)
 	}
-	return needDescriptors(what, oneTunnel(queues, workers))
-}
-
-// oneTunnel returns how many descriptors a process with one tunnel needs.
-func oneTunnel(queues, workers int) int {
-	return processDescriptors + workers*workerDescriptors + tunnelDescriptors + queues*queueDescriptors
+	return needDescriptors(what, tunnelsNeed(workers, cfg))
 }
 
 // needDaemonDescriptors does so for several tunnels.
 func needDaemonDescriptors(tunnels []config.Tunnel, workers int) error {
-	n := processDescriptors + workers*workerDescriptors
+	var all []tunnel.Config
 	for _, t := range tunnels {
-		n += tunnelDescriptors + t.Config.Queues*queueDescriptors
+		all = append(all, t.Config)
 	}
-	return needDescriptors(fmt.Sprintf("%d tunnels", len(tunnels)), n)
+	return needDescriptors(fmt.Sprintf("%d tunnels", len(tunnels)), tunnelsNeed(workers, all...))
+}
+
+// tunnelsNeed returns how many descriptors a process with these tunnels needs.
+func tunnelsNeed(workers int, tunnels ...tunnel.Config) int {
+	n, fast := processDescriptors+workers*workerDescriptors, 0
+	for _, t := range tunnels {
+		n += tunnelDescriptors + t.Queues*queueDescriptors
+		if t.Fast != tunnel.FastOff {
+			fast++
+		}
+	}
+	if fast > 0 {
+		n += fastDescriptors + fast*fastLinkDescriptor
+	}
+	return n
 }
 
 // needDemoDescriptors does so for the demo, whose tunnels need theirs.
 func needDemoDescriptors() error {
-	return needDescriptors("the demo", max(demoDescriptors, oneTunnel(tunnel.DefaultQueues(), tunnel.DefaultQueues())))
+	return needDescriptors("the demo", max(demoDescriptors, tunnelsNeed(tunnel.DefaultQueues(), tunnel.Config{Queues: tunnel.DefaultQueues()})))
 }
 
 // closeOnExec keeps all descriptors from first on from programs that this process

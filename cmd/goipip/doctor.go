@@ -17,7 +17,7 @@ func newDoctorCommand() *cobra.Command {
 		Short: "Check this host for missing requirements and conflicts",
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			err := needTunnelDescriptors(1, 1)
+			err := needTunnelDescriptors(tunnel.Config{Queues: 1}, 1)
 			if err != nil {
 				return err
 			}

@@ -45,7 +45,7 @@ func (o *options) ipWords(args []string) (c iproute.Command, ok bool) {
 
 // runWords carries out a command line in the words of ip(8).
 func (o *options) runWords(ctx context.Context, c iproute.Command, out io.Writer) error {
-	if err := needTunnelDescriptors(tunnel.DefaultQueues(), tunnel.DefaultQueues()); err != nil {
+	if err := needTunnelDescriptors(tunnel.Config{Queues: tunnel.DefaultQueues()}, tunnel.DefaultQueues()); err != nil {
 		return err
 	}
 	if _, terminal := terminalOf(out); c.Options.Color == iproute.ColorAuto && !terminal {

@@ -24,7 +24,7 @@ func (o *options) runTunnel(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := needTunnelDescriptors(cfg.Queues, cmp.Or(o.workers, cfg.Queues)); err != nil {
+	if err := needTunnelDescriptors(cfg, cmp.Or(o.workers, cfg.Queues)); err != nil {
 		return err
 	}
 	q := logqueue.New(o.logHandler(), logSize)
