@@ -253,17 +253,36 @@ func TestDemo(t *testing.T) {
 }
 
 func TestDoctor(t *testing.T) {
-	labtest.Need(t, "root", "tun")
+	labtest.Need(t, "root", "tun", "bpf")
 	doctor := func(script string) result {
 		return runCommand(t, exec.CommandContext(labtest.Context(t), "unshare", "--net", "--mount",
 			"sh", "-c", script, "sh", labtest.BuildGoipip(t), "doctor"))
 	}
-	if r := doctor(`exec "$@"`); r.status != 0 || strings.Count(r.stdout, "ok       ") != 3 {
+	if r := doctor(`exec "$@"`); r.status != 0 || strings.Count(r.stdout, "ok       ") != 4 {
 		t.Errorf("with everything there: %+v", r)
 	}
 	r := doctor(`exec setpriv --bounding-set=-net_raw "$@"`)
 	if r.status != 1 || !strings.Contains(r.stdout, "not ok   a raw socket: open raw socket: permission denied: needs CAP_NET_RAW") {
 		t.Errorf("without CAP_NET_RAW: %+v", r)
+	}
+	r = doctor(`exec setpriv --bounding-set=-bpf,-sys_admin "$@"`)
+	if r.status != 0 || !strings.Contains(r.stdout, "without  a fast path in the kernel (--fast-path): operation not permitted: needs CAP_BPF") {
+		t.Errorf("without CAP_BPF: %+v", r)
+	}
+}
+
+// Where the kernel does not take BPF programs, -fast-path on says why, and auto does without.
+func TestFastPathRefused(t *testing.T) {
+	labtest.Need(t, "root", "tun", "bpf")
+	run := func(mode string) result {
+		return runCommand(t, exec.CommandContext(labtest.Context(t), "unshare", "--net", "--mount", "setpriv", "--bounding-set=-bpf,-sys_admin",
+			"timeout", "--signal=TERM", "1", labtest.BuildGoipip(t), "-local", "192.0.2.1", "-remote", "192.0.2.2", "-fast-path", mode))
+	}
+	if r := run("on"); r.status != 1 || !strings.Contains(r.stderr, "fast path: operation not permitted: needs CAP_BPF") {
+		t.Errorf("on: %+v", r)
+	}
+	if r := run("auto"); strings.Count(r.stderr, "no fast path") != 1 || !strings.Contains(r.stderr, "tunnel is down") {
+		t.Errorf("auto: %+v", r)
 	}
 }
 
