@@ -62,6 +62,9 @@ type unused struct {
 // 6.6, and CAP_BPF and CAP_NET_ADMIN in the initial user namespace; the error says what is
 // missing.
 func Open() (*Host, error) {
+	if err := findTCX(); err != nil {
+		return nil, refusal(err)
+	}
 	spec, err := loadPrograms()
 	if err != nil {
 		return nil, err

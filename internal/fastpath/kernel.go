@@ -7,6 +7,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,6 +17,16 @@ func specialize(spec *ebpf.CollectionSpec) error {
 		return spec.Variables[programsVarDecapFlags].Set(uint64(decapIPXIP4))
 	}
 	return nil
+}
+
+// findTCX returns an error unless the kernel has tcx.
+func findTCX() error {
+	const loopback = 1 // its index in each network namespace
+	_, err := link.QueryPrograms(link.QueryOptions{Target: loopback, Attach: ebpf.AttachTCXIngress})
+	if errors.Is(err, unix.EINVAL) {
+		return ebpf.ErrNotSupported
+	}
+	return err
 }
 
 // decapIPXIP4 is BPF_F_ADJ_ROOM_DECAP_IPXIP4, by which bpf_skb_adjust_room makes an ordinary

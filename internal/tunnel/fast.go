@@ -208,10 +208,12 @@ func (t *Tunnel) attachFast(k *fastpath.Tunnel, device int) {
 			w.following.Doubt()
 			return
 		}
-		w.log.Warn("no fast path", "err", err)
 		w.planning.Lock()
+		defer w.planning.Unlock()
+		if w.fast.failed == nil || w.fast.failed.Error() != err.Error() {
+			w.log.Warn("no fast path", "err", err)
+		}
 		w.fast.failed = err
-		w.planning.Unlock()
 		w.following.Retry()
 	})
 }

@@ -30,12 +30,11 @@ type way struct {
 	rawReason string
 	bound     int // index of the device that packets leave by, as known last
 
-	planning sync.Mutex
-	next     *engine.Plan // the latest
-	live     bool         // the loops go by it
-	fast     fastState
-
-	situation atomic.Pointer[situation]
+	planning  sync.Mutex
+	next      *engine.Plan // the latest
+	live      bool         // the loops go by it
+	fast      fastState
+	situation atomic.Pointer[situation] // next is made of it; written under planning
 
 	// settling is held by what may take a moment: settle, and a change of the link.
 	settling   sync.Mutex
@@ -108,10 +107,10 @@ func (w *way) PathChanged(p underlay.Path) {
 func (w *way) apply() {
 	s := &situation{path: w.latest, here: w.here, up: w.up}
 	s.loop = w.here && s.path.Device == w.device.Index()
-	w.situation.Store(s)
 	plan := w.plan(s)
 	w.planning.Lock()
 	defer w.planning.Unlock()
+	w.situation.Store(s)
 	w.next = &plan
 	if w.live {
 		// Between the same addresses it does not fail.

@@ -79,6 +79,10 @@ enum {
 	ECN_CE = 3,
 };
 
+/* More bytes than these, with headers, bpf_skb_change_head refuses for any packet but a
+ * superpacket (BPF_SKB_MAX_LEN in net/core/filter.c: some 16000). */
+enum { LONGEST = 15000 };
+
 #define IP_DF 0x4000
 #define IP_FRAGMENT 0x3fff /* more fragments, or an offset */
 
@@ -114,13 +118,13 @@ static __always_inline bool plain(const struct iphdr *h)
 }
 
 /* packet_len returns the length of an inner packet, or of the longest that a superpacket will
- * be cut into, in bytes; 0 if that is not known. */
+ * be cut into, in bytes; 0 if that is not known, or too long. */
 static __always_inline __u32 packet_len(struct __sk_buff *skb, const struct iphdr *inner)
 {
 	__u8 doff;
 
 	if (!skb->gso_size)
-		return skb->len;
+		return skb->len <= LONGEST ? skb->len : 0;
 	switch (inner->protocol) {
 	case IPPROTO_TCP:
 		if (bpf_skb_load_bytes(skb, sizeof(*inner) + 12, &doff, 1))
@@ -198,12 +202,13 @@ enum { TRAIN_LEN = 16 };
  * long packets in quick succession, none of which the kernel has numbered, as it does when it
  * cuts a superpacket (inet_gso_segment). Nothing has merged them, so that the receiver would
  * acknowledge every other one, and each acknowledgement costs that program a system call. The
- * engine merges them, and has all packets of such a tunnel, so that they stay in order. */
+ * engine merges them, and has short ones too while such a stream lasts, so that they stay in
+ * order. */
 static __always_inline bool unmerged(struct counter *c, const struct plan *p, const struct iphdr *outer, __u32 len)
 {
 	__u64 now = bpf_ktime_get_ns();
 
-	if (2 * len > p->mtu) {
+	if (2 * len > p->mtu) { /* a long one */
 		if (outer->id || now - c->train_began > MILLISECOND) {
 			c->train_began = now;
 			c->train_len = 0;
