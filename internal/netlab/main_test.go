@@ -2,9 +2,12 @@ package netlab_test
 
 import (
 	"bufio"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
+	"strconv"
 	"testing"
 
 	"goipip/internal/netlab"
@@ -25,6 +28,11 @@ func TestMain(m *testing.M) {
 	if os.Getenv(generatorEnv) != "" {
 		generate()
 		return
+	}
+	// Guests and hosts wait most of the time. -parallel says otherwise.
+	if err := flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	labtest.Main(m)
 }

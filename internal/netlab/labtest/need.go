@@ -35,6 +35,7 @@ var checks = map[string]func() error{
 	"ethtool":         program("ethtool"),
 	"nft":             program("nft"),
 	"make":            program("make"),
+	"clang":           program("clang"),
 	"wireguard-go":    checkWireguard,
 }
 
@@ -45,7 +46,7 @@ var long = []string{"uml", "wireguard-go"}
 // variable GOIPIP_REQUIRE names that need or is "all". Under go test -short it skips a test that needs "uml" or
 // "wireguard-go" in any case. The needs are "root" (may make network namespaces), "tun" (/dev/net/tun opens), "uml" (User
 // Mode Linux and its modules), "bpf" (may load a program), "wireguard-go" (its Go module installs), and the programs "socat",
-// "tcpdump", "ping", "ip", "ethtool", "iptables-legacy", "nft" and "make".
+// "tcpdump", "ping", "ip", "ethtool", "iptables-legacy", "nft", "make" and "clang".
 func Need(tb testing.TB, needs ...string) {
 	tb.Helper()
 	for _, need := range needs {
