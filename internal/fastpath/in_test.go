@@ -227,7 +227,7 @@ func TestTrain(t *testing.T) {
 				continue
 			}
 			outer := packet.IPv4(frame[etherLen:])
-			inner := packet.IPv4(append(outer[packet.IPv4HdrLen:], make([]byte, 1500)...)[:n])
+			inner := append(outer[packet.IPv4HdrLen:], make([]byte, 1500)...)[:n]
 			inner.SetProtocol(packet.ProtoTCP)
 			inner.SetTotalLength(n)
 			inner.UpdateChecksum()
