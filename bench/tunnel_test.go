@@ -33,7 +33,7 @@ func BenchmarkTunnel(b *testing.B) {
 // those of a tunnel in software, as behind a NIC without tx-ipxip4-segmentation.
 func BenchmarkCut(b *testing.B) {
 	for _, l := range loads[:2] {
-		b.Run("load="+l.name, func(b *testing.B) {
+		b.Run("load=cut-"+l.name, func(b *testing.B) {
 			for _, p := range peers {
 				if p.name == "none" || p.name == "kernel" || p.name == "goipip" || p.name == "fast" {
 					b.Run("peer="+p.name, func(b *testing.B) { measureOn(b, l, connect(b, p, withoutOffloads)) })

@@ -26,6 +26,9 @@ var peers = []peer{
 	{"naive", "naive"},
 	{"wireguard", "wireguard-go"},
 	{"goipip", "goipip"},
+	{"goipip-fast", "goipip → fast path"},
+	{"fast-goipip", "fast path → goipip"},
+	{"fast", "fast path"},
 }
 
 // rivals are the peers that the table has goipip's ratio to.
@@ -44,6 +47,8 @@ var rows = []row{
 	{"… CPU of the whole machine", "tcp1", "machine-s/GB", "s/GB", 1},
 	{"TCP, 4 streams", "tcp4", "Gbit/s", "Gbit/s", 1},
 	{"TCP, 32 streams", "tcp32", "Gbit/s", "Gbit/s", 1},
+	{"TCP, one stream, cut in software", "cut-tcp1", "Gbit/s", "Gbit/s", 1},
+	{"… 4 streams", "cut-tcp4", "Gbit/s", "Gbit/s", 1},
 	{"TCP with bbr, one stream", "bbr1", "Gbit/s", "Gbit/s", 1},
 	{"UDP, 1400 bytes, < 0.1 % lost", "udp1400", "pps", "1000/s", 1e-3},
 	{"… received of all that can be sent", "udp1400", "flood-pps", "1000/s", 1e-3},
