@@ -224,7 +224,10 @@ SEC("tcx/ingress")
 int goipip_in(struct __sk_buff *skb)
 {
 	const __u32 at_outer = ETH_HLEN, at_inner = at_outer + sizeof(struct iphdr);
-	struct iphdr outer, inner;
+	struct {
+		struct iphdr outer, inner;
+	} h;
+	const struct iphdr *outer = &h.outer, *inner = &h.inner;
 	struct pair pair;
 	const struct plan *p;
 	struct counter *c;
@@ -232,34 +235,35 @@ int goipip_in(struct __sk_buff *skb)
 	__u8 tos, ecn;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->pkt_type != PACKET_HOST || skb->vlan_present ||
-	    bpf_skb_load_bytes(skb, at_outer, &outer, sizeof(outer)) || outer.protocol != IPPROTO_IPIP)
+	    bpf_skb_load_bytes(skb, at_outer, &h, sizeof(h)) || outer->protocol != IPPROTO_IPIP)
 		return NEXT;
-	pair.local = outer.daddr;
-	pair.remote = outer.saddr;
+	pair.local = outer->daddr;
+	pair.remote = outer->saddr;
 	p = plan_of(bpf_map_lookup_elem(&pairs, &pair)); /* R2, G1 */
-	if (!p || p->local != outer.daddr || p->remote != outer.saddr || p->device != skb->ifindex)
+	if (!p || p->local != outer->daddr || p->remote != outer->saddr || p->device != skb->ifindex)
 		return NEXT;
-	if (!plain(&outer) || sum(&outer) != 0xffff || bpf_ntohs(outer.tot_len) != skb->len - at_outer ||
-	    bpf_skb_load_bytes(skb, at_inner, &inner, sizeof(inner)))
-		return NEXT;
-
+	c = counter_of(p);
 	len = skb->len - at_inner;
-	if (!plain(&inner) || bpf_ntohs(inner.tot_len) != len || /* R4 */
-	    !inner.ttl ||                                        /* G3 */
-	    inner.protocol == IPPROTO_IPIP)
+	if (!c || (!skb->gso_size && inner->protocol == IPPROTO_TCP && unmerged(c, p, outer, len)))
 		return NEXT;
-	first = bpf_ntohl(inner.daddr) >> 24; /* G2 */
+	if (!plain(outer) || sum(outer) != 0xffff || bpf_ntohs(outer->tot_len) != skb->len - at_outer)
+		return NEXT;
+	if (!plain(inner) || bpf_ntohs(inner->tot_len) != len || /* R4 */
+	    !inner->ttl ||                                        /* G3 */
+	    inner->protocol == IPPROTO_IPIP)
+		return NEXT;
+	first = bpf_ntohl(inner->daddr) >> 24; /* G2 */
 	if (first == 0 || first == 127)
 		return NEXT;
-	first = bpf_ntohl(inner.saddr) >> 24;
-	if (first == 0 || first == 127 || first >= 224 || bpf_map_lookup_elem(&own, &inner.saddr))
+	first = bpf_ntohl(inner->saddr) >> 24;
+	if (first == 0 || first == 127 || first >= 224 || bpf_map_lookup_elem(&own, &inner->saddr))
 		return NEXT;
 	/* The kernel would take a superpacket that it forwards for a tunnel's. */
-	if (skb->gso_size && !(decap_flags & DECAP_IPXIP4) && !bpf_map_lookup_elem(&own, &inner.daddr))
+	if (skb->gso_size && !(decap_flags & DECAP_IPXIP4) && !bpf_map_lookup_elem(&own, &inner->daddr))
 		return NEXT;
 
-	tos = inner.tos;
-	ecn = outer.tos & ECN_MASK; /* R5 */
+	tos = inner->tos;
+	ecn = outer->tos & ECN_MASK; /* R5 */
 	if (!(tos & ECN_MASK)) {
 		if (ecn)
 			return NEXT;
@@ -268,15 +272,12 @@ int goipip_in(struct __sk_buff *skb)
 	} else if (ecn == ECN_ECT1 && (tos & ECN_MASK) == ECN_ECT0) {
 		tos ^= ECN_ECT0 | ECN_ECT1;
 	}
-	c = counter_of(p);
-	if (!c || (!skb->gso_size && inner.protocol == IPPROTO_TCP && unmerged(c, p, &outer, len)))
-		return NEXT;
-	if (tos != inner.tos &&
-	    (bpf_l3_csum_replace(skb, at_inner + 10, bpf_htons(inner.tos), bpf_htons(tos), 2) ||
+	if (tos != inner->tos &&
+	    (bpf_l3_csum_replace(skb, at_inner + 10, bpf_htons(inner->tos), bpf_htons(tos), 2) ||
 	     bpf_skb_store_bytes(skb, at_inner + 1, &tos, 1, 0)))
 		return NEXT;
 
-	if (bpf_skb_adjust_room(skb, -(__s32)sizeof(outer), BPF_ADJ_ROOM_MAC,
+	if (bpf_skb_adjust_room(skb, -(__s32)sizeof(*outer), BPF_ADJ_ROOM_MAC,
 				BPF_F_ADJ_ROOM_FIXED_GSO | DECAP_L3_IPV4 | decap_flags))
 		return NEXT;
 	c->received_packets++;
