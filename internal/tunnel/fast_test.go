@@ -377,12 +377,23 @@ func TestFast_Tcpdump(t *testing.T) {
 				}
 				done <- out
 			}()
-			n.a.fast(t, false)
+			labtest.WaitFor(t, "tcpdump to be noticed", func() bool {
+				why := n.a.tunnel.State().WhyNotFast
+				return strings.Contains(why, "promiscuous") || strings.Contains(why, "packet socket")
+			})
 			t.Log(n.a.tunnel.State().WhyNotFast)
-			if r := ping(t, n.a, n.b, netlab.PingOptions{Count: 20, Timeout: answered}); r.Received != 20 {
-				t.Errorf("ping: %v", r)
-			}
-			out := <-done
+			var out string
+			labtest.WaitFor(t, "tcpdump, which takes its time to start, to have seen enough", func() bool {
+				if r := ping(t, n.a, n.b, netlab.PingOptions{Count: 5, Timeout: answered}); r.Received != 5 {
+					t.Errorf("ping: %v", r)
+				}
+				select {
+				case out = <-done:
+					return true
+				default:
+					return false
+				}
+			})
 			if requests, replies := strings.Count(out, "echo request"), strings.Count(out, "echo reply"); requests < 5 || replies < 5 {
 				t.Errorf("it has seen %d requests and %d replies:\n%s", requests, replies, out)
 			}
