@@ -39,13 +39,12 @@ quick: fmt vet
 # All tests, and then the rules of docs/rules.md, each with the result of its tests.
 # One package after the other: several measure how long something takes. Never a cached
 # result: go test does not know that tests build goipip and start it. The tunnels are tested
-# four times: each alone in its process, and, as far as rules go, each beside another one,
-# each with the fast path, and each without a local address.
+# three times: each alone in its process, and, as far as rules go, each beside another one,
+# and each without a local address.
 FIXED_LOCAL = 'TestO10_Hazard22_Mark|TestT14_NestedTunnels|TestT3_O4_PolicyRouting'
 interop: needs
 	@{ go test -race -count=1 -p 1 -json ./...; \
 		go test -race -count=1 -json -run '^Test[EGORT][0-9]*_' ./internal/tunnel -crowd; \
-		go test -race -count=1 -json -run '^Test[EGORT][0-9]*_' ./internal/tunnel -fast; \
 		go test -race -count=1 -json -run '^Test[EGORT][0-9]*_' -skip $(FIXED_LOCAL) ./internal/tunnel -any; } | go run ./internal/rules $(INTO) docs/rules.md
 
 # The same, and README.md shows that table.

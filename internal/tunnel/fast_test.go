@@ -18,7 +18,8 @@ import (
 )
 
 // Tests of the fast path. That its packets are the same as all others is for TestEligibility of
-// package fastpath, and for the oracle; with -fast the tests of all rules use it too.
+// package fastpath, and for the oracle. With -fast, by hand, the tests of all rules use it too;
+// some of them take packets for lost that a capture has not seen yet.
 
 func fastAuto(c *tunnel.Config) { c.Fast = tunnel.FastAuto }
 func fastOn(c *tunnel.Config)   { c.Fast = tunnel.FastOn }
