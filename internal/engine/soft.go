@@ -31,6 +31,13 @@ func (s *softErrors) setAny(any bool) {
 	}
 }
 
+// tell has the Owner hear how things stand.
+func (s *softErrors) tell() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changed(s.any.Load())
+}
+
 // note counts one error.
 func (s *softErrors) note(now time.Time) {
 	s.mu.Lock()

@@ -255,5 +255,8 @@ func (t *Tunnel) remove() {
 	}
 }
 
+// TellSoftErrors calls the Owner's SoftErrors, with what it was told last.
+func (t *Tunnel) TellSoftErrors() { t.soft.tell() }
+
 // SoftErrors returns how many of the next senders are to hear of an ICMP error (T8).
 func (t *Tunnel) SoftErrors() int { return t.soft.left(time.Now()) }

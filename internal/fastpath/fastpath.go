@@ -39,9 +39,11 @@ type Host struct {
 
 	attaching sync.Mutex // held across requests that wait for the kernel
 
-	mu      sync.Mutex        // held for requests that do not
-	devices map[int]*attached // that outer packets come by, by index; written with attaching held too
-	own     map[netip.Addr]struct{}
+	mu      sync.Mutex              // held for requests that do not
+	devices map[int]*attached       // that outer packets come by, by index; written with attaching held too
+	own     map[netip.Addr]struct{} // as the programs know them
+	blind   bool                    // they do not know all: no tunnel has a Plan
+	tunnels map[*Tunnel]struct{}
 	unused  []unused // plans, the longest unused first
 	ids     []uint32 // counters that no tunnel has
 }
@@ -72,7 +74,7 @@ func Open() (*Host, error) {
 	if err := specialize(spec); err != nil {
 		return nil, err
 	}
-	h := &Host{own: map[netip.Addr]struct{}{}, devices: map[int]*attached{}}
+	h := &Host{own: map[netip.Addr]struct{}{}, tunnels: map[*Tunnel]struct{}{}, devices: map[int]*attached{}}
 	if err := spec.LoadAndAssign(&h.programs, nil); err != nil {
 		return nil, refusal(err)
 	}
@@ -90,25 +92,44 @@ func (h *Host) Close() {
 	h.programs.Close()
 }
 
-// SetAddresses replaces the addresses of this host (G2).
+// SetAddresses replaces the addresses of this host (G2). After an error, the programs leave
+// all packets to the engine until it succeeds.
 func (h *Host) SetAddresses(own []netip.Addr) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	err := h.setAddresses(own)
+	h.blind = err != nil
+	if h.blind {
+		for t := range h.tunnels {
+			t.stop()
+		}
+	}
+	return err
+}
+
+// setAddresses needs mu.
+func (h *Host) setAddresses(own []netip.Addr) error {
 	next := make(map[netip.Addr]struct{}, len(own))
-	var errs []error
 	for _, a := range own {
 		next[a] = struct{}{}
-		if _, ok := h.own[a]; !ok {
-			errs = append(errs, h.programs.Own.Put(number(a), uint8(1)))
-		}
 	}
 	for a := range h.own {
 		if _, ok := next[a]; !ok {
-			errs = append(errs, h.programs.Own.Delete(number(a)))
+			if err := ignoreMissing(h.programs.Own.Delete(number(a))); err != nil {
+				return err
+			}
+			delete(h.own, a)
 		}
 	}
-	h.own = next
-	return errors.Join(errs...)
+	for a := range next {
+		if _, ok := h.own[a]; !ok {
+			if err := h.programs.Own.Put(number(a), uint8(1)); err != nil {
+				return err
+			}
+			h.own[a] = struct{}{}
+		}
+	}
+	return nil
 }
 
 // Tunnel is a tunnel whose packets may be carried by the programs.
@@ -140,6 +161,7 @@ func (h *Host) Add(index int) (*Tunnel, error) {
 		return nil, err
 	}
 	h.ids = h.ids[1:]
+	h.tunnels[t] = struct{}{}
 	return t, nil
 }
 
@@ -186,8 +208,8 @@ func (t *Tunnel) Attach(device int) error {
 }
 
 // Use has the programs go by p from their next packet on. With false they leave all packets to
-// the engine: p's device is not attached, or plans change faster than their memory becomes
-// free. It does not wait.
+// the engine: p's device is not attached, plans change faster than their memory becomes
+// free, or not all addresses of this host are known. It does not wait.
 func (t *Tunnel) Use(p Plan) bool {
 	h := t.host
 	h.mu.Lock()
@@ -197,7 +219,7 @@ func (t *Tunnel) Use(p Plan) bool {
 		return false
 	case t.plan != nil && *t.plan == p:
 		return true
-	case t.device != p.Device, t.use(p) != nil:
+	case h.blind, t.device != p.Device, t.use(p) != nil:
 		t.stop()
 		return false
 	}
@@ -222,7 +244,7 @@ func (t *Tunnel) use(p Plan) error {
 		err = errors.Join(err, h.programs.Pairs.Put(pairOf(&p), slot))
 	}
 	if former != nil {
-		if p.SendOnly || pairOf(former) != pairOf(&p) {
+		if err != nil || p.SendOnly || pairOf(former) != pairOf(&p) {
 			err = errors.Join(err, h.forget(former, formerSlot))
 		}
 		h.unused = append(h.unused, unused{formerSlot, time.Now()})
@@ -322,6 +344,7 @@ func (t *Tunnel) Close() {
 		t.final = t.stats()
 		t.closed = true
 		h.ids = append(h.ids, t.id)
+		delete(h.tunnels, t)
 		h.mu.Unlock()
 		h.detach(t.device)
 	})
@@ -348,12 +371,14 @@ func (h *Host) attach(device int) error {
 			return refusal(err)
 		}
 		next := &attached{Link: l}
-		if a != nil { // of a device that is gone
+		if a != nil {
 			next.users = a.users
-			a.Close()
+		}
+		h.setDevice(device, next)
+		if a != nil {
+			a.Close() // its device is gone
 		}
 		a = next
-		h.setDevice(device, a)
 	}
 	a.users++
 	return nil

@@ -121,6 +121,27 @@ func TestTunnel_Lifecycle(t *testing.T) {
 	}
 }
 
+// While the programs do not know all addresses of the host, they leave all packets to the engine.
+func TestHost_TooManyAddresses(t *testing.T) {
+	s := newSite(t)
+	p := s.plan()
+	s.use(t, p)
+	var own []netip.Addr
+	for a := netip.MustParseAddr("11.0.0.0"); len(own) <= int(s.fast.programs.Own.MaxEntries()); a = a.Next() {
+		own = append(own, a)
+	}
+	if s.fast.SetAddresses(own) == nil {
+		t.Fatal("more addresses than the map has room for, and no error")
+	}
+	s.carries(t, "with too many addresses", p, false, false)
+	if s.tunnel.Use(p) {
+		t.Error("the plan is used with too many addresses")
+	}
+	must(t, s.fast.SetAddresses(own[:1]))
+	s.use(t, p)
+	s.carries(t, "with fewer", p, true, true)
+}
+
 // A pair that went from one tunnel to another stays with that.
 func TestTunnel_PairsChangeHands(t *testing.T) {
 	s := newSite(t)

@@ -55,7 +55,10 @@ func takesDecapFlag() bool {
 
 // refusal says what is missing where the kernel refuses.
 func refusal(err error) error {
+	var unverified *ebpf.VerifierError
 	switch {
+	case errors.As(err, &unverified):
+		return fmt.Errorf("this kernel's verifier refuses the programs, which is a fault of goipip; please report it: %w", err)
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("%w: needs CAP_BPF and CAP_NET_ADMIN in the initial user namespace: run as root of the machine, or give a container "+
 			"these capabilities", unix.EPERM)

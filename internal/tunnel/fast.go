@@ -36,10 +36,10 @@ func (h *Host) fastPath() (*fastpath.Host, error) {
 }
 
 // joinFastPath makes the tunnel one whose packets the kernel may carry by itself, if cfg says
-// so. It must be called in the tunnel's network namespace.
-func (t *Tunnel) joinFastPath(cfg Config) error {
+// so, or returns why that cannot be. It must be called in the tunnel's network namespace.
+func (t *Tunnel) joinFastPath(cfg Config) (whyNot, err error) {
 	if cfg.Fast == FastOff || t.kernel.Load() != nil {
-		return nil
+		return nil, nil
 	}
 	host, err := t.host.fastPath()
 	if err == nil {
@@ -47,17 +47,16 @@ func (t *Tunnel) joinFastPath(cfg Config) error {
 		if k, err = host.Add(t.device.Index()); err == nil {
 			t.kernel.Store(k)
 			if p := t.packets.Load(); p != nil {
-				k.Hold(p.SoftErrors() > 0)
+				p.TellSoftErrors()
 			}
-			return nil
+			return nil, nil
 		}
 	}
 	if cfg.Fast == FastOn {
-		return fmt.Errorf("fast path: %w", err)
+		return nil, fmt.Errorf("fast path: %w", err)
 	}
-	t.noFastPath = err
 	t.host.logNoFastPath(err)
-	return nil
+	return err, nil
 }
 
 // logNoFastPath says once why the fast path cannot be had.
@@ -88,6 +87,7 @@ func (t *Tunnel) SoftErrors(pending bool) {
 
 // fastState is how a way stands to the fast path, under planning.
 type fastState struct {
+	cannot error  // why it cannot be had
 	used   bool   // the kernel carries packets by itself
 	why    string // not; empty also by choice
 	failed error  // to attach to the path's device
@@ -102,7 +102,7 @@ func (w *way) chooseFast() {
 	switch {
 	case w.cfg.Fast == FastOff:
 	case k == nil:
-		w.fast.why = w.noFastPath.Error()
+		w.fast.why = w.fast.cannot.Error()
 	default:
 		w.fast.why = w.whyNotFast(w.situation.Load())
 		if w.fast.why == "" {
@@ -173,7 +173,7 @@ func (w *way) whyNotFast(s *situation) string {
 // others. It reports false if that is to be done again.
 func (w *way) settleFast(s *situation) (done bool) {
 	k := w.kernel.Load()
-	if k == nil || w.cfg.Fast == FastOff || s.path.HopReason != "" || s.path.Device == 0 || s.loop {
+	if k == nil || w.cfg.Fast == FastOff || s.path.HopReason != "" || s.path.Device == 0 || s.loop || !s.here {
 		return true
 	}
 	if !k.Attached(s.path.Device) {

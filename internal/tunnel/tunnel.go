@@ -51,7 +51,6 @@ type Tunnel struct {
 	packets atomic.Pointer[engine.Tunnel]   // nil until the first Plan
 	kernel  atomic.Pointer[fastpath.Tunnel] // nil without a fast path
 
-	noFastPath error       // why it cannot be had
 	attaching  atomic.Bool // the fast path is being attached
 	background sync.WaitGroup
 
@@ -113,10 +112,11 @@ func (t *Tunnel) open() (err error) {
 	if err := t.chooseTransmitPath(&t.cfg); err != nil {
 		return err
 	}
-	if err := t.joinFastPath(t.cfg); err != nil {
+	noFastPath, err := t.joinFastPath(t.cfg)
+	if err != nil {
 		return err
 	}
-	w := newWay(t, t.cfg, bound)
+	w := newWay(t, t.cfg, bound, noFastPath)
 	w.settling.Lock() // until the link is up
 	defer w.settling.Unlock()
 	if err := w.follow(); err != nil {
@@ -190,7 +190,8 @@ func (t *Tunnel) Change(cfg Config) error {
 	if err := t.chooseTransmitPath(&cfg); err != nil {
 		return err
 	}
-	if err := t.joinFastPath(cfg); err != nil {
+	noFastPath, err := t.joinFastPath(cfg)
+	if err != nil {
 		return err
 	}
 	former := t.claim
@@ -204,10 +205,13 @@ func (t *Tunnel) Change(cfg Config) error {
 	}
 	before := t.way.Load()
 	before.following.Close()
-	w := newWay(t, cfg, bound)
+	w := newWay(t, cfg, bound, noFastPath)
 	w.settling.Lock()
 	defer w.settling.Unlock()
 	if err := w.follow(); err != nil {
+		if k := t.kernel.Load(); k != nil {
+			k.Stop()
+		}
 		return err
 	}
 	link := cfg.link(t.nextMTU(w))

@@ -51,8 +51,9 @@ type situation struct {
 	loop bool // the path leads into the tunnel itself (T4)
 }
 
-func newWay(t *Tunnel, cfg Config, bound int) *way {
+func newWay(t *Tunnel, cfg Config, bound int, noFastPath error) *way {
 	w := &way{Tunnel: t, cfg: cfg, here: true, bound: bound, troubleLog: rate.NewLimiter(logPerSecond, logBurst)}
+	w.fast.cannot = noFastPath
 	if before := t.way.Load(); before != nil {
 		w.here, w.up, w.trouble, w.troubleLog, w.warned = before.here, before.up, before.trouble, before.troubleLog, before.warned
 	}
@@ -131,12 +132,14 @@ func (w *way) LinkChanged(l underlay.Link, here bool) {
 	}
 }
 
-// Sent returns how many packets were to be sent.
+// Sent returns how many packets were to be sent, and also how many the kernel received by
+// itself: the programs of others that would miss those are to be looked for too.
 func (w *way) Sent() (n uint64) {
 	if packets := w.packets.Load(); packets != nil {
 		n = packets.Sent()
 	}
-	return n + w.fastStats().TX.Packets
+	fast := w.fastStats()
+	return n + fast.TX.Packets + fast.RX.Packets
 }
 
 // plan is what w's settings and path come to.

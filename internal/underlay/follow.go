@@ -78,7 +78,7 @@ type Follower interface {
 	// the link has left this namespace.
 	LinkChanged(l Link, here bool)
 	// Sent returns how many packets the Follower has tried to send so far, including those
-	// that the Path made it drop. While that number grows, the Watcher looks the path up
+	// that the Path made it drop, and perhaps those that came by its device. While that number grows, the Watcher looks the path up
 	// every second, and has the kernel confirm a neighbour that has been silent for long,
 	// as the kernel does for packets of its own.
 	Sent() uint64

@@ -202,18 +202,23 @@ enum { TRAIN_LEN = 16 };
  * long packets in quick succession, none of which the kernel has numbered, as it does when it
  * cuts a superpacket (inet_gso_segment). Nothing has merged them, so that the receiver would
  * acknowledge every other one, and each acknowledgement costs that program a system call. The
- * engine merges them, and has short ones too while such a stream lasts, so that they stay in
+ * engine merges them, and has all others too while such a stream lasts, so that they stay in
  * order. */
-static __always_inline bool unmerged(struct counter *c, const struct plan *p, const struct iphdr *outer, __u32 len)
+static __always_inline bool unmerged(struct counter *c, const struct plan *p, const struct iphdr *outer, __u32 len,
+				     bool merged)
 {
-	__u64 now = bpf_ktime_get_ns();
+	__u64 now = bpf_ktime_get_ns(), began = c->train_began, n = c->train_len;
 
 	if (2 * len > p->mtu) { /* a long one */
-		if (outer->id || now - c->train_began > MILLISECOND) {
-			c->train_began = now;
-			c->train_len = 0;
+		if (merged || outer->id || now - began > MILLISECOND) {
+			began = now;
+			n = 0;
 		}
-		if (!outer->id && ++c->train_len >= TRAIN_LEN)
+		n += !merged && !outer->id;
+		/* Both always: without CAP_PERFMON, the verifier takes no store to one place or another. */
+		c->train_began = began;
+		c->train_len = n;
+		if (n >= TRAIN_LEN)
 			c->train_until = now + TRAIN_TIME;
 	}
 	return now < c->train_until;
@@ -244,7 +249,7 @@ int goipip_in(struct __sk_buff *skb)
 		return NEXT;
 	c = counter_of(p);
 	len = skb->len - at_inner;
-	if (!c || (!skb->gso_size && inner->protocol == IPPROTO_TCP && unmerged(c, p, outer, len)))
+	if (!c || (inner->protocol == IPPROTO_TCP && unmerged(c, p, outer, len, skb->gso_size)))
 		return NEXT;
 	if (!plain(outer) || sum(outer) != 0xffff || bpf_ntohs(outer->tot_len) != skb->len - at_outer)
 		return NEXT;
@@ -258,8 +263,10 @@ int goipip_in(struct __sk_buff *skb)
 	first = bpf_ntohl(inner->saddr) >> 24;
 	if (first == 0 || first == 127 || first >= 224 || bpf_map_lookup_elem(&own, &inner->saddr))
 		return NEXT;
-	/* The kernel would take a superpacket that it forwards for a tunnel's. */
-	if (skb->gso_size && !(decap_flags & DECAP_IPXIP4) && !bpf_map_lookup_elem(&own, &inner->daddr))
+	/* The kernel would take a superpacket that it forwards for a tunnel's. The other packets of
+	 * its stream stay in order with it. */
+	if ((skb->gso_size || inner->protocol == IPPROTO_TCP) && !(decap_flags & DECAP_IPXIP4) &&
+	    !bpf_map_lookup_elem(&own, &inner->daddr))
 		return NEXT;
 
 	tos = inner->tos;

@@ -36,6 +36,7 @@ var checks = map[string]func() error{
 	"nft":             program("nft"),
 	"make":            program("make"),
 	"clang":           program("clang"),
+	"setpriv":         program("setpriv"),
 	"wireguard-go":    checkWireguard,
 }
 
@@ -46,7 +47,7 @@ var long = []string{"uml", "wireguard-go"}
 // variable GOIPIP_REQUIRE names that need or is "all". Under go test -short it skips a test that needs "uml" or
 // "wireguard-go" in any case. The needs are "root" (may make network namespaces), "tun" (/dev/net/tun opens), "uml" (User
 // Mode Linux and its modules), "bpf" (may load a program), "wireguard-go" (its Go module installs), and the programs "socat",
-// "tcpdump", "ping", "ip", "ethtool", "iptables-legacy", "nft", "make" and "clang".
+// "tcpdump", "ping", "ip", "ethtool", "iptables-legacy", "nft", "make", "clang" and "setpriv".
 func Need(tb testing.TB, needs ...string) {
 	tb.Helper()
 	for _, need := range needs {
