@@ -143,6 +143,7 @@ func TestO6_T7_AnotherWay(t *testing.T) {
 		Dst: prefix, Gw: []byte{192, 168, 9, 2}, LinkIndex: eth1.Attrs().Index, Priority: 100,
 	}))
 	n.shrink(t, 1500)
+	labtest.WaitFor(t, "the tunnel to know the other way", func() bool { return n.a.tunnel.State().PathMTU == 1500 })
 	must(t, n.a.host.Sysctl("net.ipv4.route.flush", "1")) // of the inner path
 	n.grows(t, p)
 	n.balance(t)
