@@ -71,10 +71,17 @@ func (n guestNetns) tcpdump(t *testing.T, dev string) (output string) {
 	return output
 }
 
-// pings types `ping -c 3 ADDRESS` and looks at the output.
+// pings types `ping -c 3 ADDRESS` and looks at the output. A guest may stand still for longer than ping waits, so it has
+// another try.
 func (n guestNetns) pings(t *testing.T, options, to string) {
 	t.Helper()
-	mentions(t, "ping in "+n.name, n.run(t, "ping -c 3 -i 0.2 "+options+" "+to), "3 received", " 0% packet loss", "ttl=64")
+	line := "ping -c 3 -i 0.2 " + options + " " + to
+	out, err := n.guest.Run("ip netns exec " + n.name + " " + line)
+	if err != nil || !strings.Contains(out, "3 received") {
+		t.Logf("once more: %v: %s", err, out)
+		out = n.run(t, line)
+	}
+	mentions(t, "ping in "+n.name, out, "3 received", " 0% packet loss", "ttl=64")
 }
 
 // veth joins two namespaces by a cable.
