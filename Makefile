@@ -43,7 +43,7 @@ quick: fmt vet
 # and each without a local address.
 FIXED_LOCAL = 'TestO10_Hazard22_Mark|TestT14_NestedTunnels|TestT3_O4_PolicyRouting'
 interop: needs
-	@{ go test -race -count=1 -p 1 -json ./...; \
+	@{ go test -race -count=1 -p 1 -timeout 20m -json ./...; \
 		go test -race -count=1 -json -run '^Test[EGORT][0-9]*_' ./internal/tunnel -crowd; \
 		go test -race -count=1 -json -run '^Test[EGORT][0-9]*_' -skip $(FIXED_LOCAL) ./internal/tunnel -any; } | go run ./internal/rules $(INTO) docs/rules.md
 
