@@ -124,8 +124,8 @@ func TestGuest_RunsGoipip(t *testing.T) {
 		l.ping(t, netlab.PingOptions{Size: maxEcho, DF: true})
 		l.ping(t, netlab.PingOptions{Size: fragmented})
 		for _, options := range []string{"", fmt.Sprintf("-M do -s %d", maxEcho), fmt.Sprintf("-s %d", fragmented)} {
-			ping := "ping -c 3 -i 0.2 " + options + " " + l.addrA.String()
-			mentions(t, ping+" in the guest", runIn(t, l.guest, ping), "3 received", " 0% packet loss", "ttl=64")
+			ping := "ping -c 3 -w 10 -i 0.2 " + options + " " + l.addrA.String()
+			mentions(t, ping+" in the guest", runIn(t, l.guest, ping), " 3 received", "ttl=64") // see pings
 		}
 		if _, err := l.guest.Echo(labtest.Context(t), l.host, netip.AddrPortFrom(l.addrA, 0), 1<<20); err != nil {
 			t.Error(err)
