@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
-	"path/filepath"
 	"slices"
-	"sync"
 	"testing"
 
 	"goipip/internal/netlab"
@@ -88,7 +86,7 @@ func command(tb testing.TB, near, far *site, flags ...string) *exec.Cmd {
 // startNaive runs the program in the directory naive.
 func startNaive(tb testing.TB, near, far *site) *netlab.Process {
 	tb.Helper()
-	p := startProgram(tb, near, exec.Command(buildNaive(tb),
+	p := startProgram(tb, near, exec.Command(labtest.Build(tb, "goipip/bench/naive"),
 		"-name", link, "-local", near.outer.String(), "-remote", far.outer.String()))
 	setUp(tb, near, far, link, linkMTU)
 	return p
@@ -118,30 +116,6 @@ func setUp(tb testing.TB, near, far *site, name string, mtu int) {
 	); err != nil {
 		tb.Fatal(err)
 	}
-}
-
-// naive is the binary of the program in the directory naive.
-var naive struct {
-	once sync.Once
-	path string
-	err  error
-}
-
-// buildNaive returns the path of naive, which it builds once, beside goipip: that
-// directory is removed by labtest.Main.
-func buildNaive(tb testing.TB) string {
-	tb.Helper()
-	dir := filepath.Dir(labtest.BuildGoipip(tb))
-	naive.once.Do(func() {
-		naive.path = filepath.Join(dir, "naive")
-		if out, err := exec.Command("go", "build", "-o", naive.path, "goipip/bench/naive").CombinedOutput(); err != nil {
-			naive.err = fmt.Errorf("build naive: %w: %s", err, out)
-		}
-	})
-	if naive.err != nil {
-		tb.Fatal(naive.err)
-	}
-	return naive.path
 }
 
 // startProgram starts cmd on s. What it says shows in the test's log.

@@ -153,7 +153,7 @@ func TestO8_Golden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	program := buildForGuest(t) // without the race detector, which takes longer to start than to work
+	program := labtest.Build(t, "goipip/cmd/goipip") // without the race detector, which takes longer to start than to work
 	const prepare = "ip link set lo up; ip link add d0 type veth peer name d1"
 	runIn(t, guest, prepare)
 	shell(t, host.Do, prepare)

@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -25,7 +23,7 @@ import (
 type guestLab struct {
 	guest *netlab.Guest
 	host  *netlab.Host
-	bin   string // a goipip that runs in the guest
+	bin   string // of a goipip that runs in the guest: the race detector's shadow memory finds no address space there
 	end01 end    // on the host
 	end02 end    // in the guest; its host is nil
 	path         // from the host to the guest, which is no netlab.Host
@@ -34,7 +32,7 @@ type guestLab struct {
 func newGuestLab(t *testing.T) *guestLab {
 	t.Helper()
 	labtest.Need(t, "root", "tun", "uml", "socat", "ip", "ping")
-	l := &guestLab{bin: buildForGuest(t)}
+	l := &guestLab{bin: labtest.Build(t, "goipip/cmd/goipip")}
 	l.guest, l.host = newGuest(t, 1)
 	l.end01 = end{l.host, "tun01", "192.168.6.101", "192.168.6.102", "172.56.1.101", "172.56.2.101"}
 	l.end02 = end{nil, "tun02", "192.168.6.102", "192.168.6.101", "172.56.2.101", "172.56.1.101"}
@@ -46,20 +44,6 @@ func newGuestLab(t *testing.T) *guestLab {
 	keepAwake(t, l.host, l.end02.local)
 	return l
 }
-
-// buildForGuest returns a goipip without the race detector, whose shadow memory a guest has no address space for.
-func buildForGuest(t *testing.T) string {
-	t.Helper()
-	bin := filepath.Join(filepath.Dir(labtest.BuildGoipip(t)), "goipip-for-guests")
-	buildOnce.Do(func() {
-		if out, err := exec.Command("go", "build", "-o", bin, "goipip/cmd/goipip").CombinedOutput(); err != nil {
-			t.Fatalf("build goipip for a guest: %v: %s", err, out)
-		}
-	})
-	return bin
-}
-
-var buildOnce sync.Once
 
 // keepAwake sends packets to a guest's card, which now and then leaves one until the next one comes. It does without a raw
 // socket, since those that goipip leaves are counted.

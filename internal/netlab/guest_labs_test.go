@@ -20,7 +20,7 @@ type guestNetns struct {
 func newGuestNetns(t *testing.T, names ...string) []guestNetns {
 	t.Helper()
 	labtest.Need(t, "root", "uml", "ip", "ping", "tcpdump", "socat")
-	bin := buildForGuest(t)
+	bin := labtest.Build(t, "goipip/cmd/goipip")
 	guest, _ := newGuest(t, 0)
 	if err := guest.LoadModules("tun", "veth"); err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -17,7 +18,7 @@ var binDir string
 // errNoMain is the error of a build that nothing would remove.
 var errNoMain = errors.New("the test binary's TestMain does not call labtest.Main")
 
-// Main is the TestMain of a package that calls [BuildGoipip] or [BuildWireguard]: it runs the tests and removes the
+// Main is the TestMain of a package that calls [BuildGoipip], [Build] or [BuildWireguard]: it runs the tests and removes the
 // binaries after them.
 //
 //	func TestMain(m *testing.M) { labtest.Main(m) }
@@ -42,27 +43,50 @@ func run(m *testing.M) (code int, err error) {
 // the test has it. The package's TestMain must be [Main].
 func BuildGoipip(tb testing.TB) string {
 	tb.Helper()
-	path, err := buildGoipip()
+	bin, err := buildGoipip()
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return path
+	return bin
 }
 
 var buildGoipip = sync.OnceValues(func() (string, error) {
-	if binDir == "" {
-		return "", fmt.Errorf("build goipip: %w", errNoMain)
-	}
-	path := filepath.Join(binDir, "goipip")
-	args := []string{"build", "-o", path}
+	var flags []string
 	if raceEnabled {
-		args = append(args, "-race")
+		flags = append(flags, "-race")
 	}
-	if out, err := exec.Command("go", append(args, "goipip/cmd/goipip")...).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build goipip: %w: %s", err, bytes.TrimSpace(out))
-	}
-	return path, nil
+	return build("goipip/cmd/goipip", "goipip", flags...)
 })
+
+// Build returns the path of the binary of a main package, such as "goipip/cmd/goipip", which it builds once in a test
+// process, without the race detector. The package's TestMain must be [Main].
+func Build(tb testing.TB, pkg string) string {
+	tb.Helper()
+	once, _ := plain.LoadOrStore(pkg, sync.OnceValues(func() (string, error) {
+		return build(pkg, filepath.Join("plain", path.Base(pkg)))
+	}))
+	bin, err := once.(func() (string, error))()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return bin
+}
+
+// plain has a func() (string, error) for each package that Build has built.
+var plain sync.Map
+
+// build builds a package into a file below binDir.
+func build(pkg, file string, flags ...string) (string, error) {
+	if binDir == "" {
+		return "", fmt.Errorf("build %s: %w", pkg, errNoMain)
+	}
+	bin := filepath.Join(binDir, file)
+	args := append([]string{"build", "-o", bin}, flags...)
+	if out, err := exec.Command("go", append(args, pkg)...).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w: %s", pkg, err, bytes.TrimSpace(out))
+	}
+	return bin, nil
+}
 
 // wireguardModule is wireguard-go, at a version so that results compare.
 const wireguardModule = "golang.zx2c4.com/wireguard@v0.0.0-20260522210424-ecfc5a8d5446"
@@ -73,11 +97,11 @@ const wireguardModule = "golang.zx2c4.com/wireguard@v0.0.0-20260522210424-ecfc5a
 func BuildWireguard(tb testing.TB) string {
 	tb.Helper()
 	Need(tb, "wireguard-go")
-	path, err := buildWireguard()
+	bin, err := buildWireguard()
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return path
+	return bin
 }
 
 var buildWireguard = sync.OnceValues(func() (string, error) {

@@ -128,14 +128,21 @@ func TestContext(t *testing.T) {
 	}
 }
 
-func TestBuildGoipip(t *testing.T) {
-	path := labtest.BuildGoipip(t)
-	built, err := os.Stat(path)
-	if err != nil {
-		t.Fatal(err)
+func TestBuild(t *testing.T) {
+	for name, build := range map[string]func() string{
+		"BuildGoipip": func() string { return labtest.BuildGoipip(t) },
+		"Build":       func() string { return labtest.Build(t, "goipip/cmd/goipip") },
+	} {
+		built, err := os.Stat(build())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := os.Stat(build()); err != nil || again.ModTime() != built.ModTime() {
+			t.Errorf("%s builds twice: %v, %v, %v", name, built.ModTime(), again.ModTime(), err)
+		}
 	}
-	if again, err := os.Stat(labtest.BuildGoipip(t)); err != nil || again.ModTime() != built.ModTime() {
-		t.Errorf("built twice: %v, %v, %v", built.ModTime(), again.ModTime(), err)
+	if labtest.BuildGoipip(t) == labtest.Build(t, "goipip/cmd/goipip") {
+		t.Error("one binary is written over the other")
 	}
 }
 
