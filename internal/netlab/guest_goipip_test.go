@@ -108,10 +108,9 @@ func TestGuest_RunsGoipip(t *testing.T) {
 		l.ping(t, netlab.PingOptions{Size: maxEcho, DF: true})
 		l.ping(t, netlab.PingOptions{Size: fragmented})
 		for _, options := range []string{"", fmt.Sprintf("-M do -s %d", maxEcho), fmt.Sprintf("-s %d", fragmented)} {
-			ping := "ping -c 3 -w 10 -i 0.2 " + options + " " + l.addrA.String()
-			mentions(t, ping+" in the guest", runIn(t, l.guest, ping), " 3 received", "ttl=64") // see pings
+			pingsFrom(t, "the guest", func(line string) string { return runIn(t, l.guest, line) }, options, l.addrA.String())
 		}
-		if _, err := l.guest.Echo(labtest.Context(t), l.host, netip.AddrPortFrom(l.addrA, 0), 1<<20); err != nil {
+		if _, err := l.guest.Echo(labtest.Context(t), l.host, netip.AddrPortFrom(l.addrA, 0), guestTransferLen); err != nil {
 			t.Error(err)
 		}
 		if log := l.log(t); strings.Contains(log, "level=WARN") || strings.Contains(log, "level=ERROR") {

@@ -71,11 +71,18 @@ func (n guestNetns) tcpdump(t *testing.T, dev string) (output string) {
 	return output
 }
 
-// pings types `ping -c 3 -w 10 ADDRESS`, and fails the test unless three are answered. Where a guest stands still for a
-// while, ping sends more than these.
+// pings types `ping -c 3 ADDRESS` and looks at the output.
 func (n guestNetns) pings(t *testing.T, options, to string) {
 	t.Helper()
-	mentions(t, "ping in "+n.name, n.run(t, "ping -c 3 -w 10 -i 0.2 "+options+" "+to), " 3 received", "ttl=64")
+	pingsFrom(t, n.name, func(line string) string { return n.run(t, line) }, options, to)
+}
+
+// pingsFrom fails the test unless the first three pings are answered. By -w ping waits for that for ten seconds, and sends
+// more meanwhile, because a guest may stand still for longer than it waits otherwise.
+func pingsFrom(t *testing.T, where string, run func(line string) string, options, to string) {
+	t.Helper()
+	mentions(t, "ping in "+where, run("ping -c 3 -w 10 -i 0.2 "+options+" "+to),
+		"icmp_seq=1 ", "icmp_seq=2 ", "icmp_seq=3 ", " 3 received", "ttl=64")
 }
 
 // veth joins two namespaces by a cable.

@@ -44,10 +44,12 @@ func (n guestNetns) carries(t *testing.T, to guestNetns, e end) {
 		n.pings(t, options, e.peer)
 		to.pings(t, options, e.inner)
 	}
-	const length = 1 << 20 // some 2 s where the machine is slow
-	n.sends(t, length, to, e.peer)
-	to.sends(t, length, n, e.inner)
+	n.sends(t, guestTransferLen, to, e.peer)
+	to.sends(t, guestTransferLen, n, e.inner)
 }
+
+// guestTransferLen is in place of transferLen in a guest, some 2 s where the machine is slow.
+const guestTransferLen = 1 << 20
 
 // guestOptionSets are what matters of optionSets in a guest, which takes its time, and has one processor.
 var guestOptionSets = []string{"", "--queues 2 --offload off"}
