@@ -371,14 +371,12 @@ func (h *Host) attach(device int) error {
 			return refusal(err)
 		}
 		next := &attached{Link: l}
-		if a != nil {
+		if a != nil { // of a device that is gone
 			next.users = a.users
-		}
-		h.setDevice(device, next)
-		if a != nil {
-			a.Close() // its device is gone
+			defer a.Close()
 		}
 		a = next
+		h.setDevice(device, a)
 	}
 	a.users++
 	return nil

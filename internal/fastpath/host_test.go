@@ -2,6 +2,8 @@ package fastpath
 
 import (
 	"net/netip"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
 	"goipip/tun"
 )
@@ -248,5 +251,30 @@ func TestTunnel_Others(t *testing.T) {
 	must(t, s.host.Do(func() error { return neighbour.Attach(s.ether.Index) }))
 	if found := others(); found != "" {
 		t.Errorf("another goipip counts: %q", found)
+	}
+}
+
+// The programs load with the capabilities that README.md names, and no others.
+func TestCapabilities(t *testing.T) {
+	labtest.Need(t, "setpriv")
+	if os.Getenv("GOIPIP_ONLY_LOAD") != "" {
+		h, err := Open()
+		must(t, err)
+		h.Close()
+		return
+	}
+	for _, c := range []struct {
+		caps string
+		ok   bool
+	}{
+		{"+bpf,+net_admin", true},
+		{"+net_admin,+net_raw", false},
+	} {
+		cmd := exec.Command("setpriv", "--bounding-set=-all,"+c.caps, os.Args[0], "-test.run=^TestCapabilities$")
+		cmd.Env = append(os.Environ(), "GOIPIP_ONLY_LOAD=1")
+		out, err := cmd.CombinedOutput()
+		if (err == nil) != c.ok || !c.ok && !strings.Contains(string(out), "CAP_BPF") {
+			t.Errorf("with %s: %v: %s", c.caps, err, out)
+		}
 	}
 }

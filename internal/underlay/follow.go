@@ -78,9 +78,9 @@ type Follower interface {
 	// the link has left this namespace.
 	LinkChanged(l Link, here bool)
 	// Sent returns how many packets the Follower has tried to send so far, including those
-	// that the Path made it drop, and perhaps those that came by its device. While that number grows, the Watcher looks the path up
-	// every second, and has the kernel confirm a neighbour that has been silent for long,
-	// as the kernel does for packets of its own.
+	// that the Path made it drop, and perhaps those that came by its device. While that
+	// number grows, the Watcher looks the path up every second, and has the kernel confirm a
+	// neighbour that has been silent for long, as the kernel does for packets of its own.
 	Sent() uint64
 	// Settle is called after each lookup, whether or not the Path changed: after events
 	// that concern it, after Doubt and Retry, every second while packets are sent, and
