@@ -42,6 +42,7 @@ var rooms = map[string][]string{
 	"internal/oracle":         {},
 	"internal/layout":         {},
 	"internal/rules":          {},
+	"docs":                    {},
 	"bench":                   {},
 	"bench/naive":             {},
 	"bench/report":            {},
