@@ -171,7 +171,7 @@ func TestO8_Golden(t *testing.T) {
 		scripts = append(scripts, b.String())
 	}
 	answers := make(chan guestAnswer, len(scripts)) // so that it ends though nobody takes them
-	go func() { // beside goipip
+	go func() {                                     // beside goipip
 		defer close(answers)
 		for _, script := range scripts {
 			out, err := guest.Run("TMPDIR=/run; export TMPDIR; IP=ip" + script)
