@@ -233,6 +233,7 @@ func TestHazard1_ErrorWithoutReader(t *testing.T) {
 }
 
 func TestDemo(t *testing.T) {
+	t.Parallel()
 	labtest.Need(t, "root", "tun")
 	r := goipip(t, "demo")
 	if r.status != 0 {
@@ -253,6 +254,7 @@ func TestDemo(t *testing.T) {
 }
 
 func TestDoctor(t *testing.T) {
+	t.Parallel()
 	labtest.Need(t, "root", "tun", "bpf")
 	doctor := func(script string) result {
 		return runCommand(t, exec.CommandContext(labtest.Context(t), "unshare", "--net", "--mount",
@@ -273,6 +275,7 @@ func TestDoctor(t *testing.T) {
 
 // Where the kernel does not take BPF programs, -fast-path on says why, and auto does without.
 func TestFastPathRefused(t *testing.T) {
+	t.Parallel()
 	labtest.Need(t, "root", "tun", "bpf")
 	run := func(mode string) result {
 		return runCommand(t, exec.CommandContext(labtest.Context(t), "unshare", "--net", "--mount", "setpriv", "--bounding-set=-bpf,-sys_admin",
@@ -289,6 +292,7 @@ func TestFastPathRefused(t *testing.T) {
 // TestO8_TunnelShow makes two tunnels in the words of ip-tunnel(8), and has them
 // shown.
 func TestO8_TunnelShow(t *testing.T) {
+	t.Parallel()
 	labtest.Need(t, "tun")
 	binary := labtest.BuildGoipip(t)
 	host, err := labtest.New(t).Host("host")

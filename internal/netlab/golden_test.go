@@ -257,7 +257,7 @@ func shell(t *testing.T, do func(func() error) error, script string) (out string
 	}
 	err := do(func() error {
 		cmd := exec.CommandContext(labtest.Context(t), "sh", path)
-		cmd.Env = append(os.Environ(), "TMPDIR="+dir, "GORACE=atexit_sleep_ms=0")
+		cmd.Env = append(os.Environ(), "TMPDIR="+dir)
 		text, err := cmd.CombinedOutput()
 		out = string(text)
 		return err
