@@ -145,6 +145,7 @@ func (e entry) options() string {
 	add(c.Mark != 0, text("fwmark"))
 	parts = append(parts, text("icmp"), text("tx"))
 	add(e.FastPath != nil, text("fast-path"))
+	add(c.ClampMSS != 0, text("clamp-mss"))
 	parts = append(parts, text("offload"), fmt.Sprintf("queues %d", c.Queues))
 	add(c.AnyProtocol, "mode any")
 	return strings.Join(parts, ", ")

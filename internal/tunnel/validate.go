@@ -33,6 +33,7 @@ func (c Config) FieldErrors() []*FieldError {
 		c.validateMTU(),
 		c.validateTTL(),
 		c.validateQueues(),
+		c.validateClampMSS(),
 	}
 	for i, a := range c.Addresses {
 		all = append(all, address(fieldAddresses.at(i), a))
