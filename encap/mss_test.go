@@ -220,6 +220,30 @@ func TestClampMSS_Random(t *testing.T) {
 	}
 }
 
+// The segments of a superpacket with SYN have the lower MSS, and right checksums.
+func TestClampMSS_Superpacket(t *testing.T) {
+	p := syn(ipv4{}, tcpOptions, 3000, partial)
+	encap.ClampMSS(p, 1340, true)
+	segments, ok := encap.Segment(p, superpacket(uint16(20+20+len(tcpOptions)), 20, 1200))
+	if !ok {
+		t.Fatal("no segments")
+	}
+	n := 0
+	for ; ; n++ {
+		hdr, payload := segments.Next(make([]byte, encap.MaxHdrLen))
+		if hdr == nil {
+			break
+		}
+		segment := append(hdr, payload...)
+		if mss, _ := packet.TCP(segment.Payload()).MSS(); mss != 1340 || transportSum(segment) != 0xffff {
+			t.Errorf("segment %d sums to %#04x, and has the MSS %d", n, transportSum(segment), mss)
+		}
+	}
+	if n != 3 {
+		t.Errorf("%d segments", n)
+	}
+}
+
 func FuzzClampMSS(f *testing.F) {
 	for _, p := range []packet.IPv4{
 		syn(ipv4{}, tcpOptions, 0, complete),
