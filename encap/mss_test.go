@@ -79,6 +79,7 @@ func TestClampMSS(t *testing.T) {
 		"no options":                {with(), 0},
 		"MSS twice, as Linux does":  {with(2, 4, 0x05, 0xb4, 2, 4, 0x05, 0xb4), 22},
 		"MSS after the end":         {with(0, 2, 4, 0x05, 0xb4), 0},
+		"the end, as an option":     {with(0, 2, 2, 4, 0x05, 0xb4), 0},
 		"MSS of 3 bytes":            {with(2, 3, 0x05, 2, 4, 0x05, 0xb4), 0},
 		"MSS of 5 bytes":            {with(2, 5, 0x05, 0xb4, 0), 0},
 		"MSS cut by the header":     {with(1, 1, 1, 1, 1, 2, 4, 0x05), 0},

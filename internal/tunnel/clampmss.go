@@ -81,13 +81,12 @@ func (c Config) validateClampMSS() *FieldError {
 	return nil
 }
 
-// maxMSS is the Plan's MaxMSS over a path. Before the link has its MTU, the configured one
-// counts.
+// maxMSS is the Plan's MaxMSS over a path.
 func (w *way) maxMSS(p *underlay.Path) uint16 {
 	if w.cfg.ClampMSS != ClampAuto {
 		return uint16(w.cfg.ClampMSS)
 	}
-	mtu := cmp.Or(w.MTU(), w.cfg.MTU, MaxMTU)
+	mtu := cmp.Or(w.MTU(), MaxMTU) // the link may have none yet
 	if p.MTU != 0 {
 		mtu = min(mtu, p.MTU-encap.IPIP.HdrLen)
 	}
