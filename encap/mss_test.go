@@ -174,7 +174,7 @@ func checkClamped(t *testing.T, before, p packet.IPv4, limit uint16, partial boo
 func TestClampMSS_Random(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
 	var clamped, partials int
-	for range 20000 {
+	for range 5000 {
 		var options []byte
 		mss := uint16(r.Uint32())
 		has := false
@@ -216,7 +216,7 @@ func TestClampMSS_Random(t *testing.T) {
 			t.Fatalf("sums to %#04x: % x, was % x", got, p, before)
 		}
 	}
-	if clamped < 3000 || partials < 3000 {
+	if clamped < 750 || partials < 750 {
 		t.Errorf("%d clamped, %d partial: too few", clamped, partials)
 	}
 }

@@ -102,6 +102,7 @@ func everything(name string) control.TunnelStatus {
 		MTU:    1400, TTL: 64, TOS: 0x10, InheritTOS: true, NoPMTUDisc: true, Device: "eth0", Mark: 7, RelayICMP: true,
 		Transmit: tunnel.TransmitRaw, Fast: tunnel.FastOn, ClampMSS: tunnel.ClampAuto, Queues: 4, NoOffload: true, Down: true, AnyProtocol: true,
 	}
+	t.MaxMSS = 1340
 	t.FastPath = &control.FastPath{WhyNot: "the link is promiscuous (tcpdump)", Sent: 1200000, Received: 650000}
 	t.Underlay.Transmit = "raw"
 	return t

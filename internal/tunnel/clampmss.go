@@ -22,8 +22,8 @@ const (
 	ClampAuto ClampMSS = -1
 )
 
-// Limits of a ClampMSS that is a number: what a TCP without the option may send (RFC 9293
-// §3.7.1), and what fits an IPv4 packet with the outer, inner and TCP header.
+// Limits of a ClampMSS that is a number, in bytes: what every host takes that does not offer
+// another MSS (RFC 9293 §3.7.1), and what fits an IPv4 packet with all headers.
 const (
 	MinClampMSS = 536
 	MaxClampMSS = MaxMTU - tcpIPHdrLen
@@ -32,7 +32,7 @@ const (
 // tcpIPHdrLen is the length of the headers that an MSS takes for granted, in bytes (RFC 6691).
 const tcpIPHdrLen = packet.IPv4HdrLen + packet.TCPHdrLen
 
-var errClampMSS = fmt.Errorf("must be off, auto, or %d, which any host may send, to %d, which is all that fits a packet", MinClampMSS, MaxClampMSS)
+var errClampMSS = fmt.Errorf("must be off, auto, or %d (every host takes that) to %d (no packet holds more)", MinClampMSS, MaxClampMSS)
 
 // String returns the word or the number for c that flags and keys have.
 func (c ClampMSS) String() string {

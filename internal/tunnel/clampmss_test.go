@@ -2,6 +2,7 @@ package tunnel_test
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -201,7 +202,7 @@ func (n *network) becomes(t testing.TB, wire *netlab.Capture, port *uint16, want
 		}.bytes())
 		p, partial := tcpFrom(t, wire, *port, false)
 		got = mssOf(t, p, partial)
-		return got == want
+		return got == want && min(9000, cmp.Or(n.a.tunnel.State().MaxMSS, 9000)) == int(want)
 	})
 }
 

@@ -66,7 +66,7 @@ func TestValidate(t *testing.T) {
 		"O3 ttl, no pmtu":   {func(c *tunnel.Config) { c.TTL, c.NoPMTUDisc = 5, true }, "ttl != 0 and nopmtudisc are incompatible"},
 		"no queue":          {func(c *tunnel.Config) { c.Queues = 0 }, "queues 0"},
 		"clamp-mss auto":    {func(c *tunnel.Config) { c.ClampMSS = tunnel.ClampAuto }, ""},
-		"clamp-mss 535":     {func(c *tunnel.Config) { c.ClampMSS = 535 }, "clamp-mss 535: must be off, auto, or 536, which"},
+		"clamp-mss 535":     {func(c *tunnel.Config) { c.ClampMSS = 535 }, "clamp-mss 535: must be off, auto, or 536 (every"},
 		"clamp-mss 536":     {func(c *tunnel.Config) { c.ClampMSS = 536 }, ""},
 		"clamp-mss 65475":   {func(c *tunnel.Config) { c.ClampMSS = 65475 }, ""},
 		"clamp-mss 65476":   {func(c *tunnel.Config) { c.ClampMSS = 65476 }, "clamp-mss 65476"},

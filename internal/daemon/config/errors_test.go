@@ -8,7 +8,7 @@ import (
 
 const notInner = "the other end drops packets from there: give an address outside of 0/8, 127/8, 224/4 and 240/4"
 
-const clampMSS = "must be off, auto, or 536, which any host may send, to 65475, which is all that fits a packet"
+const clampMSS = "must be off, auto, or 536 (every host takes that) to 65475 (no packet holds more)"
 
 // TestErrors has one case for each kind of error. Those of a tunnel stand in the
 // fourth line, after tun01's header and ends.
