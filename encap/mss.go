@@ -2,16 +2,17 @@ package encap
 
 import "goipip/internal/packet"
 
-// ClampMSS lowers the MSS option of the packet p to limit bytes, if p is a TCP segment with
-// SYN that has the option, and offers more. Options of IP or TCP that do not follow their
-// form, and fragments but the first, stay as they are. p has at least packet.IPv4HdrLen bytes.
+// ClampMSS lowers the MSS option of p to limit bytes if p is a TCP SYN, with or without ACK,
+// that offers more. It leaves all other packets alone, also SYNs without the option, those
+// whose headers or options are malformed, and fragments but the first. p has at least
+// packet.IPv4HdrLen bytes.
 //
-// A segment without the option gets none. Its absence means 536 (RFC 9293 §3.7.1), which is
-// less than a limit as a rule; and there is no room for more bytes. (Linux has it both ways:
-// xt_TCPMSS adds an option of at most 536, nft_exthdr adds none.)
+// A SYN without the option gets none: that stands for 536 (RFC 9293 §3.7.1), and the packet
+// would grow. Of netfilter's two, nft_exthdr does the same; xt_TCPMSS adds an option of at
+// most 536.
 //
-// The checksum changes by the difference. With partial, it is the pseudo-header's sum alone,
-// of which the option is no part.
+// The checksum changes by the difference (RFC 1624). If it is partial, it is the sum of the
+// pseudo-header, which has no part of the option, and stays.
 func ClampMSS(p packet.IPv4, limit uint16, partial bool) {
 	if !p.Valid() || p.Protocol() != packet.ProtoTCP || p.FragmentOffset() != 0 {
 		return

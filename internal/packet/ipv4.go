@@ -79,8 +79,8 @@ func (p IPv4) TTL() uint8 { return p[8] }
 // Protocol returns the number of the protocol in the payload.
 func (p IPv4) Protocol() uint8 { return p[9] }
 
-// HasSYN reports whether the packet, of at least IPv4HdrLen bytes, carries TCP and has SYN set
-// where the flags are, unless it is a later fragment. It is for each packet, and checks no more.
+// HasSYN reports whether the packet, of at least IPv4HdrLen bytes, carries TCP, and SYN is set
+// where an unfragmented packet has its flags. It checks nothing else.
 func (p IPv4) HasSYN() bool {
 	at := p.HdrLen() + tcpFlagsOffset
 	return p.Protocol() == ProtoTCP && at < len(p) && p[at]&TCPSyn != 0

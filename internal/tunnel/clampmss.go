@@ -29,7 +29,8 @@ const (
 	MaxClampMSS = MaxMTU - tcpIPHdrLen
 )
 
-// tcpIPHdrLen is the length of the headers that an MSS takes for granted, in bytes (RFC 6691).
+// tcpIPHdrLen is the length of the headers that an MSS takes for granted, in bytes (RFC 9293
+// §3.7.1).
 const tcpIPHdrLen = packet.IPv4HdrLen + packet.TCPHdrLen
 
 var errClampMSS = fmt.Errorf("must be off, auto, or %d (every host takes that) to %d (no packet holds more)", MinClampMSS, MaxClampMSS)
@@ -70,13 +71,6 @@ func (c ClampMSS) MarshalText() ([]byte, error) { return []byte(c.String()), nil
 func (c *ClampMSS) UnmarshalText(text []byte) (err error) {
 	if *c, err = ParseClampMSS(string(text)); err != nil {
 		return fmt.Errorf("clamp-mss %q: %w", text, err)
-	}
-	return nil
-}
-
-func (c Config) validateClampMSS() *FieldError {
-	if m := c.ClampMSS; m != ClampOff && m != ClampAuto && !m.isNumber() {
-		return fieldClampMSS.errorf("%v %v: %v", fieldClampMSS, m, errClampMSS)
 	}
 	return nil
 }

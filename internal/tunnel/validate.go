@@ -176,3 +176,10 @@ func (c Config) validateQueues() *FieldError {
 	}
 	return nil
 }
+
+func (c Config) validateClampMSS() *FieldError {
+	if m := c.ClampMSS; m != ClampOff && m != ClampAuto && !m.isNumber() {
+		return fieldClampMSS.errorf("%v %v: %v", fieldClampMSS, m, errClampMSS)
+	}
+	return nil
+}
