@@ -149,6 +149,9 @@ func (o *out) add(port *outPort, p *tun.Packet, plan *plan) {
 		port.count.Drop(why, 1)
 		return
 	}
+	if plan.MaxMSS != 0 && inner.HasSYN() {
+		encap.ClampMSS(inner, plan.MaxMSS, super) // Segment computes checksums anew
+	}
 	o.added = source{port: port, plan: plan, number: o.added.number + 1, length: len(inner)}
 	if super {
 		o.addSuper(p)

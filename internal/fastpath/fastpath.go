@@ -31,6 +31,7 @@ type Plan struct {
 	Gateway  netip.Addr // IPv4 address of the next hop, on that device
 	Mark     uint32     // of outer packets
 	SendOnly bool       // leave what comes to the engine
+	Inspect  bool       // leave TCP SYNs to the engine
 }
 
 // Host has the programs, for the tunnels of one network namespace. Any goroutine may use it.
@@ -434,6 +435,9 @@ func (t *Tunnel) encode(p Plan) programsPlan {
 	if p.Outer.NoPMTUDisc {
 		e.Flags |= planInheritDF
 	}
+	if p.Inspect {
+		e.Flags |= planInspect
+	}
 	return e
 }
 
@@ -441,6 +445,7 @@ func (t *Tunnel) encode(p Plan) programsPlan {
 const (
 	planInheritTOS = 1
 	planInheritDF  = 2
+	planInspect    = 4
 )
 
 func pairOf(p *Plan) programsPair {
