@@ -93,6 +93,7 @@ without an outer header, or with --side outer, those that have one with it.`,
 
 // source is where packets come from.
 type source interface {
+	Interfaces() []string // of its packets
 	// Run sends packets until ctx is done or the tunnel ends.
 	Run(ctx context.Context, packets chan<- capture.Packet) error
 	// Lost returns how many packets are missing, once Run has returned.
@@ -123,7 +124,7 @@ func (c *captureOptions) run(ctx context.Context, out, stderr io.Writer) error {
 		return err
 	}
 	defer from.Close()
-	to, err := c.create(out, filter)
+	to, err := c.create(out, capture.File{Interfaces: from.Interfaces(), Description: c.describe(), Filter: c.filter})
 	if err != nil {
 		return err
 	}
@@ -185,21 +186,21 @@ func awaitSlowPath(ctx context.Context, client *control.Client, name string) err
 }
 
 // create opens what the packets go to.
-func (c *captureOptions) create(out io.Writer, filter capture.Filter) (sink, error) {
+func (c *captureOptions) create(out io.Writer, f capture.File) (sink, error) {
 	switch c.file {
 	case "":
-		return capture.NewPrinter(out, c.name)
+		return capture.NewPrinter(out, f)
 	case "-":
 		if _, ok := terminalOf(out); ok {
 			return nil, errors.New("standard output is a terminal: redirect it, or do without -w to read packets there")
 		}
-		return newFileSink(out, func() error { return nil }, c, filter)
+		return newFileSink(out, func() error { return nil }, f)
 	}
 	file, err := os.OpenFile(c.file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	return newFileSink(file, file.Close, c, filter)
+	return newFileSink(file, file.Close, f)
 }
 
 // fileSink is a file of packets.
@@ -208,8 +209,8 @@ type fileSink struct {
 	close func() error
 }
 
-func newFileSink(to io.Writer, closeFile func() error, c *captureOptions, filter capture.Filter) (sink, error) {
-	w, err := capture.NewWriter(to, c.name, c.describe(), filter.Expression)
+func newFileSink(to io.Writer, closeFile func() error, f capture.File) (sink, error) {
+	w, err := capture.NewWriter(to, f)
 	if err != nil {
 		return nil, errors.Join(err, closeFile())
 	}

@@ -14,7 +14,8 @@ import (
 // dropSource is the packets that a tunnel drops, as its process tells of them.
 type dropSource struct {
 	client *control.Client
-	outer  bool // with outer headers, and only packets that have one
+	name   string // of the tunnel
+	outer  bool   // with outer headers, and only packets that have one
 	filter capture.Filter
 	lost   uint64
 }
@@ -24,8 +25,10 @@ func newDropSource(client *control.Client, name string, outer bool, filter captu
 	if err := client.CaptureDrops(name); err != nil {
 		return nil, err
 	}
-	return &dropSource{client: client, outer: outer, filter: filter}, nil
+	return &dropSource{client: client, name: name, outer: outer, filter: filter}, nil
 }
+
+func (s *dropSource) Interfaces() []string { return []string{s.name} }
 
 func (s *dropSource) Run(ctx context.Context, packets chan<- capture.Packet) error {
 	return s.client.ReadDrops(ctx, func(d control.Drop) error {
@@ -52,7 +55,7 @@ func (s *dropSource) packet(d control.Drop) (capture.Packet, bool) {
 		return p, outer > 0
 	}
 	p.Data, p.Length = p.Data[outer:], p.Length-outer
-	return p, len(p.Data) > 0
+	return p, d.Reason != ""
 }
 
 // dropComment says why a packet was dropped.

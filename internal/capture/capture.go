@@ -45,6 +45,7 @@ func (l Link) check() error {
 // Live is a capture of packets that pass devices.
 type Live struct {
 	sockets []*socket
+	devices []string
 	link    *socket // by whose end the tunnel's is known
 	lost    atomic.Uint64
 }
@@ -60,7 +61,7 @@ func Inner(link Link, f Filter) (*Live, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.link = s
+	l.link, l.devices = s, []string{link.Name}
 	if err := s.setPromiscuous(); err != nil {
 		l.Close()
 		return nil, err
@@ -87,6 +88,7 @@ func Outer(link Link, ends Ends, device string, f Filter) (*Live, error) {
 			l.Close()
 			return nil, err
 		}
+		l.devices = append(l.devices, d.Name)
 	}
 	if link.check() != nil {
 		return l, nil // it is elsewhere, and its end does not show here
@@ -141,6 +143,9 @@ func (l *Live) open(name string, index, protocol int, program []bpf.Instruction)
 	l.sockets = append(l.sockets, s)
 	return s, nil
 }
+
+// Interfaces returns the names of the devices.
+func (l *Live) Interfaces() []string { return l.devices }
 
 // Run sends packets, which the receiver owns, until ctx is done or the tunnel's link is gone.
 func (l *Live) Run(ctx context.Context, packets chan<- Packet) error {

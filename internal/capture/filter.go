@@ -18,9 +18,8 @@ import (
 
 // Filter chooses packets. The zero Filter matches all.
 type Filter struct {
-	Expression string // that it was made of
-	program    []bpf.Instruction
-	vm         *bpf.VM
+	program []bpf.Instruction
+	vm      *bpf.VM
 }
 
 // errNoTcpdump says how to do without tcpdump, or how to get it.
@@ -28,19 +27,18 @@ var errNoTcpdump = errors.New("tcpdump is not installed: install it, or do witho
 
 // Compile makes a Filter of an expression in tcpdump's language (pcap-filter(7)), by which the
 // packet begins with its IP header. An empty one matches all.
-func Compile(ctx context.Context, expression string) (Filter, error) {
-	f := Filter{Expression: expression}
+func Compile(ctx context.Context, expression string) (f Filter, err error) {
 	if expression == "" {
 		return f, nil
 	}
 	// A file without packets says what they begin with; tcpdump then opens no device.
 	var in, out, messages bytes.Buffer
-	if err := pcapgo.NewWriter(&in).WriteFileHeader(longest, layers.LinkTypeRaw); err != nil {
+	if err = pcapgo.NewWriter(&in).WriteFileHeader(longest, layers.LinkTypeRaw); err != nil {
 		return f, err
 	}
 	cmd := exec.CommandContext(ctx, "tcpdump", "-ddd", "-r", "-", "--", expression)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = &in, &out, &messages
-	if err := cmd.Run(); err != nil {
+	if err = cmd.Run(); err != nil {
 		return f, fmt.Errorf("filter %q: %w", expression, tcpdumpError(err, messages.String()))
 	}
 	raw, err := readProgram(out.String())

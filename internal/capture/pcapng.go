@@ -9,46 +9,48 @@ import (
 	"github.com/gopacket/gopacket/pcapgo"
 )
 
-// Writer writes packets as pcapng. Its interfaces have one link type and snap length, as
-// programs based on libpcap want it.
-type Writer struct {
-	to          *pcapgo.NgWriter
-	description string // of its interfaces
-	filter      string
-	interfaces  map[string]int // numbers, by name
+// File describes a file of packets.
+type File struct {
+	Interfaces  []string // of its packets
+	Description string   // of the interfaces
+	Filter      string   // the expression by which they were chosen
 }
 
-// NewWriter begins a file, whose first interface is called name. Other interfaces are added
-// with their first packets.
-func NewWriter(to io.Writer, name, description, filter string) (*Writer, error) {
-	w := &Writer{description: description, filter: filter, interfaces: map[string]int{name: 0}}
+// Writer writes packets as pcapng.
+type Writer struct {
+	to         *pcapgo.NgWriter
+	interfaces map[string]int // numbers, by name
+}
+
+// NewWriter begins a file.
+func NewWriter(to io.Writer, f File) (*Writer, error) {
+	describe := func(name string) pcapgo.NgInterface {
+		i := pcapgo.NgInterface{Name: name, Description: f.Description, Filter: f.Filter, OS: runtime.GOOS, LinkType: layers.LinkTypeRaw, SnapLength: longest}
+		if len(f.Interfaces) > 1 {
+			// libpcap takes interfaces for of several types, if the number of their type in a
+			// file is not that in memory, as for LINKTYPE_RAW (sf-pcapng.c).
+			i.LinkType = layers.LinkTypeIPv4
+		}
+		return i
+	}
+	w := &Writer{interfaces: map[string]int{f.Interfaces[0]: 0}}
 	var err error
-	w.to, err = pcapgo.NewNgWriterInterface(to, w.describe(name), pcapgo.NgWriterOptions{
+	w.to, err = pcapgo.NewNgWriterInterface(to, describe(f.Interfaces[0]), pcapgo.NgWriterOptions{
 		SectionInfo: pcapgo.NgSectionInfo{Hardware: runtime.GOARCH, OS: runtime.GOOS, Application: "goipip"},
 	})
+	for _, name := range f.Interfaces[1:] {
+		if err == nil {
+			w.interfaces[name], err = w.to.AddInterface(describe(name))
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
 	return w, w.to.Flush()
 }
 
-func (w *Writer) describe(name string) pcapgo.NgInterface {
-	return pcapgo.NgInterface{
-		Name: name, Description: w.description, Filter: w.filter, OS: runtime.GOOS,
-		LinkType: layers.LinkTypeRaw, SnapLength: longest, TimestampResolution: 9,
-	}
-}
-
-// Write writes a packet. It may wait in memory until Flush.
+// Write writes a packet of one of the interfaces. It may wait in memory until Flush.
 func (w *Writer) Write(p Packet) error {
-	id, ok := w.interfaces[p.Interface]
-	if !ok {
-		var err error
-		if id, err = w.to.AddInterface(w.describe(p.Interface)); err != nil {
-			return err
-		}
-		w.interfaces[p.Interface] = id
-	}
 	options := pcapgo.NgPacketOptions{Flags: &pcapgo.NgEpbFlags{Direction: pcapgo.NgEpbFlagDirectionInbound}}
 	if p.Out {
 		options.Flags.Direction = pcapgo.NgEpbFlagDirectionOutbound
@@ -56,7 +58,7 @@ func (w *Writer) Write(p Packet) error {
 	if p.Comment != "" {
 		options.Comments = []string{p.Comment}
 	}
-	info := gopacket.CaptureInfo{Timestamp: p.Time, CaptureLength: len(p.Data), Length: p.Length, InterfaceIndex: id}
+	info := gopacket.CaptureInfo{Timestamp: p.Time, CaptureLength: len(p.Data), Length: p.Length, InterfaceIndex: w.interfaces[p.Interface]}
 	return w.to.WritePacketWithOptions(info, p.Data, options)
 }
 

@@ -26,8 +26,8 @@ type Printer struct {
 	err      error          // of out
 }
 
-// NewPrinter starts tcpdump, which prints to out until Close. The first interface is called name.
-func NewPrinter(out io.Writer, name string) (*Printer, error) {
+// NewPrinter starts tcpdump, which prints to out until Close.
+func NewPrinter(out io.Writer, f File) (*Printer, error) {
 	p := &Printer{
 		// Buffered by lines, numbered, and without names for addresses.
 		tcpdump:  exec.Command("tcpdump", "-l", "--number", "-n", "-r", "-"),
@@ -48,7 +48,7 @@ func NewPrinter(out io.Writer, name string) (*Printer, error) {
 		return nil, tcpdumpError(err, "")
 	}
 	go p.print(lines, out)
-	p.Writer, err = NewWriter(p.pipe, name, "", "")
+	p.Writer, err = NewWriter(p.pipe, f)
 	if err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
