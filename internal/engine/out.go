@@ -268,7 +268,11 @@ func (o *out) refuse(i int, why stats.Reason) {
 	}
 	o.refused = s.number
 	header, payload := o.sender.Message(i)
-	s.port.drop(why, s.plan.encap.HdrLen(), header, payload)
+	outer := s.plan.encap.HdrLen()
+	if packet.IPv4(header).FragmentOffset() > 0 {
+		outer = 0 // no inner header follows
+	}
+	s.port.drop(why, outer, header, payload)
 	s.port.passed.packets--
 	s.port.passed.bytes -= s.length
 	if why == stats.TooBig {
