@@ -219,11 +219,15 @@ func newFileSink(to io.Writer, closeFile func() error, f capture.File) (sink, er
 
 func (f fileSink) Close() error { return errors.Join(f.Flush(), f.close()) }
 
+// packetsQueued is how many packets wait to be written. Those that a tunnel drops come in
+// bursts, and are lost if there are more.
+const packetsQueued = 4096
+
 // copy takes packets from one to the other, and returns how many.
 func (c *captureOptions) copy(ctx context.Context, from source, to sink) (captured int, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	packets := make(chan capture.Packet, 256)
+	packets := make(chan capture.Packet, packetsQueued)
 	var fromErr error
 	go func() {
 		defer close(packets)

@@ -4,6 +4,7 @@ package main_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
@@ -16,6 +17,7 @@ import (
 	"syscall"
 	"testing"
 
+	"goipip/internal/daemon/control"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
 	"goipip/internal/packet"
@@ -175,7 +177,8 @@ func TestCapture_Outer(t *testing.T) {
 	p := a.captures(t, "--side", "outer", "-w", "-")
 	a.ping(t, "192.0.2.2")
 	a.ping(t, "10.0.0.2")
-	b.types(t, "goipip tunnel del tun01") // b has no protocol 4 then
+	b.types(t, "goipip tunnel del tun01")
+	labtest.WaitFor(t, "b to take no packets of protocol 4", func() bool { return len(b.processes(t)) == 0 })
 	a.tries(t, "ping -c 1 -W 0.2 10.0.0.2")
 	file := filepath.Join(t.TempDir(), "outer")
 	packets := func() []string {
@@ -389,5 +392,39 @@ func TestCapture_Mistakes(t *testing.T) {
 		if r.status != c.status || r.stdout != "" || !strings.HasPrefix(r.stderr, c.want) {
 			t.Errorf("%s: %+v, want %q", c.line, r, c.want)
 		}
+	}
+}
+
+// A capture that is not read counts what it loses, and keeps the tunnel from nothing.
+func TestCapture_Lost(t *testing.T) {
+	t.Parallel()
+	a, b := captureLab(t)
+	p := a.captures(t, "--drops", "-w", filepath.Join(t.TempDir(), "file"))
+	if err := p.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	dropped := func() (n int) {
+		var all []control.Status
+		if err := json.Unmarshal([]byte(a.types(t, "goipip show tun01 --json")), &all); err != nil {
+			t.Fatal(err)
+		}
+		return int(all[0].Tunnels[0].RX.Drops["ttl_expired"])
+	}
+	labtest.WaitFor(t, "more drops than wait anywhere", func() bool {
+		b.encapsulate(t, slices.Repeat([]packet.IPv4{ttlZero()}, 1000)...)
+		return dropped() > 8000
+	})
+	a.ping(t, "10.0.0.2")
+	if err := p.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	p.interrupt(t)
+	if err := p.Wait(labtest.Context(t)); err != nil {
+		t.Fatal(err)
+	}
+	_, said, _ := strings.Cut(p.stderr.String(), "\n")
+	var captured, lost int
+	if _, err := fmt.Sscanf(said, "%d packets captured, %d lost\n", &captured, &lost); err != nil || captured < 512 || lost == 0 || captured+lost != dropped() {
+		t.Errorf("of %d packets: %s", dropped(), said)
 	}
 }

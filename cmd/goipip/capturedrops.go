@@ -33,8 +33,14 @@ func (s *dropSource) Interfaces() []string { return []string{s.name} }
 func (s *dropSource) Run(ctx context.Context, packets chan<- capture.Packet) error {
 	return s.client.ReadDrops(ctx, func(d control.Drop) error {
 		s.lost += d.Lost
-		if p, ok := s.packet(d); ok && s.filter.Matches(p.Data) {
-			packets <- p
+		p, ok := s.packet(d)
+		if !ok || !s.filter.Matches(p.Data) {
+			return nil
+		}
+		select {
+		case packets <- p:
+		default: // nobody takes what is captured: a terminal waits after Ctrl-S, say
+			s.lost++
 		}
 		return nil
 	})

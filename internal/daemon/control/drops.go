@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
-	"os"
 	"time"
 )
 
@@ -59,11 +58,18 @@ func (s *Server) sendDrops(c *net.UnixConn, req Request) {
 	}()
 	for {
 		d, ok := drops.Next()
-		if !ok || send(c, Response{Drop: &d}) != nil {
+		if !ok {
+			_ = send(c, Response{Result: json.RawMessage("{}")})
+			return
+		}
+		if send(c, Response{Drop: &d}) != nil {
 			return
 		}
 	}
 }
+
+// errDisconnected is the end of a connection before that of a capture.
+var errDisconnected = errors.New("the goipip process has ended, or did not wait for this program, which took too long to read")
 
 // CaptureDrops has the process send what the tunnel called name drops, which ReadDrops reads.
 // The Client is of no other use from then on.
@@ -82,11 +88,13 @@ func (c *Client) ReadDrops(ctx context.Context, f func(Drop) error) error {
 	})()
 	for {
 		r, err := c.response()
-		if errors.Is(err, ErrEnding) || errors.Is(err, os.ErrDeadlineExceeded) {
-			return nil
-		}
-		if err == nil && r.Drop != nil {
+		switch {
+		case err == nil && r.Drop != nil:
 			err = f(*r.Drop)
+		case err == nil: // the empty result at the end
+			return nil
+		case errors.Is(err, ErrEnding):
+			err = errDisconnected
 		}
 		if err != nil {
 			return err

@@ -89,6 +89,31 @@ func TestDrops(t *testing.T) {
 	}
 }
 
+// A connection that is lost is not the end of a capture.
+func TestDrops_Disconnected(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "control")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		if conn, err := l.Accept(); err == nil {
+			_, _ = conn.Read(make([]byte, 1024))
+			_, _ = conn.Write([]byte(`{"version":1,"result":{}}` + "\n" + `{"version":1,"drop":{"tunnel":"dropping"}}` + "\n"))
+			conn.Close()
+		}
+	}()
+	c := dial(t, path)
+	if err := c.CaptureDrops("dropping"); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	if err := c.ReadDrops(labtest.Context(t), func(control.Drop) error { n++; return nil }); err == nil || n != 1 {
+		t.Errorf("%d packets, %v", n, err)
+	}
+}
+
 // A capture ends with its tunnel, with the daemon, and with a client that goes without a word;
 // and what a client does with a drop may fail.
 func TestDrops_End(t *testing.T) {

@@ -29,7 +29,7 @@ const (
 	MethodList   = "list"   // ListParams; Listed
 	MethodStatus = "status" // NameParams, with an empty name for all tunnels; Status
 	MethodEvents = "events" // nothing; nothing, then lines with an Event
-	MethodDrops  = "drops"  // NameParams; nothing, then lines with a Drop
+	MethodDrops  = "drops"  // NameParams; nothing, then lines with a Drop, and nothing again
 )
 
 // TunnelParams are those of add and change.
