@@ -386,7 +386,7 @@ func TestCapture_Mistakes(t *testing.T) {
 		{"goipip capture tun01 --side middle", 2, "goipip: --side middle: "},
 		{"goipip capture tun01 -c x", 2, "goipip: -c, --count x: must be 1 to 2147483647\n"},
 		{"goipip capture tun01 -c0", 2, "goipip: -c, --count 0: must be 1 to 2147483647\n"},
-		{`cp "$GOIPIP" /tmp/goipip-$$ && chmod 755 /tmp/goipip-$$ && setpriv --reuid 65534 --clear-groups /tmp/goipip-$$ capture tun01 --drops; s=$?; rm /tmp/goipip-$$; exit $s`, 1, "goipip: "},
+		{`cp "$GOIPIP" /tmp/goipip-$$ && chmod 755 /tmp/goipip-$$ && setpriv --reuid 65534 --clear-groups /tmp/goipip-$$ capture tun01 --drops; s=$?; rm /tmp/goipip-$$; exit $s`, 1, "goipip: control socket "},
 	} {
 		r := a.tries(t, c.line)
 		if r.status != c.status || r.stdout != "" || !strings.HasPrefix(r.stderr, c.want) {

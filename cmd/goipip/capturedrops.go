@@ -56,7 +56,7 @@ func (s *dropSource) packet(d control.Drop) (capture.Packet, bool) {
 		Length:    d.Length,
 		Comment:   dropComment(d),
 	}
-	outer := min(d.Outer, len(d.Packet))
+	outer := min(max(d.Outer, 0), len(d.Packet))
 	if s.outer {
 		return p, outer > 0
 	}

@@ -62,7 +62,7 @@ func (p *Printer) print(lines io.Reader, out io.Writer) {
 		line, err := scanner.ReadString('\n')
 		if line != "" {
 			_, outErr := io.WriteString(out, p.comment(strings.TrimSuffix(line, "\n"))+"\n")
-			p.fail(outErr)
+			_ = p.fail(outErr) // which the next Write returns
 		}
 		if err != nil {
 			return
@@ -87,6 +87,7 @@ func (p *Printer) comment(line string) string {
 	return text
 }
 
+// fail returns the first error that it got, this one perhaps.
 func (p *Printer) fail(err error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -84,7 +84,7 @@ func (c *tapped) has(t *testing.T, reason stats.Reason, want uint64) {
 				n.problem = "another outer header"
 			case d.Outer == 0 && p.Protocol() == 4 && d.Reason != stats.TooDeep:
 				n.problem = "an outer header that nothing is said of"
-			case d.Reason == stats.TTLExpired && packet.IPv4(p[d.Outer:]).TTL() != 0:
+			case d.Reason == stats.TTLExpired && p[d.Outer:].TTL() != 0:
 				n.problem = "another packet"
 			}
 			read <- n
