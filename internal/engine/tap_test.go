@@ -2,9 +2,12 @@ package engine
 
 import (
 	"bytes"
+	"slices"
 	"sync"
 	"testing"
 
+	"goipip/encap"
+	"goipip/internal/packet"
 	"goipip/internal/stats"
 )
 
@@ -28,14 +31,14 @@ func TestTap(t *testing.T) {
 	tunnel, out, in := tapped()
 	in.drop(stats.Martian, 20, []byte("before"))
 	a, b := tunnel.Tap(), tunnel.Tap()
-	packet, header := []byte("packet"), []byte("header")
-	in.drop(stats.TTLExpired, 20, packet)
-	out.drop(stats.Congested, 3, header, packet)
-	out.drop(stats.TooBig, 0, make([]byte, tapSnapLen-2), packet)
-	copy(packet, "------") // it belongs to the loop
+	one, header := []byte("packet"), []byte("header")
+	in.drop(stats.TTLExpired, 20, one)
+	out.drop(stats.Congested, 3, header, one)
+	out.drop(stats.TooBig, 0, make([]byte, tapSnapLen-2), one)
+	copy(one, "------") // it belongs to the loop
 	b.Close()
 	b.Close()
-	in.drop(stats.BadECN, 20, packet)
+	in.drop(stats.BadECN, 20, one)
 	if out.count.Total() != 2 || in.count.Total() != 3 {
 		t.Errorf("counted %d and %d packets", out.count.Total(), in.count.Total())
 	}
@@ -46,9 +49,9 @@ func TestTap(t *testing.T) {
 			if !ok {
 				t.Fatalf("the end after %d packets", n)
 			}
-			one := *d
-			one.Packet = bytes.Clone(d.Packet)
-			got = append(got, one)
+			c := *d
+			c.Packet = bytes.Clone(d.Packet)
+			got = append(got, c)
 			tap.Free(d)
 		}
 		for n, want := range []Dropped{
@@ -67,7 +70,7 @@ func TestTap(t *testing.T) {
 	if _, ok := b.Next(); ok {
 		t.Error("a closed Tap goes on")
 	}
-	in.drop(stats.BadECN, 20, packet)
+	in.drop(stats.BadECN, 20, one)
 	tunnel.endTaps()
 	if _, ok := a.Next(); !ok {
 		t.Error("the end of the tunnel loses a packet")
@@ -84,6 +87,42 @@ func TestTap(t *testing.T) {
 		t.Error("a Tap of a tunnel that is gone does not end")
 	}
 	late.Close()
+}
+
+// Packets that were merged and are dropped then are captured one by one, as they were received.
+func TestTap_Merged(t *testing.T) {
+	tunnel, _, in := tapped()
+	tap := tunnel.Tap()
+	coalescer, link := encap.NewCoalescer(4), encap.Link{UDP: true, MTU: 1480}
+	var want [][]byte
+	for i := range 3 {
+		p := make(packet.IPv4, packet.IPv4HdrLen+packet.UDPHdrLen+100)
+		p.InitHeader()
+		p.SetTotalLength(len(p))
+		p.SetID(uint16(i))
+		p.SetTTL(64)
+		p.SetProtocol(packet.ProtoUDP)
+		p.UpdateChecksum()
+		udp := packet.UDP(p.Payload())
+		udp.SetLength(len(udp))
+		udp.SetChecksum(packet.PseudoHeaderSum(p))
+		udp.SetChecksum(^packet.Sum(udp, 0))
+		want = append(want, bytes.Clone(p))
+		coalescer.Add(p, &link)
+	}
+	supers := coalescer.Take()
+	if len(supers) != 1 || supers[0].Count != len(want) {
+		t.Fatalf("merged into %+v, want one", supers)
+	}
+	in.dropSuper(stats.LinkDown, &supers[0])
+	tap.Close()
+	var got [][]byte
+	for d, ok := tap.Next(); ok; d, ok = tap.Next() {
+		got = append(got, d.Packet)
+	}
+	if in.count.Total() != 3 || !slices.EqualFunc(got, want, bytes.Equal) {
+		t.Errorf("counted %d packets, captured\n%x\nwant\n%x", in.count.Total(), got, want)
+	}
 }
 
 // Loops do not wait for a reader: what finds no room is counted.
