@@ -38,6 +38,11 @@ func newComputer(t *testing.T) computer {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return computerOn(t, host)
+}
+
+func computerOn(t *testing.T, host *netlab.Host) computer {
+	t.Helper()
 	c := computer{host, ""}
 	inode := strings.TrimSpace(c.types(t, "stat -Lc %i /proc/self/ns/net"))
 	c.dir = filepath.Join("/run/goipip", inode)
