@@ -254,7 +254,7 @@ func (v View) traffic(e entry) []line {
 		{left, []span{{plain, pad("", labelWidth-2, left)}, {plain, "  sent"}, {plain, "  received"}}},
 		{right, cells("packets", func(t control.Traffic) string { return count(t.Packets) })},
 		{right, cells("bytes", func(t control.Traffic) string { return size(t.Bytes) })},
-		{right, cells("rate", func(t control.Traffic) string { return rate(t.ByteRate) })},
+		{right, cells("rate", func(t control.Traffic) string { return Rate(t.ByteRate) })},
 		{right, cells("packets/s", func(t control.Traffic) string { return count(t.PacketRate) })},
 		{left, cells("last packet", func(t control.Traffic) string { return v.ago(t.Last) })},
 	})
