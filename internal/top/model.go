@@ -61,7 +61,7 @@ type model struct {
 
 	rows       map[key]*row
 	last       map[key]*row // these, and those that went away within the last minute
-	order      []*row // those that the filter leaves, as sorted
+	order      []*row       // those that the filter leaves, as sorted
 	layout     layout
 	sortedBy   int // an index of columns
 	descending bool

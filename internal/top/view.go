@@ -121,7 +121,6 @@ func (m *model) about() string {
 
 // bottom is the line for what the keys do, unless there is something to tell.
 func (m *model) bottom() string {
-	const keys = "↑↓ select  Enter open  < > sort  r reverse  / filter  ? help  q quit"
 	switch {
 	case m.filtering:
 		return "/" + m.filter
@@ -134,7 +133,15 @@ func (m *model) bottom() string {
 	case m.mode == help:
 		return faint.Render("any key: back  q quit")
 	}
-	return faint.Render(keys)
+	for _, keys := range []string{
+		"↑↓ select  Enter open  < > sort  r reverse  / filter  ? help  q quit",
+		"Enter open  < > sort  / filter  ? help  q quit",
+	} {
+		if ansi.StringWidth(keys) <= m.width {
+			return faint.Render(keys)
+		}
+	}
+	return faint.Render("? help  q quit")
 }
 
 // viewDetail is all about the opened tunnel: the last minute, what is dropped now, and what goipip show has.
