@@ -50,7 +50,7 @@ type model struct {
 	width, height int
 	mode          mode
 	before        mode // that help goes back to
-	offset        int  // lines of a detail above the window
+	offset        int  // lines of a detail or of the help above the window
 
 	// What was fetched last. After an error it is older than that.
 	at   time.Time
@@ -247,17 +247,17 @@ func (m *model) press(k tea.KeyPressMsg) tea.Cmd {
 		return tea.Quit
 	case "?", "h", "f1":
 		if m.mode != help {
-			m.before, m.mode = m.mode, help
+			m.before, m.mode, m.offset = m.mode, help, 0
 		} else {
-			m.mode = m.before
+			m.mode, m.offset = m.before, 0
 		}
 		return nil
 	}
 	switch m.mode {
 	case help:
-		m.mode = m.before
+		m.pressText(name, m.help(), m.before)
 	case detail:
-		m.pressDetail(name)
+		m.pressText(name, m.detail(), table)
 	case table:
 		m.pressTable(name)
 	}
@@ -341,13 +341,14 @@ func (m *model) setFilter(text string) {
 	m.arrange()
 }
 
-func (m *model) pressDetail(key string) {
+// pressText scrolls a text, or goes back.
+func (m *model) pressText(key string, text []string, back mode) {
 	if by, ok := steps(key, m.bodyRoom()); ok {
-		m.offset = max(0, min(m.offset+by, len(m.detail())-m.bodyRoom()))
+		m.offset = max(0, min(m.offset+by, len(text)-m.bodyRoom()))
 		return
 	}
 	switch key {
 	case "esc", "backspace", "left":
-		m.mode = table
+		m.mode, m.offset = back, 0
 	}
 }

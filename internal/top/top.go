@@ -4,7 +4,7 @@ package top
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -46,12 +46,13 @@ func Run(ctx context.Context, in, out *os.File, fetch Fetch, o Options) error {
 	if o.Colour {
 		profile = colorprofile.ANSI
 	}
-	_, err := tea.NewProgram(m, tea.WithContext(ctx), tea.WithInput(in), tea.WithOutput(out),
-		tea.WithColorProfile(profile), tea.WithoutSignalHandler()).Run()
-	if errors.Is(err, context.Canceled) {
-		return nil
+	p := tea.NewProgram(m, tea.WithInput(in), tea.WithOutput(out), tea.WithColorProfile(profile), tea.WithoutSignalHandler())
+	// Unlike WithContext, this waits until nobody reads from the terminal any more.
+	defer context.AfterFunc(ctx, p.Quit)()
+	if _, err := p.Run(); err != nil {
+		return fmt.Errorf("draw on the terminal: %w", err)
 	}
-	return err
+	return nil
 }
 
 func newModel(ctx context.Context, fetch Fetch, o Options) *model {

@@ -131,7 +131,7 @@ func (m *model) bottom() string {
 	case m.mode == detail:
 		return faint.Render("↑↓ scroll  Esc back  ? help  q quit")
 	case m.mode == help:
-		return faint.Render("any key: back  q quit")
+		return faint.Render("↑↓ scroll  Esc back  q quit")
 	}
 	for _, keys := range []string{
 		"↑↓ select  Enter open  < > sort  r reverse  / filter  ? help  q quit",
@@ -153,12 +153,16 @@ func (m *model) viewDetail() []string {
 	} else {
 		title += "  " + bad.Render("gone")
 	}
-	body := m.detail()
-	start := min(m.offset, len(body))
-	end := min(len(body), start+m.bodyRoom())
-	lines := fill(append([]string{title}, body[start:end]...), m.height-1)
+	return m.scrolled(title, m.detail())
+}
+
+// scrolled is a title, of a text so many lines as there is room for, and the last line.
+func (m *model) scrolled(title string, text []string) []string {
+	start := min(m.offset, len(text))
+	end := min(len(text), start+m.bodyRoom())
+	lines := fill(append([]string{title}, text[start:end]...), m.height-1)
 	bottom := m.bottom()
-	if more := len(body) - end; more > 0 {
+	if more := len(text) - end; more > 0 {
 		bottom += faint.Render(fmt.Sprintf("  (%s below)", plural(more, "more line")))
 	}
 	return append(lines, bottom)
@@ -226,28 +230,41 @@ func (m *model) everything(r *row) []string {
 	return lines[1:]
 }
 
-// helpText is for 80 columns. It fits into 24 lines, with what stands above and below.
-const helpText = `
-  ↑ ↓ PgUp PgDn Home End    select a tunnel (also j, k, g, G)
-  Enter                     open it: all about it. Esc goes back
-  < >                       sort by the column to the left or right; r reverses
-  /                         show only tunnels with a text in their name,
-                            addresses, state, path or reason; Esc shows all
-  Ctrl-Z, q, Ctrl-C         stop for a while; quit
+// helpTexts is keys and columns, and what they are for.
+var helpTexts = []struct{ term, text string }{
+	{"↑ ↓ PgUp PgDn", "select a tunnel; also Home, End, j, k, g, G"},
+	{"Enter", "open it: all about it; Esc goes back"},
+	{"< >", "sort by the column to the left, to the right"},
+	{"r", "reverse the order"},
+	{"/", "show only tunnels with a text in their name, addresses, state, path or reason; Enter keeps it, Esc shows all"},
+	{"q, Ctrl-C", "quit; Ctrl-Z stops"},
+	{},
+	{"IN, OUT", "bit/s received from the remote end, and sent to it"},
+	{"PPS IN, PPS OUT", "packets a second"},
+	{"DROP/S", "packets dropped a second, in both directions"},
+	{"REASON", "why most were, when some were within the last minute"},
+	{"PATH", "how packets leave: fast (the kernel alone), or by a packet or raw socket"},
+	{"PMTU", "path MTU, of outer packets, in bytes"},
+	{"SEEN", "when the last packet was received"},
+	{"LAST MINUTE", "the rate in both directions; each row has its own scale"},
+	{},
+	{"▲ ▼", "mark what the rows are sorted by; columns without room are left out"},
+}
 
-  IN, OUT           bit/s received from, and sent to the remote end
-  PPS IN, PPS OUT   packets a second
-  DROP/S, REASON    packets dropped a second; why most were, in the last minute
-  PATH              how packets leave: fast (the kernel alone), packet or raw
-  PMTU              path MTU, of outer packets, in bytes
-  SEEN              when the last packet was received
-  LAST MINUTE       rate in both directions; each row has its own scale
+// viewHelp is what keys and columns are for.
+func (m *model) viewHelp() []string { return m.scrolled(strong.Render("goipip top"), m.help()) }
 
-  Columns without room are left out. ▲ or ▼ shows what the rows are sorted by.`
-
-func (m *model) viewHelp() []string {
-	lines := append([]string{strong.Render("goipip top")}, strings.Split(helpText, "\n")[1:]...)
-	return append(fill(lines, m.height-1), m.bottom())
+func (m *model) help() []string {
+	const indent = 19
+	var lines []string
+	for _, h := range helpTexts {
+		lead := "  " + h.term
+		for _, part := range wrap(h.text, m.width-indent) {
+			lines = append(lines, lead+strings.Repeat(" ", indent-ansi.StringWidth(lead))+part)
+			lead = ""
+		}
+	}
+	return lines
 }
 
 // fill returns so many lines: the first ones, and empty ones after the last.
