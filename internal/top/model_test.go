@@ -177,6 +177,33 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
+// TestDocs compares the screen in docs/top.md with that of the test above, and its keys with those of the help.
+func TestDocs(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/top.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	screen, err := os.ReadFile("testdata/selected-80x24.golden")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(doc), "```\n"+string(screen)+"```\n") {
+		t.Errorf("docs/top.md should have\n%s", screen)
+	}
+	for _, c := range columns {
+		if !strings.Contains(string(doc), "| "+c.head) && !strings.Contains(string(doc), ", "+c.head+" |") {
+			t.Errorf("docs/top.md lacks the column %s", c.head)
+		}
+	}
+	for _, h := range helpTexts {
+		for key := range strings.FieldsSeq(strings.ReplaceAll(h.term, ",", "")) {
+			if !strings.Contains(string(doc), key) {
+				t.Errorf("docs/top.md lacks %s", key)
+			}
+		}
+	}
+}
+
 // TestEverySize draws each screen in windows of all sizes, down to none.
 func TestEverySize(t *testing.T) {
 	m := minute(Options{})
