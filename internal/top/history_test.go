@@ -120,7 +120,10 @@ func TestRates(t *testing.T) {
 	if quiet = quiet.next(key{}, &second, p, start.Add(62*time.Second)); quiet.reason != "" {
 		t.Errorf("after a minute: %q", quiet.reason)
 	}
+	restarted := p
+	restarted.Started = start
 	for name, again := range map[string]*row{
+		"another start":   r.next(key{}, &first, restarted, start.Add(3*time.Second)),
 		"another process": r.next(key{}, &first, process(2).Process, start.Add(3*time.Second)),
 		"at once":         r.next(key{}, &first, p, start.Add(2*time.Second)),
 	} {

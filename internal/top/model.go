@@ -38,7 +38,8 @@ const (
 	help
 )
 
-// model is what the window shows, and the tunnels. It has no clock: times are those of samples.
+// model is the tunnels and what the window shows of them. It has no clock: times are those of samples. Bubble Tea calls
+// its methods in one goroutine; the commands that they return fetch in others.
 type model struct {
 	ctx      context.Context
 	fetch    Fetch
@@ -115,7 +116,7 @@ func takeSample(ctx context.Context, fetch Fetch) sample {
 	return s
 }
 
-// take makes rows of what was fetched. Where processes did not answer it keeps the last rows, if there are no others.
+// take makes rows of a sample. If no process answered, the rows stay as they are.
 func (m *model) take(s sample) {
 	m.err = s.err
 	if s.err != nil && len(s.all) == 0 {
@@ -149,16 +150,19 @@ func (m *model) take(s sample) {
 	m.arrange()
 }
 
-// compareProcesses tells of those that have come or ended.
+// compareProcesses sets the news of processes that have come or ended.
 func (m *model) compareProcesses(s sample) {
+	has := func(all []control.Status, p control.Process) bool {
+		return slices.ContainsFunc(all, func(q control.Status) bool { return same(p, q.Process) })
+	}
 	var news []string
 	for _, p := range m.all {
-		if !slices.ContainsFunc(s.all, func(q control.Status) bool { return q.Process.PID == p.Process.PID }) {
+		if !has(s.all, p.Process) {
 			news = append(news, fmt.Sprintf("process %d ended, with %s", p.Process.PID, plural(len(p.Tunnels), "tunnel")))
 		}
 	}
 	for _, p := range s.all {
-		if !slices.ContainsFunc(m.all, func(q control.Status) bool { return q.Process.PID == p.Process.PID }) {
+		if !has(m.all, p.Process) {
 			news = append(news, fmt.Sprintf("process %d is new, with %s", p.Process.PID, plural(len(p.Tunnels), "tunnel")))
 		}
 	}
@@ -167,7 +171,7 @@ func (m *model) compareProcesses(s sample) {
 	}
 }
 
-// missing returns the names that are to be shown and are not there.
+// missing returns the names of Options that no tunnel has now.
 func (m *model) missing() []string {
 	var names []string
 	for _, name := range m.names {

@@ -398,8 +398,14 @@ func TestProcesses(t *testing.T) {
 	if got := m.line("quit"); got == "" {
 		t.Errorf("old news stay: %s", m.screen())
 	}
+	again := process(2, idle("tun01", 129))
+	again.Process.Started = at
+	take(nil, again)
+	if got := m.line("process"); got != "17:41:12 process 2 ended, with 1 tunnel; process 2 is new, with 1 tunnel\n" {
+		t.Errorf("with the same id: %q", got)
+	}
 	take(errors.New("process 2\x1b: it hangs\nno answer"))
-	if got := m.line("hangs"); got != "process 2?: it hangs; no answer\n" || m.line("tun01") == "" || m.line("17:41:11") == "" {
+	if got := m.line("hangs"); got != "process 2?: it hangs; no answer\n" || m.line("tun01") == "" || m.line("17:41:12") == "" {
 		t.Errorf("%q in\n%s", got, m.screen())
 	}
 	take(errors.New("process 2 hangs"), process(3, idle("tun03", 3)))

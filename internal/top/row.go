@@ -48,7 +48,7 @@ func (r *row) next(k key, t *control.TunnelStatus, p control.Process, at time.Ti
 	if r != nil {
 		n.in.minute, n.out.minute = r.in.minute, r.out.minute
 		n.reason, n.droppedAt = r.reason, r.droppedAt
-		if known = r.process.PID == p.PID && r.process.Started.Equal(p.Started) && r.Since.Equal(t.Since); known {
+		if known = same(r.process, p) && r.Since.Equal(t.Since); known {
 			from, before = r.at, r.TunnelStatus
 		}
 	}
@@ -75,6 +75,9 @@ func (r *row) next(k key, t *control.TunnelStatus, p control.Process, at time.Ti
 	}
 	return n
 }
+
+// same reports whether a and b are one process. In a container each has the same id.
+func same(a, b control.Process) bool { return a.PID == b.PID && a.Started.Equal(b.Started) }
 
 // pass sets the rates of a direction from its counters before and now. If those before are not known, they are the
 // daemon's.

@@ -12,12 +12,12 @@ import (
 // stopTime is how long a signal may take to stop this process.
 const stopTime = 500 * time.Millisecond
 
-// stop is Ctrl-Z, while which Bubble Tea lets go of the terminal: it stops the process group, as the terminal would, until a
-// shell continues it. Where there is no shell, as with ssh -t HOST goipip top, the kernel drops the signal (orphaned process
-// groups, setpgid(2)), and Run returns all the same; that of Bubble Tea itself would not.
+// stop is Ctrl-Z: it stops the process group, as the terminal would, until a shell continues it. Where there is no shell, as
+// with ssh -t HOST goipip top, the kernel drops the signal (orphaned process groups, setpgid(2)), and Run returns after
+// stopTime; tea.Suspend would wait for ever.
 type stop struct{ ctx context.Context }
 
-// Run is for [charm.land/bubbletea/v2.ExecCommand].
+// Run is for tea.ExecCommand.
 func (s stop) Run() error {
 	continued := make(chan os.Signal, 1)
 	signal.Notify(continued, syscall.SIGCONT)

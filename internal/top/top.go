@@ -41,13 +41,13 @@ func Run(ctx context.Context, in, out *os.File, fetch Fetch, o Options) error {
 	m := newModel(ctx, fetch, o)
 	m.take(first)
 
-	// The profile is said, not found out: Bubble Tea would start tmux for that, and sixteen colours do.
+	// Sixteen colours are enough. Without a profile Bubble Tea would run tmux to detect one.
 	profile := colorprofile.Ascii
 	if o.Colour {
 		profile = colorprofile.ANSI
 	}
 	p := tea.NewProgram(m, tea.WithInput(in), tea.WithOutput(out), tea.WithColorProfile(profile), tea.WithoutSignalHandler())
-	// Unlike WithContext, this waits until nobody reads from the terminal any more.
+	// Unlike WithContext, Quit waits until the goroutine that reads keys has ended.
 	defer context.AfterFunc(ctx, p.Quit)()
 	if _, err := p.Run(); err != nil {
 		return fmt.Errorf("draw on the terminal: %w", err)
