@@ -60,12 +60,12 @@ type model struct {
 	news string // of processes
 	told time.Time
 
-	rows       map[key]*row
-	last       map[key]*row // these, and those that went away within the last minute
-	order      []*row       // those that the filter leaves, as sorted
-	layout     layout
-	sortedBy   int // an index of columns
-	descending bool
+	rows     map[key]*row
+	last     map[key]*row // these, and those that went away within the last minute
+	order    []*row       // those that the filter leaves, as sorted
+	layout   layout
+	sortedBy int // an index of columns
+	sort     order
 
 	filter    string
 	filtering bool // keys go there
@@ -193,7 +193,7 @@ func (m *model) arrange() {
 	}
 	slices.SortFunc(m.order, func(a, b *row) int {
 		n := columns[m.sortedBy].compare(a, b)
-		if m.descending {
+		if m.sort == descending {
 			n = -n
 		}
 		return cmp.Or(n, byName(a, b))
@@ -291,7 +291,7 @@ func (m *model) pressTable(key string) {
 	case ">", "right":
 		m.sortBy(m.sortedBy + 1)
 	case "r":
-		m.descending = !m.descending
+		m.sort = !m.sort
 		m.arrange()
 	}
 }
@@ -318,7 +318,7 @@ func steps(key string, room int) (by int, ok bool) {
 
 func (m *model) sortBy(column int) {
 	m.sortedBy = (column + len(columns)) % len(columns)
-	m.descending = columns[m.sortedBy].descends
+	m.sort = columns[m.sortedBy].first
 	m.arrange()
 }
 

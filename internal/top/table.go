@@ -36,32 +36,51 @@ type cell struct {
 type column struct {
 	head string
 	// rank is the place by importance, up to lastRank: in narrow windows the greatest vanish first.
-	rank     int
-	right    bool // aligned there
-	descends bool // when it is chosen to sort by: the greatest first
-	cell     func(*row) cell
-	compare  func(a, b *row) int
+	rank    int
+	align   alignment
+	first   order // when the column is chosen to sort by
+	cell    func(*row) cell
+	compare func(a, b *row) int
 }
 
 const lastRank = 10
+
+type alignment bool
+
+const (
+	left  alignment = false
+	right alignment = true
+)
+
+type order bool
+
+const (
+	ascending  order = false
+	descending order = true
+)
 
 // numberWidth is that of the longest number, so that columns stay where they are while numbers change.
 const numberWidth = 4
 
 // columns are those of the table, from left to right.
 var columns = []column{
-	{"NAME", 0, false, false, func(r *row) cell { return cell{show.Printable(r.name), plain} }, byName},
-	{"STATE", 1, false, false, stateCell, by(func(r *row) show.State { return r.state() })},
-	{"IN", 2, true, true, func(r *row) cell { return number(r.in.bits) }, by(func(r *row) float64 { return r.in.bits })},
-	{"OUT", 3, true, true, func(r *row) cell { return number(r.out.bits) }, by(func(r *row) float64 { return r.out.bits })},
-	{"PPS IN", lastRank, true, true, func(r *row) cell { return number(r.in.packets) }, by(func(r *row) float64 { return r.in.packets })},
-	{"PPS OUT", lastRank, true, true, func(r *row) cell { return number(r.out.packets) }, by(func(r *row) float64 { return r.out.packets })},
-	{"DROP/S", 4, true, true, dropsCell, by(func(r *row) float64 { return r.drops })},
-	{reasonHead, 5, false, true, func(r *row) cell { return cell{show.Printable(r.reason), warn} }, by(func(r *row) string { return r.reason })},
-	{"PATH", 9, false, false, func(r *row) cell { return cell{show.Printable(r.path()), plain} }, by((*row).path)},
-	{"PMTU", 8, true, false, pathMTUCell, by(func(r *row) int { return r.Underlay.PathMTU })},
-	{"SEEN", 6, true, false, func(r *row) cell { return cell{show.ShortAgo(r.at, r.RX.Last), plain} }, by(func(r *row) time.Duration { return r.at.Sub(r.RX.Last) })},
-	{minuteHead, 7, false, true, nil, by(func(r *row) float64 { return r.in.bits + r.out.bits })},
+	{"NAME", 0, left, ascending, func(r *row) cell { return cell{show.Printable(r.name), plain} }, byName},
+	{"STATE", 1, left, ascending, stateCell, by((*row).state)},
+	numbers("IN", 2, func(r *row) float64 { return r.in.bits }),
+	numbers("OUT", 3, func(r *row) float64 { return r.out.bits }),
+	numbers("PPS IN", lastRank, func(r *row) float64 { return r.in.packets }),
+	numbers("PPS OUT", lastRank, func(r *row) float64 { return r.out.packets }),
+	{"DROP/S", 4, right, descending, dropsCell, by(func(r *row) float64 { return r.drops })},
+	{reasonHead, 5, left, descending, reasonCell, by(func(r *row) string { return r.reason })},
+	{"PATH", 9, left, ascending, func(r *row) cell { return cell{show.Printable(r.path()), plain} }, by((*row).path)},
+	{"PMTU", 8, right, ascending, pathMTUCell, by(func(r *row) int { return r.Underlay.PathMTU })},
+	{"SEEN", 6, right, ascending, seenCell, by(func(r *row) time.Duration { return r.at.Sub(r.RX.Last) })},
+	{minuteHead, 7, left, descending, nil, by(func(r *row) float64 { return r.in.bits + r.out.bits })},
+}
+
+// numbers is a column of rates.
+func numbers(head string, rank int, value func(*row) float64) column {
+	return column{head, rank, right, descending, func(r *row) cell { return cell{show.Short(value(r)), plain} }, by(value)}
 }
 
 // The column of reasons is there only if there are any; that of sparklines is as wide as there is room.
@@ -76,8 +95,6 @@ func by[T cmp.Ordered](value func(*row) T) func(a, b *row) int {
 }
 
 func byName(a, b *row) int { return cmp.Or(show.CompareNames(a.name, b.name), cmp.Compare(a.n, b.n)) }
-
-func number(f float64) cell { return cell{show.Short(f), plain} }
 
 func stateCell(r *row) cell {
 	s := r.state()
@@ -95,7 +112,7 @@ func stateStyle(s show.State) lipgloss.Style {
 }
 
 func dropsCell(r *row) cell {
-	c := number(r.drops)
+	c := cell{show.Short(r.drops), plain}
 	if r.drops > 0 && r.drops < 1 {
 		c.text = "<1"
 	}
@@ -104,6 +121,10 @@ func dropsCell(r *row) cell {
 	}
 	return c
 }
+
+func reasonCell(r *row) cell { return cell{show.Printable(r.reason), warn} }
+
+func seenCell(r *row) cell { return cell{show.ShortAgo(r.at, r.RX.Last), plain} }
 
 func pathMTUCell(r *row) cell {
 	if r.Underlay.PathMTU == 0 {
@@ -134,7 +155,7 @@ func newLayout(rows []*row, width, sortedBy int) layout {
 		for _, r := range rows {
 			natural[i] = max(natural[i], ansi.StringWidth(c.cell(r).text))
 		}
-		if c.right {
+		if c.align == right {
 			natural[i] = max(natural[i], numberWidth)
 		}
 		if natural[i] > 0 || c.head != reasonHead || i == sortedBy {
@@ -166,13 +187,13 @@ func newLayout(rows []*row, width, sortedBy int) layout {
 	if total(2) <= width {
 		l.gap = 2
 	}
-	left := width - total(l.gap)
+	rest := width - total(l.gap)
 	for i, w := range natural {
 		if !shown[i] {
 			continue
 		}
 		if columns[i].cell == nil {
-			w = min(w+max(left, 0), span)
+			w = min(w+max(rest, 0), span)
 		}
 		l.columns, l.widths = append(l.columns, i), append(l.widths, w)
 	}
@@ -180,12 +201,12 @@ func newLayout(rows []*row, width, sortedBy int) layout {
 }
 
 // head is the line with the names of the columns.
-func (l layout) head(sortedBy int, descending bool) string {
+func (l layout) head(sortedBy int, o order) string {
 	return l.line(noMark, func(i int) cell {
 		if i != sortedBy {
 			return cell{columns[i].head, heading}
 		}
-		if descending {
+		if o == descending {
 			return cell{columns[i].head + "▼", sorted}
 		}
 		return cell{columns[i].head + "▲", sorted}
@@ -230,7 +251,7 @@ func (l layout) line(mark string, cell func(column int) cell) string {
 		}
 		c := cell(i)
 		fill := strings.Repeat(" ", max(0, l.widths[at]-ansi.StringWidth(c.text)))
-		if columns[i].right {
+		if columns[i].align == right {
 			b.WriteString(fill)
 			fill = ""
 		}

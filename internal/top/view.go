@@ -55,7 +55,7 @@ func (m *model) View() tea.View {
 
 // viewTable has a line for each tunnel that the window has room for.
 func (m *model) viewTable() []string {
-	lines := []string{m.title(), m.layout.head(m.sortedBy, m.descending)}
+	lines := []string{m.title(), m.layout.head(m.sortedBy, m.sort)}
 	room := m.tableRoom()
 	shown := m.order[m.top:min(len(m.order), m.top+room)]
 	for i, r := range shown {
@@ -211,7 +211,8 @@ func (r *row) dropping() []string {
 		drops map[string]float64
 	}{{"sent", r.out.drops}, {"received", r.in.drops}} {
 		for _, reason := range byRate(d.drops) {
-			lines = append(lines, fmt.Sprintf("  dropping when %-8s  %s  %s", d.name, warn.Render(show.Short(d.drops[reason])+"/s"), show.Printable(reason)))
+			rate := warn.Render(show.Short(d.drops[reason]) + "/s")
+			lines = append(lines, fmt.Sprintf("  dropping when %-8s  %s  %s", d.name, rate, show.Printable(reason)))
 		}
 	}
 	if lines != nil {
