@@ -21,7 +21,7 @@ import (
 	"goipip/internal/tunnel"
 )
 
-// showEnv makes this test program goipip, with a show that fetches what the file of this
+// showEnv makes this test program goipip, with a show and a top that fetch what the file of this
 // name has: statuses as JSON, "hang", or an error.
 const showEnv = "GOIPIP_TEST_SHOW"
 
@@ -36,11 +36,12 @@ func init() {
 	var o options
 	cmd := newCommand(&o)
 	for _, c := range cmd.Commands() {
-		if c.Name() == "show" {
+		if c.Name() == "show" || c.Name() == "top" {
 			cmd.RemoveCommand(c)
 		}
 	}
-	cmd.AddCommand(newShowCommand(func(ctx context.Context) ([]control.Status, error) { return fetchFile(ctx, path) }))
+	fetch := func(ctx context.Context) ([]control.Status, error) { return fetchFile(ctx, path) }
+	cmd.AddCommand(newShowCommand(fetch), newTopCommand(fetch))
 	os.Exit(o.execute(cmd, os.Args[1:]))
 }
 

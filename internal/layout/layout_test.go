@@ -18,10 +18,14 @@ const root = "../.."
 // rooms says for each package which of the project's others its code may import.
 // Tests may import more.
 var rooms = map[string][]string{
-	"cmd/goipip":              {"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/capture", "internal/iproute", "internal/show", "internal/tunnel", "internal/logqueue", "internal/netlab"},
+	"cmd/goipip": {
+		"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/capture", "internal/iproute", "internal/show",
+		"internal/top", "internal/tunnel", "internal/logqueue", "internal/netlab",
+	},
 	"internal/capture":        {},
 	"internal/iproute":        {"internal/dsfield", "internal/tunnel"},
 	"internal/show":           {"internal/daemon/config", "internal/daemon/control", "internal/stats"},
+	"internal/top":            {"internal/daemon/control", "internal/show"},
 	"internal/dsfield":        {},
 	"internal/daemon":         {"internal/daemon/config", "internal/daemon/control", "internal/stats", "internal/tunnel", "tun"},
 	"internal/daemon/config":  {"internal/dsfield", "internal/tunnel"},
@@ -65,6 +69,10 @@ var homes = map[string][]string{
 	"github.com/pelletier/go-toml/v2/unstable": {"internal/daemon/config"},
 	"github.com/gopacket/gopacket":             {"internal/capture", "internal/netlab"},
 	"github.com/cilium/ebpf":                   {"internal/fastpath", "rawsock", "internal/netlab", "internal/netlab/labtest"},
+	"charm.land/bubbletea/v2":                  {"internal/top"},
+	"charm.land/lipgloss/v2":                   {"internal/top"},
+	"github.com/charmbracelet/colorprofile":    {"internal/top"},
+	"github.com/charmbracelet/x/ansi":          {"internal/top"},
 	"golang.org/x/perf/benchfmt":               {"bench/report"},
 	"testing":                                  {"internal/netlab/labtest"},
 }

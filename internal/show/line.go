@@ -59,7 +59,7 @@ func (l line) cut(n int) line {
 func (l line) render(colour bool) string {
 	var b strings.Builder
 	for _, s := range l {
-		text := strings.Map(printable, s.text)
+		text := Printable(s.text)
 		if colour && s.style != plain {
 			text = "\x1b[" + string(s.style) + "m" + text + "\x1b[0m"
 		}
@@ -68,13 +68,15 @@ func (l line) render(colour bool) string {
 	return strings.TrimRight(b.String(), " ")
 }
 
-// printable replaces control characters, which a terminal would obey. The kernel permits escape characters
-// in the names of links (dev_valid_name in net/core/dev.c), and paths may have them too.
-func printable(r rune) rune {
-	if unicode.IsPrint(r) {
-		return r
-	}
-	return '?'
+// Printable returns text with ? for control characters, which a terminal would obey. The kernel permits escape
+// characters in the names of links (dev_valid_name in net/core/dev.c), and paths may have them too.
+func Printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, text)
 }
 
 // wrap breaks text at spaces into lines of at most n columns, of more only for words

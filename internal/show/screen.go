@@ -261,7 +261,7 @@ func (v View) traffic(e entry) []line {
 		{left, []span{{plain, pad("", labelWidth-2, left)}, {plain, "  sent"}, {plain, "  received"}}},
 		{right, cells("packets", func(t control.Traffic) string { return count(t.Packets) })},
 		{right, cells("bytes", func(t control.Traffic) string { return size(t.Bytes) })},
-		{right, cells("rate", func(t control.Traffic) string { return rate(t.ByteRate) })},
+		{right, cells("rate", func(t control.Traffic) string { return Rate(t.ByteRate) })},
 		{right, cells("packets/s", func(t control.Traffic) string { return count(t.PacketRate) })},
 		{left, cells("last packet", func(t control.Traffic) string { return v.ago(t.Last) })},
 	})
@@ -305,6 +305,8 @@ type drop struct {
 	n          uint64
 }
 
+const unknownReason = "a reason that this version of goipip does not know"
+
 // byReason returns the drops that occurred. A process of another version may know
 // reasons that this one does not; they come last.
 func byReason(drops map[string]uint64) []drop {
@@ -319,9 +321,19 @@ func byReason(drops map[string]uint64) []drop {
 	var others []drop
 	for name, n := range drops {
 		if !known[name] && n > 0 {
-			others = append(others, drop{name, "a reason that this version of goipip does not know", n})
+			others = append(others, drop{name, unknownReason, n})
 		}
 	}
 	slices.SortFunc(others, func(a, b drop) int { return cmp.Compare(a.name, b.name) })
 	return append(list, others...)
+}
+
+// ReasonHelp says what a reason means.
+func ReasonHelp(reason string) string {
+	for r := range stats.NumReasons {
+		if r.String() == reason {
+			return r.Help()
+		}
+	}
+	return unknownReason
 }

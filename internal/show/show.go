@@ -149,13 +149,13 @@ func entries(all []control.Status) []entry {
 		}
 	}
 	slices.SortStableFunc(list, func(a, b entry) int {
-		return cmp.Or(compareNames(a.Config.Name, b.Config.Name), cmp.Compare(a.process.PID, b.process.PID))
+		return cmp.Or(CompareNames(a.Config.Name, b.Config.Name), cmp.Compare(a.process.PID, b.process.PID))
 	})
 	return list
 }
 
-// compareNames compares the numbers at the end of names as numbers.
-func compareNames(a, b string) int {
+// CompareNames compares the numbers at the end of names as numbers.
+func CompareNames(a, b string) int {
 	const digits = "0123456789"
 	return cmp.Or(
 		strings.Compare(strings.TrimRight(a, digits), strings.TrimRight(b, digits)),

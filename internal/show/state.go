@@ -1,38 +1,42 @@
 package show
 
-// state is the state of a tunnel in a word or two.
-type state int
+import "goipip/internal/daemon/control"
+
+// State is the state of a tunnel in a word or two.
+type State int
 
 // The states, the worst first.
 const (
-	down   state = iota // the link is
-	noPath              // no packet leaves
-	away                // the link is in another network namespace
-	up
+	Down   State = iota // the link is
+	NoPath              // no packet leaves
+	Away                // the link is in another network namespace
+	Up
 )
 
 var states = [...]struct {
 	word  string
 	style style
 }{
-	down:   {"down", bad},
-	noPath: {"no path", bad},
-	away:   {"away", strong},
-	up:     {"up", good},
+	Down:   {"down", bad},
+	NoPath: {"no path", bad},
+	Away:   {"away", strong},
+	Up:     {"up", good},
 }
 
-func (s state) String() string { return states[s].word }
-func (s state) span() span     { return span{states[s].style, states[s].word} }
+func (s State) String() string { return states[s].word }
+func (s State) span() span     { return span{states[s].style, states[s].word} }
 
-// state returns the state of the tunnel. Whether a link that is away is up is not known.
-func (e entry) state() state {
+// StateOf returns the state of the tunnel. Whether a link that is away is up is not known.
+func StateOf(t *control.TunnelStatus) State {
 	switch {
-	case !e.Up && !e.Away:
-		return down
-	case e.Trouble != "":
-		return noPath
-	case e.Away:
-		return away
+	case !t.Up && !t.Away:
+		return Down
+	case t.Trouble != "":
+		return NoPath
+	case t.Away:
+		return Away
 	}
-	return up
+	return Up
 }
+
+func (e entry) state() State { return StateOf(e.TunnelStatus) }

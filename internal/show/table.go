@@ -67,9 +67,9 @@ func (v View) columns(list []entry, arrow string) []column {
 			if n == 0 {
 				return span{plain, "0"}
 			}
-			return span{warn, short(float64(n))}
+			return span{warn, Short(float64(n))}
 		}),
-		col("LAST", right, func(e entry) span { return span{plain, v.shortAgo(e.RX.Last)} }),
+		col("LAST", right, func(e entry) span { return span{plain, ShortAgo(v.Now, e.RX.Last)} }),
 	}
 }
 
@@ -80,7 +80,7 @@ func shortMTU(mtu int) string {
 	return fmt.Sprint(mtu)
 }
 
-func shortRate(t control.Traffic) string { return short(float64(t.ByteRate) * 8) }
+func shortRate(t control.Traffic) string { return Short(float64(t.ByteRate) * 8) }
 
 // dropped returns how many packets were dropped in both directions.
 func (e entry) dropped() uint64 {
@@ -101,7 +101,7 @@ func (v View) summary(list []entry, hidden int) []line {
 		n[e.state()]++
 	}
 	var parts []string
-	for s := up; s >= down; s-- {
+	for s := Up; s >= Down; s-- {
 		if n[s] > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", n[s], s))
 		}
@@ -110,7 +110,7 @@ func (v View) summary(list []entry, hidden int) []line {
 	if hidden > 0 {
 		s += fmt.Sprintf(" %d are not shown, for lack of lines.", hidden)
 	}
-	if n[up]+n[away] < len(list) {
+	if n[Up]+n[Away] < len(list) {
 		s += " goipip show NAME says why."
 	}
 	s += " RX and TX are in bit/s, LAST is the last packet received."

@@ -29,8 +29,8 @@ func size(n uint64) string {
 	return digits + " " + unit + "iB"
 }
 
-// rate returns n bytes a second in decimal units of bits, as 941 Mbit/s.
-func rate(n uint64) string {
+// Rate returns n bytes a second in decimal units of bits, as 941 Mbit/s.
+func Rate(n uint64) string {
 	bits := float64(n) * 8
 	if bits < 1000 {
 		return fmt.Sprintf("%.0f bit/s", bits)
@@ -39,8 +39,8 @@ func rate(n uint64) string {
 	return digits + " " + lowerKilo(unit) + "bit/s"
 }
 
-// short returns f in at most four columns, as 1.2k, for tables.
-func short(f float64) string {
+// Short returns f in at most four columns, as 1.2k, for tables.
+func Short(f float64) string {
 	if f < 999.5 {
 		return fmt.Sprintf("%.0f", f)
 	}
@@ -120,9 +120,9 @@ func (v View) ago(t time.Time) string {
 	}
 }
 
-// shortAgo returns the same in at most four columns, as 3s.
-func (v View) shortAgo(t time.Time) string {
-	d := v.Now.Sub(t)
+// ShortAgo returns the same in at most four columns, as 3s.
+func ShortAgo(now, t time.Time) string {
+	d := now.Sub(t)
 	switch {
 	case t.IsZero():
 		return "-"
