@@ -93,7 +93,12 @@ func (o *options) runDaemon(ctx context.Context, r runOptions) error {
 	if err != nil {
 		return err
 	}
-	defer func() { d.close(whyDone(ctx)) }()
+	m := openManager(d.log)
+	defer func() {
+		m.stopping()
+		d.close(whyDone(ctx))
+	}()
+	m.starting(fmt.Sprintf("starting %d tunnels", len(file.Tunnels)))
 	err = d.Apply(file.Tunnels)
 	switch {
 	case d.Len() == 0:
@@ -101,15 +106,21 @@ func (o *options) runDaemon(ctx context.Context, r runOptions) error {
 	case err != nil && r.strict:
 		return errors.New("not all tunnels start, as --strict demands: the log says why")
 	}
+	m.ready(d.Daemon)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-d.Failed():
+			return errors.New("the last tunnel has ended by an error: the log says why")
+		case <-m.beats:
 		case sig := <-signals:
 			if sig == syscall.SIGUSR1 {
 				d.LogCounters()
 			} else {
+				m.reloading()
 				reload(d.Daemon, r.config, d.log)
+				m.reloaded(d.Daemon)
 			}
 		}
 	}

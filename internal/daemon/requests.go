@@ -65,7 +65,7 @@ func (d *Daemon) hold() {
 func (d *Daemon) letGo() {
 	d.adding--
 	if len(d.members) == 0 && d.adding == 0 {
-		close(d.none)
+		d.empty()
 	}
 }
 
