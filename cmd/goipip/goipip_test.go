@@ -64,7 +64,7 @@ func TestUsageErrors(t *testing.T) {
 		{local + " " + remote + " -ttl 5 -nopmtudisc", "goipip: ttl != 0 and nopmtudisc are incompatible"},
 		{local + " " + remote + " -tos 100", "goipip: --tos 100: must be "},
 		{local + " " + remote + " -offload on", "goipip: --offload on: must be auto or off"},
-		{local + " " + remote + " -log-format xml", "goipip: --log-format xml: must be text or json"},
+		{local + " " + remote + " -log-format xml", "goipip: --log-format xml: must be auto or text or json or journal"},
 		{local + " " + remote + " -log-level loud", "goipip: --log-level loud: must be "},
 		{local + " " + remote + " -peer 10.0.0.2", "goipip: --peer 10.0.0.2 needs --address"},
 		{"demo now", "goipip: unknown word now"},

@@ -64,7 +64,9 @@ var homes = map[string][]string{
 	"github.com/gopacket/gopacket":             {"internal/netlab"},
 	"github.com/cilium/ebpf":                   {"internal/fastpath", "rawsock", "internal/netlab", "internal/netlab/labtest"},
 	"golang.org/x/perf/benchfmt":               {"bench/report"},
-	"testing":                                  {"internal/netlab/labtest"},
+	"github.com/coreos/go-systemd/v22/daemon":  {"cmd/goipip"},
+	"github.com/coreos/go-systemd/v22/journal": {"cmd/goipip"},
+	"testing": {"internal/netlab/labtest"},
 }
 
 // source is one Go file.
