@@ -33,7 +33,7 @@ func (o *options) serve(p control.Process, h slog.Handler) (*served, error) {
 	limiter := logqueue.NewLimiter(slog.NewMultiHandler(h, events.Handler()))
 	s := &served{log: slog.New(limiter.Handler()), limiter: limiter}
 	var err error
-	if p.Role == control.RoleForeground {
+	if p.Role == control.RoleForeground || p.Role == control.RoleBeside {
 		if s.listener, err = control.ListenBeside(o.control); err != nil {
 			s.log.Debug("goipip show will not show this process", "err", err)
 		}
