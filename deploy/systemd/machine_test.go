@@ -200,11 +200,11 @@ func (m *machine) property(unit, name string) string {
 // becomes waits until a property of a unit has a value.
 func (m *machine) becomes(unit, name, want string) {
 	m.t.Helper()
-	m.awaits(unit, name+" to be "+want, func() bool { return m.property(unit, name) == want })
-}
-
-// awaits waits until cond holds of a unit.
-func (m *machine) awaits(unit, what string, cond func() bool) {
-	m.t.Helper()
-	labtest.WaitFor(m.t, unit+": "+what, cond)
+	defer func() {
+		if m.t.Failed() {
+			state, _ := m.tries("systemctl status --no-pager --full " + unit)
+			m.t.Logf("%s of %s is %q: %s", name, unit, m.property(unit, name), state)
+		}
+	}()
+	labtest.WaitFor(m.t, unit+": "+name+" to be "+want, func() bool { return m.property(unit, name) == want })
 }

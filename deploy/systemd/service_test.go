@@ -165,7 +165,7 @@ func TestService_Restart(t *testing.T) {
 	const quick = "[Service]\nRestartSec=0\n"
 	m := startMachine(t, here, map[string]string{
 		"etc/systemd/system/goipip.service":              read(t, "goipip.service"),
-		"etc/systemd/system/goipip.service.d/quick.conf": quick + "WatchdogSec=1\nTimeoutAbortSec=1\n",
+		"etc/systemd/system/goipip.service.d/quick.conf": quick + "WatchdogSec=2\n",
 		"etc/systemd/system/one.service":                 oneTunnel(t),
 		"etc/systemd/system/one.service.d/quick.conf":    quick,
 		"usr/lib/sysusers.d/goipip.conf":                 read(t, "sysusers.conf"),
