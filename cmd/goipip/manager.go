@@ -88,9 +88,6 @@ func (m *manager) tell(lines ...string) {
 	}
 }
 
-// starting tells what takes so long.
-func (m *manager) starting(status string) { m.tell("STATUS=" + status) }
-
 // ready tells that the tunnels of d are there, and from then on how they are, until stopping.
 func (m *manager) ready(d *daemon.Daemon) {
 	status := d.Summary()

@@ -107,7 +107,7 @@ func (o *options) runDaemon(ctx context.Context, r runOptions) error {
 		m.stopping()
 		d.close(whyDone(ctx))
 	}()
-	m.starting(fmt.Sprintf("starting %d tunnels", len(file.Tunnels)))
+	m.tell("STATUS=starting the tunnels")
 	err = d.Apply(file.Tunnels)
 	switch {
 	case d.Len() == 0:

@@ -50,6 +50,9 @@ func New(inner slog.Handler, size int) *Queue {
 // goroutines may call it at once. Records logged after Close are lost.
 func (q *Queue) Handler() slog.Handler { return handler{q, q.inner} }
 
+// Lost returns how many records were lost since the log last said so.
+func (q *Queue) Lost() uint64 { return q.lost.Load() }
+
 // Close waits until the writer has written what is queued, at most for timeout. A writer that is still blocked then is
 // abandoned, with what it did not write. Further calls do nothing.
 func (q *Queue) Close(timeout time.Duration) {
