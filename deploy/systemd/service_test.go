@@ -72,13 +72,16 @@ func carries(t *testing.T, here *netlab.Host, n int) {
 // The unit starts goipip with two capabilities and no more, and systemd knows how it fares.
 func TestService(t *testing.T) {
 	t.Parallel()
+	labtest.Need(t, "bpf")
 	here, _ := newNetwork(t)
 	m := startMachine(t, here, map[string]string{
 		"etc/systemd/system/goipip.service":  read(t, "goipip.service"),
 		"etc/systemd/system/goipip@.service": read(t, "goipip@.service"),
 		"usr/lib/sysusers.d/goipip.conf":     read(t, "sysusers.conf"),
 		"etc/goipip/goipip.toml":             table("tun02", 2),
-		"etc/goipip/instances/branch.toml":   table("tun03", 3),
+		"etc/goipip/instances/branch.toml":   table("tun03", 3) + "fast-path = \"on\"\n",
+
+		"etc/systemd/system/goipip@branch.service.d/fast-path.conf": read(t, "fast-path.conf"),
 	})
 	m.does("systemd-sysusers goipip.conf")
 	m.does("systemctl start goipip.service")
@@ -125,9 +128,12 @@ func TestService(t *testing.T) {
 		}
 	}
 
-	// An instance runs beside, and all show.
+	// An instance runs beside, with the fast path, and all show.
 	m.does("systemctl start goipip@branch.service")
 	carries(t, here, 3)
+	if shown := m.does("goipip show tun03 --json"); !strings.Contains(strings.ReplaceAll(shown, " ", ""), `"used":true`) {
+		t.Errorf("no fast path:\n%s", shown)
+	}
 	table := m.does("goipip show")
 	for _, name := range []string{"tun02", "tun03", "tun04", "lost"} {
 		if !strings.Contains(table, name) {
