@@ -160,6 +160,10 @@ func TestService(t *testing.T) {
 	if out, err := m.tries("systemctl start goipip.service"); err == nil {
 		t.Errorf("two daemons in one network namespace: %s", out)
 	}
+	m.does("journalctl --sync")
+	if why := m.does("journalctl --no-pager --unit goipip.service PRIORITY=3"); !strings.Contains(why, "another goipip daemon runs in this network namespace") {
+		t.Errorf("goipip.service, beside root's daemon, says\n%s", why)
+	}
 	m.does("systemctl reset-failed goipip.service; systemctl stop goipip.service; goipip tunnel del tun04")
 }
 
