@@ -57,7 +57,7 @@ func openManager(log *slog.Logger) *manager {
 	m := &manager{log: log, stop: make(chan struct{})}
 	path := os.Getenv("NOTIFY_SOCKET")
 	interval, watchdogErr := sd.SdWatchdogEnabled(true)
-	os.Unsetenv("NOTIFY_SOCKET")
+	_ = os.Unsetenv("NOTIFY_SOCKET") // fails for impossible names only
 	if path == "" {
 		return m
 	}
