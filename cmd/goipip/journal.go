@@ -41,9 +41,9 @@ type journalHandler struct {
 
 // journalConn is the connection that all handlers of a log share.
 //
-// journal.Send would do the same by a socket that is not connected, which the kernel does not
-// report as writable again if others have filled journald's queue (unix_dgram_sendmsg in
-// net/unix/af_unix.c): its caller would wait for ever.
+// journal.Send would do the same by a socket that is not connected, which the kernel reports as
+// writable while journald's queue is full (unix_dgram_poll in net/unix/af_unix.c): the caller
+// would spin as long as that is so.
 type journalConn struct {
 	path string
 
