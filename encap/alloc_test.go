@@ -34,6 +34,8 @@ func TestAllocs(t *testing.T) {
 		message   = make([]byte, encap.MaxICMPLen)
 		headers   [3][encap.MaxHdrLen]byte
 		lastID    uint16
+		opening   = syn(ipv4{}, tcpOptions, 0, complete)
+		mss       = uint16(1460)
 	)
 	host.Set([]netip.Addr{netip.MustParseAddr("10.1.0.1")})
 
@@ -45,6 +47,12 @@ func TestAllocs(t *testing.T) {
 			clear(hdr)
 			return withDF.Encap(hdr, inner) == stats.Deliver && headerSum(hdr) == 0xffff &&
 				hdr.TotalLength() == encap.IPIP.HdrLen+len(inner) && hdr.Destination() == remote.As4()
+		}},
+		{"ClampMSS", func() bool {
+			mss--
+			encap.ClampMSS(opening, mss, false)
+			got, _ := packet.TCP(opening.Payload()).MSS()
+			return opening.HasSYN() && got == mss && transportSum(opening) == 0xffff
 		}},
 		{"Encap, with an ID", func() bool {
 			before := lastID

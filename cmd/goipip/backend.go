@@ -101,3 +101,31 @@ func (b backend) each(f func(*control.Client) error) error {
 	}
 	return errors.Join(errs...)
 }
+
+// find returns the status of a tunnel, and a client of its process, which the caller closes.
+func (b backend) find(name string) (*control.Client, control.TunnelStatus, error) {
+	clients, err := control.DialAll(b.o.control)
+	errs := []error{err}
+	var found *control.Client
+	var status control.Status
+	for _, c := range clients {
+		if found == nil {
+			err := c.Call(control.MethodStatus, control.NameParams{Name: name}, &status)
+			switch {
+			case err == nil:
+				found = c
+				continue
+			case !errors.Is(err, control.ErrNotFound) && !errors.Is(err, control.ErrEnding):
+				errs = append(errs, err)
+			}
+		}
+		c.Close()
+	}
+	if found != nil {
+		return found, status.Tunnels[0], nil
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, control.TunnelStatus{}, err
+	}
+	return nil, control.TunnelStatus{}, fmt.Errorf("tunnel %q: %w", name, control.ErrNotFound)
+}

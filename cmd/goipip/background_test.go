@@ -163,7 +163,7 @@ func TestHazard23_StatusAndLog(t *testing.T) {
 		ln -s "$0" /dev/log && exec "$@"`
 	cmd := exec.CommandContext(labtest.Context(t), "ip", "netns", "exec", n.name, "sh", "-c", script, filepath.Join(dir, "log"),
 		labtest.BuildGoipip(t), "daemon")
-	cmd.Env = append(os.Environ(), "GOIPIP_READY=1", "GORACE=atexit_sleep_ms=0")
+	cmd.Env = append(os.Environ(), "GOIPIP_READY=1")
 	cmd.ExtraFiles = []*os.File{write}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

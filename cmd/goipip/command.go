@@ -43,7 +43,7 @@ as when a terminal closes, does not end it.`,
 	o.register(cmd.Flags())
 	cmd.PersistentFlags().StringVar(&o.control, "control", "", "path of the control socket, in front of the command (default: that of the network namespace, below /run/goipip)")
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{flagError(err)} })
-	cmd.AddCommand(newRunCommand(o), newCheckCommand(), newShowCommand(o.statuses), newTunnelCommand(o), newLinkCommand(o), newDaemonCommand(o), newDemoCommand(), newDoctorCommand())
+	cmd.AddCommand(newRunCommand(o), newCheckCommand(), newShowCommand(o.statuses), newTunnelCommand(o), newLinkCommand(o), newDaemonCommand(o), newCaptureCommand(o), newDemoCommand(), newDoctorCommand())
 	return cmd
 }
 
@@ -57,11 +57,18 @@ func flagError(err error) error {
 	if value == "" || strings.ContainsAny(value, " \t\n") {
 		value = strconv.Quote(value)
 	}
-	why := errors.Unwrap(invalid)
-	if errors.As(why, new(*strconv.NumError)) { // of pflag, which reads booleans only
-		why = errors.New("must be true or false")
+	flag, why := invalid.GetFlag(), errors.Unwrap(invalid)
+	if errors.As(why, new(*strconv.NumError)) { // of pflag
+		why = errors.New("must be a whole number")
+		if flag.Value.Type() == "bool" {
+			why = errors.New("must be true or false")
+		}
 	}
-	return fmt.Errorf("--%s %s: %w", invalid.GetFlag().Name, value, why)
+	name := "--" + flag.Name
+	if flag.Shorthand != "" {
+		name = "-" + flag.Shorthand + ", " + name
+	}
+	return fmt.Errorf("%s %s: %w", name, value, why)
 }
 
 func noArguments(_ *cobra.Command, args []string) error {
@@ -71,8 +78,8 @@ func noArguments(_ *cobra.Command, args []string) error {
 	return nil
 }
 
-// doubleDashes allows long flags with one dash, as -local, which
-// pflag would take for -l -o -c -a -l.
+// doubleDashes allows long flags with one dash, as -local, which pflag would take for
+// -l -o -c -a -l. They begin with two letters: -c10 is -c 10.
 func doubleDashes(args []string) []string {
 	out := make([]string, len(args))
 	for i, a := range args {
@@ -80,10 +87,12 @@ func doubleDashes(args []string) []string {
 			copy(out[i:], args[i:])
 			break
 		}
-		if len(a) > 2 && a[0] == '-' && (a[1]|0x20 >= 'a' && a[1]|0x20 <= 'z') {
+		if len(a) > 2 && a[0] == '-' && isLetter(a[1]) && isLetter(a[2]) {
 			a = "-" + a
 		}
 		out[i] = a
 	}
 	return out
 }
+
+func isLetter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }

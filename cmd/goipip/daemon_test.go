@@ -38,6 +38,11 @@ func newComputer(t *testing.T) computer {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return computerOn(t, host)
+}
+
+func computerOn(t *testing.T, host *netlab.Host) computer {
+	t.Helper()
 	c := computer{host, ""}
 	inode := strings.TrimSpace(c.types(t, "stat -Lc %i /proc/self/ns/net"))
 	c.dir = filepath.Join("/run/goipip", inode)
@@ -67,7 +72,7 @@ func (c computer) types(t *testing.T, line string) string {
 func (c computer) tries(t *testing.T, line string) result {
 	t.Helper()
 	cmd := exec.CommandContext(labtest.Context(t), "sh", "-c", `goipip() { "$GOIPIP" "$@"; }; `+line)
-	cmd.Env = append(os.Environ(), "GOIPIP="+labtest.BuildGoipip(t), "GORACE=atexit_sleep_ms=0")
+	cmd.Env = append(os.Environ(), "GOIPIP="+labtest.BuildGoipip(t))
 	var r result
 	if err := c.Do(func() error { r = runCommand(t, cmd); return nil }); err != nil {
 		t.Fatal(err)
@@ -122,7 +127,6 @@ func (c computer) isEmpty(t *testing.T) {
 func (c computer) starts(t *testing.T, says string, args ...string) *netlab.Process {
 	t.Helper()
 	cmd := exec.Command(labtest.BuildGoipip(t), args...)
-	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
 	read, write, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -151,6 +155,7 @@ const add = "goipip tunnel add %s mode ipip local 192.0.2.1 remote 198.51.100.%d
 
 // The first add starts a daemon, however many come at once, and its last tunnel's end stops it.
 func TestDaemon_StartsOnce(t *testing.T) {
+	t.Parallel()
 	c := newComputer(t)
 	const tunnels = 100
 	var adding sync.WaitGroup
@@ -211,6 +216,7 @@ func TestDaemon_Mistake(t *testing.T) {
 
 // A daemon that was killed leaves no tunnel and is replaced.
 func TestDaemon_Killed(t *testing.T) {
+	t.Parallel()
 	c := newComputer(t)
 	c.types(t, fmt.Sprintf(add, "tun01", 1))
 	killed := c.daemon(t)
@@ -231,6 +237,7 @@ func TestDaemon_Killed(t *testing.T) {
 
 // Tunnels come and go, and a daemon that ends is in nobody's way.
 func TestDaemon_Cycles(t *testing.T) {
+	t.Parallel()
 	c := newComputer(t)
 	for range 40 {
 		c.types(t, fmt.Sprintf(add, "tun01", 1)+" && goipip tunnel del tun01")
@@ -240,6 +247,7 @@ func TestDaemon_Cycles(t *testing.T) {
 
 // Each network namespace has its own.
 func TestDaemon_TwoNamespaces(t *testing.T) {
+	t.Parallel()
 	a, b := newComputer(t), newComputer(t)
 	for _, c := range []computer{a, b} {
 		c.types(t, fmt.Sprintf(add, "tun01", 1))
@@ -259,6 +267,7 @@ func TestDaemon_TwoNamespaces(t *testing.T) {
 // tunnel add joins goipip run, which keeps what was added when it reads its file again, and
 // stays when it has no tunnel.
 func TestDaemon_JoinsRun(t *testing.T) {
+	t.Parallel()
 	c := newComputer(t)
 	file := filepath.Join(t.TempDir(), "goipip.toml")
 	write := func(text string) {
@@ -306,6 +315,7 @@ func TestDaemon_JoinsRun(t *testing.T) {
 
 // A process with one tunnel takes no others, and its tunnel is one like the others.
 func TestDaemon_BesideForeground(t *testing.T) {
+	t.Parallel()
 	c := newComputer(t)
 	p := c.starts(t, "tunnel is up", "-name", "fore", "-local", "192.0.2.1", "-remote", "192.0.2.2")
 	c.types(t, fmt.Sprintf(add, "back", 1))
@@ -359,6 +369,7 @@ func TestDaemon_OtherUser(t *testing.T) {
 
 // Ten thousand random requests neither crash the daemon nor leave anything behind.
 func TestDaemon_RandomRequests(t *testing.T) {
+	t.Parallel()
 	c := newComputer(t)
 	c.types(t, fmt.Sprintf(add, "keep", 1))
 	pid := c.daemon(t)
@@ -409,6 +420,7 @@ func TestDaemon_RandomRequests(t *testing.T) {
 
 // Two hundred random command lines neither crash anything nor leave anything behind.
 func TestDaemon_RandomWords(t *testing.T) {
+	t.Parallel()
 	c := newComputer(t)
 	random := rand.New(rand.NewPCG(3, 4))
 	pick := func(of ...string) string { return of[random.IntN(len(of))] }
@@ -489,6 +501,7 @@ func randomRequest(r *rand.Rand) string {
 
 // goipip show finds the daemon, and what it has found out of a tunnel.
 func TestDaemon_Show(t *testing.T) {
+	t.Parallel()
 	c := newComputer(t)
 	r := c.tries(t, "goipip show")
 	if r.status != 0 || r.stdout != "" || !strings.Contains(r.stderr, "goipip tunnel add") {

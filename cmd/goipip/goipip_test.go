@@ -65,6 +65,7 @@ func TestUsageErrors(t *testing.T) {
 		{local + " " + remote + " -tos 100", "goipip: --tos 100: must be "},
 		{local + " " + remote + " -offload on", "goipip: --offload on: must be auto or off"},
 		{local + " " + remote + " -log-format xml", "goipip: --log-format xml: must be auto or text or json or journal"},
+		{local + " " + remote + " -clamp-mss 535", "goipip: --clamp-mss 535: must be off, auto, or 536 ("},
 		{local + " " + remote + " -log-level loud", "goipip: --log-level loud: must be "},
 		{local + " " + remote + " -peer 10.0.0.2", "goipip: --peer 10.0.0.2 needs --address"},
 		{"demo now", "goipip: unknown word now"},
@@ -88,7 +89,7 @@ func TestEveryFlagInEverySpelling(t *testing.T) {
 			var args []string
 			for _, f := range [][2]string{
 				{"local", "192.0.2.1"}, {"remote", "192.0.2.2"}, {"name", "a/b"}, {"address", "10.0.0.1"}, {"peer", "10.0.0.2"},
-				{"mtu", "1400"}, {"ttl", "64"}, {"tos", "0x10"}, {"dev", "eth0"}, {"queues", "2"}, {"offload", "off"}, {"tx", "raw"}, {"fast-path", "auto"},
+				{"mtu", "1400"}, {"ttl", "64"}, {"tos", "0x10"}, {"dev", "eth0"}, {"queues", "2"}, {"offload", "off"}, {"tx", "raw"}, {"fast-path", "auto"}, {"clamp-mss", "auto"},
 				{"log-level", "debug"}, {"log-format", "json"},
 			} {
 				args = append(args, strings.Fields(dash+f[0]+equals+f[1])...)
@@ -107,7 +108,7 @@ func TestHelpAndVersion(t *testing.T) {
 			t.Errorf("goipip %s: status %d, stderr %q", arg, r.status, r.stderr)
 		}
 		for _, flag := range []string{"local", "remote", "name", "address", "peer", "mtu", "ttl", "tos", "nopmtudisc", "dev",
-			"queues", "offload", "tx", "fast-path", "log-level", "log-format", "version", "help"} {
+			"queues", "offload", "tx", "fast-path", "clamp-mss", "log-level", "log-format", "version", "help"} {
 			if !strings.Contains(r.stdout, "--"+flag) {
 				t.Errorf("goipip %s does not mention --%s", arg, flag)
 			}
@@ -233,6 +234,7 @@ func TestHazard1_ErrorWithoutReader(t *testing.T) {
 }
 
 func TestDemo(t *testing.T) {
+	t.Parallel()
 	labtest.Need(t, "root", "tun")
 	r := goipip(t, "demo")
 	if r.status != 0 {
@@ -253,6 +255,7 @@ func TestDemo(t *testing.T) {
 }
 
 func TestDoctor(t *testing.T) {
+	t.Parallel()
 	labtest.Need(t, "root", "tun", "bpf")
 	doctor := func(script string) result {
 		return runCommand(t, exec.CommandContext(labtest.Context(t), "unshare", "--net", "--mount",
@@ -273,6 +276,7 @@ func TestDoctor(t *testing.T) {
 
 // Where the kernel does not take BPF programs, -fast-path on says why, and auto does without.
 func TestFastPathRefused(t *testing.T) {
+	t.Parallel()
 	labtest.Need(t, "root", "tun", "bpf")
 	run := func(mode string) result {
 		return runCommand(t, exec.CommandContext(labtest.Context(t), "unshare", "--net", "--mount", "setpriv", "--bounding-set=-bpf,-sys_admin",
@@ -289,6 +293,7 @@ func TestFastPathRefused(t *testing.T) {
 // TestO8_TunnelShow makes two tunnels in the words of ip-tunnel(8), and has them
 // shown.
 func TestO8_TunnelShow(t *testing.T) {
+	t.Parallel()
 	labtest.Need(t, "tun")
 	binary := labtest.BuildGoipip(t)
 	host, err := labtest.New(t).Host("host")

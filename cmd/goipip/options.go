@@ -47,6 +47,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	setting("offload", "word", "what the kernel's side of the link leaves to goipip, auto or off")
 	setting("tx", "word", "how packets leave: by raw or by packet socket, or auto: the faster one where that changes nothing")
 	setting("fast-path", "word", "whether the kernel carries packets by itself, by BPF: off, auto, where it can and that changes nothing, or on")
+	setting("clamp-mss", "bytes", "largest MSS of TCP connections through the tunnel: off, auto (what fits link and path), or 536 to 65475")
 	f.Var(newEnum(&o.logLevel, config.LogLevels), "log-level", "debug, info, warn or error")
 	f.Var(newEnum(&o.logFormat, config.LogFormats), "log-format", "text, json, or journal: by fields to the systemd journal; auto: that where standard error goes there, else text")
 }

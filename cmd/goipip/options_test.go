@@ -142,3 +142,37 @@ func TestErrorsNameFlags(t *testing.T) {
 		}
 	}
 }
+
+// A wrong value gets an error that names the flag, the value, and what it must be.
+func TestFlagError(t *testing.T) {
+	for arg, want := range map[string]string{
+		"-cx":          "-c, --count x: must be a whole number",
+		"--count=1.5":  "-c, --count 1.5: must be a whole number",
+		"--count=":     `-c, --count "": must be a whole number`,
+		"--size=a b":   `--size "a b": must be a whole number`,
+		"--yes=maybe":  "--yes maybe: must be true or false",
+		"--limit=none": "--limit none: must be 1 to 9",
+		"--unknown":    "unknown flag: --unknown",
+	} {
+		f := pflag.NewFlagSet("", pflag.ContinueOnError)
+		f.IntP("count", "c", 0, "")
+		f.Uint16("size", 0, "")
+		f.Bool("yes", false, "")
+		f.Var(&numberValue{p: new(int), least: 1, most: 9}, "limit", "")
+		err := f.Parse([]string{arg})
+		if err == nil {
+			t.Errorf("%s is taken", arg)
+		} else if got := flagError(err).Error(); got != want {
+			t.Errorf("%s: %s, want %s", arg, got, want)
+		}
+	}
+}
+
+// Long flags may have one dash; short ones with a value stay as they are.
+func TestDoubleDashes(t *testing.T) {
+	got := doubleDashes([]string{"-local", "-mtu=68", "--ttl", "-c", "-c10", "-w-", "-w/file", "-", "-1", "--", "-local"})
+	want := []string{"--local", "--mtu=68", "--ttl", "-c", "-c10", "-w-", "-w/file", "-", "-1", "--", "-local"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

@@ -129,6 +129,7 @@ func (s shown) run(t *testing.T, args ...string) (status int, stdout, stderr str
 }
 
 func TestShow(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		fetched string // "" for tun01 and tun02
 		args    string
@@ -202,6 +203,7 @@ func TestShowWritesAreChecked(t *testing.T) {
 
 // TestShowCompletesNames asks as a shell does.
 func TestShowCompletesNames(t *testing.T) {
+	t.Parallel()
 	s := newShown(t, "tun10", "tun9", "other")
 	if _, stdout, _ := s.run(t, "__complete", "show", "tun"); stdout != "tun9\t192.0.2.1 → 192.0.2.2\ntun10\t192.0.2.1 → 192.0.2.2\n:4\n" {
 		t.Errorf("got %q", stdout)

@@ -139,6 +139,7 @@ func (s *session) checkRestored(t *testing.T) {
 var sgr = regexp.MustCompile("\x1b\\[[0-9;]*m")
 
 func TestShowOnTerminal(t *testing.T) {
+	t.Parallel()
 	const red = "\x1b[1;31mdown\x1b[0m"
 	down := tunnelsNamed("tun01")
 	down[0].Tunnels[0].Up = false
@@ -192,6 +193,7 @@ func TestScreenErasesBeforeText(t *testing.T) {
 }
 
 func TestShowWatchOnTerminal(t *testing.T) {
+	t.Parallel()
 	fetched := newShown(t, "tun01", "tun02")
 	s := start(t, fetched.command(t, "show", "-watch"))
 	s.waitWindow(t, "2 tunnels")
@@ -265,6 +267,7 @@ func TestShowWatchRestoresTheTerminal(t *testing.T) {
 
 // TestShowWatchStops presses Ctrl-Z, and goes on as the shell's fg does.
 func TestShowWatchStops(t *testing.T) {
+	t.Parallel()
 	fetched := newShown(t, "tun01")
 	s := start(t, fetched.command(t, "show", "--watch"))
 	s.waitWindow(t, "tun01")
@@ -292,6 +295,7 @@ func TestShowWatchStops(t *testing.T) {
 
 // TestShowWatchWithoutReader has a terminal that takes no output, after Ctrl-S.
 func TestShowWatchWithoutReader(t *testing.T) {
+	t.Parallel()
 	s := start(t, newShown(t, "tun01").command(t, "show", "--watch"))
 	s.waitWindow(t, "tun01")
 	s.ptmx.WriteString("\x13")
@@ -327,6 +331,7 @@ func TestShowInterrupted(t *testing.T) {
 
 // TestShowWatchDumbTerminal has a terminal without control sequences.
 func TestShowWatchDumbTerminal(t *testing.T) {
+	t.Parallel()
 	cmd := newShown(t, "tun01").command(t, "show", "--watch")
 	cmd.Env = append(cmd.Env, "TERM=dumb")
 	s := start(t, cmd)
@@ -339,6 +344,7 @@ func TestShowWatchDumbTerminal(t *testing.T) {
 
 // TestShowWatchInPipe reads a few blocks, and documents.
 func TestShowWatchInPipe(t *testing.T) {
+	t.Parallel()
 	for _, args := range [][]string{{"show", "--watch"}, {"show", "--watch", "--json"}} {
 		fetched := newShown(t, "tun01")
 		cmd := fetched.command(t, args...)

@@ -214,6 +214,7 @@ func (d *Daemon) status(m *member) control.TunnelStatus {
 		Up:         s.Up,
 		Away:       s.Away,
 		MTU:        s.MTU,
+		MaxMSS:     s.MaxMSS,
 		Trouble:    s.Trouble,
 		SoftErrors: s.SoftErrors,
 		Underlay: control.Underlay{

@@ -86,6 +86,9 @@ func (in *in) deliverAll(packets []packet.IPv4) {
 		if why.Dropped() {
 			continue
 		}
+		if plan.MaxMSS != 0 && inner.HasSYN() {
+			encap.ClampMSS(inner, plan.MaxMSS, encap.Unfinished(inner, port.link.MTU).NeedsCsum())
+		}
 		in.coalescer.Add(inner, &port.link)
 		in.ports[n] = port
 		n++
@@ -108,13 +111,29 @@ func (in *in) deliver(port *inPort, s *encap.Super) {
 	case err == nil:
 		port.count.Pass(s.Count, s.Len)
 	case errors.Is(err, tun.ErrDown):
-		port.count.Drop(stats.LinkDown, s.Count)
+		port.dropSuper(stats.LinkDown, s)
 	case errors.Is(err, tun.ErrRefused) && s.Count > 1:
 		in.deliverSplit(port, s)
 	case errors.Is(err, tun.ErrRefused), errors.Is(err, tun.ErrNoMemory):
-		port.count.Drop(stats.LinkRefused, s.Count)
+		port.dropSuper(stats.LinkRefused, s)
 	default:
 		port.tunnel.end(err)
+	}
+}
+
+// dropSuper counts the packets of s as dropped.
+func (p *inPort) dropSuper(why stats.Reason, s *encap.Super) {
+	p.count.Drop(why, s.Count)
+	taps := p.tunnel.taps.Load()
+	if taps == nil {
+		return
+	}
+	packets := s.Parts
+	if s.Count > 1 {
+		packets = s.Split()
+	}
+	for _, one := range packets {
+		show(*taps, Dropped{Reason: why}, one, nil)
 	}
 }
 
@@ -159,7 +178,7 @@ func (in *in) deliverSplit(port *inPort, s *encap.Super) {
 // net/ipv4/ip_tunnel.c), no more often than Linux does (net_ratelimit).
 func (in *in) countAndLog(port *inPort, why stats.Reason, outer packet.IPv4) {
 	if why.Dropped() {
-		port.count.Drop(why, 1)
+		port.drop(why, outer.HdrLen(), outer)
 	}
 	if (why == stats.DeliverNonECT || why == stats.BadECN) && in.logLimit.Allow() {
 		port.tunnel.log.Info("non-ECT inner packet in an outer one with ECT", "from", netip.AddrFrom4(outer.Source()),

@@ -146,8 +146,11 @@ func (o *out) add(port *outPort, p *tun.Packet, plan *plan) {
 		why = stats.NoRoute
 	}
 	if why != stats.Deliver {
-		port.count.Drop(why, 1)
+		port.drop(why, 0, inner, nil)
 		return
+	}
+	if plan.MaxMSS != 0 && inner.HasSYN() {
+		encap.ClampMSS(inner, plan.MaxMSS, super) // Segment computes checksums anew
 	}
 	o.added = source{port: port, plan: plan, number: o.added.number + 1, length: len(inner)}
 	if super {
@@ -182,7 +185,7 @@ func (o *out) header() []byte { return o.headers[o.sender.Len()][:] }
 func (o *out) admit(inner packet.IPv4, fits, fragmentable bool, path *Path) bool {
 	port, plan := o.added.port, o.added.plan
 	if !fits && (inner.DF() || !fragmentable) {
-		port.count.Drop(stats.TooBig, 1)
+		port.drop(stats.TooBig, 0, inner, nil)
 		if inner.DF() {
 			o.replyTo(port, inner, packet.ICMPUnreachable, packet.ICMPCodeFragNeeded, path.MTU-plan.encap.HdrLen())
 		}
@@ -201,7 +204,7 @@ func (o *out) addSuper(p *tun.Packet) {
 	port, plan := o.added.port, o.added.plan
 	segments, ok := encap.Segment(p.Bytes, p.VNet)
 	if !ok {
-		port.count.Drop(stats.Malformed, 1)
+		port.drop(stats.Malformed, 0, p.Bytes, nil)
 		return
 	}
 	inner, path := packet.IPv4(p.Bytes), &plan.Path
@@ -267,7 +270,12 @@ func (o *out) refuse(i int, why stats.Reason) {
 		return
 	}
 	o.refused = s.number
-	s.port.count.Drop(why, 1)
+	header, payload := o.sender.Message(i)
+	outer := s.plan.encap.HdrLen()
+	if packet.IPv4(header).FragmentOffset() > 0 {
+		outer = 0 // no inner header follows
+	}
+	s.port.drop(why, outer, header, payload)
 	s.port.passed.packets--
 	s.port.passed.bytes -= s.length
 	if why == stats.TooBig {

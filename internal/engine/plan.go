@@ -20,6 +20,9 @@ type Plan struct {
 	Away bool
 	// RelayICMP has inner senders told at once of ICMP errors, as RFC 2003 §4 has it.
 	RelayICMP bool
+	// MaxMSS is the largest MSS that TCP may agree on for segments through the tunnel, in
+	// bytes; 0 leaves that to the hosts.
+	MaxMSS uint16
 }
 
 // Path is the way to the remote end.

@@ -44,6 +44,7 @@ type Tunnel struct {
 	peer   rawsock.Target
 	mtu    atomic.Int64 // of the link, in bytes
 	soft   softErrors
+	taps   atomic.Pointer[[]*Tap] // nil while nobody captures
 
 	outs []*outPort // by queue
 	ins  []*inPort  // by worker
@@ -250,6 +251,7 @@ func (t *Tunnel) remove() {
 	}
 	t.removePair(t.plan.Load())
 	delete(e.tunnels, t)
+	t.closeTaps()
 	if err := e.limitSockets(); err != nil {
 		e.log.Debug("the sockets of the last tunnel stay open for others", "err", err)
 	}

@@ -31,11 +31,13 @@ type Plan struct {
 	Gateway  netip.Addr // IPv4 address of the next hop, on that device
 	Mark     uint32     // of outer packets
 	SendOnly bool       // leave what comes to the engine
+	Inspect  bool       // leave TCP SYNs to the engine
 }
 
 // Host has the programs, for the tunnels of one network namespace. Any goroutine may use it.
 type Host struct {
 	programs programsObjects
+	now      func() time.Time // as of time.Now
 
 	attaching sync.Mutex // held across requests that wait for the kernel
 
@@ -74,7 +76,7 @@ func Open() (*Host, error) {
 	if err := specialize(spec); err != nil {
 		return nil, err
 	}
-	h := &Host{own: map[netip.Addr]struct{}{}, tunnels: map[*Tunnel]struct{}{}, devices: map[int]*attached{}}
+	h := &Host{now: time.Now, own: map[netip.Addr]struct{}{}, tunnels: map[*Tunnel]struct{}{}, devices: map[int]*attached{}}
 	if err := spec.LoadAndAssign(&h.programs, nil); err != nil {
 		return nil, refusal(err)
 	}
@@ -229,7 +231,7 @@ func (t *Tunnel) Use(p Plan) bool {
 // use writes p, and has the maps refer to it. It needs mu.
 func (t *Tunnel) use(p Plan) error {
 	h := t.host
-	if len(h.unused) == 0 || time.Since(h.unused[0].since) < grace {
+	if len(h.unused) == 0 || h.now().Sub(h.unused[0].since) < grace {
 		return errBusy
 	}
 	slot := h.unused[0].slot
@@ -247,7 +249,7 @@ func (t *Tunnel) use(p Plan) error {
 		if err != nil || p.SendOnly || pairOf(former) != pairOf(&p) {
 			err = errors.Join(err, h.forget(former, formerSlot))
 		}
-		h.unused = append(h.unused, unused{formerSlot, time.Now()})
+		h.unused = append(h.unused, unused{formerSlot, h.now()})
 	}
 	return err
 }
@@ -287,7 +289,7 @@ func (t *Tunnel) stop() {
 	}
 	h := t.host
 	_ = h.forget(t.plan, t.slot)
-	h.unused = append(h.unused, unused{t.slot, time.Now()})
+	h.unused = append(h.unused, unused{t.slot, h.now()})
 	t.plan = nil
 	_ = t.refer()
 }
@@ -434,6 +436,9 @@ func (t *Tunnel) encode(p Plan) programsPlan {
 	if p.Outer.NoPMTUDisc {
 		e.Flags |= planInheritDF
 	}
+	if p.Inspect {
+		e.Flags |= planInspect
+	}
 	return e
 }
 
@@ -441,6 +446,7 @@ func (t *Tunnel) encode(p Plan) programsPlan {
 const (
 	planInheritTOS = 1
 	planInheritDF  = 2
+	planInspect    = 4
 )
 
 func pairOf(p *Plan) programsPair {

@@ -168,21 +168,22 @@ func TestTunnel_PairsChangeHands(t *testing.T) {
 func TestTunnel_PlansRest(t *testing.T) {
 	s := newSite(t)
 	p := s.plan()
-	begin := time.Now()
-	changes := 0
-	for ; changes < 1<<16; changes++ {
-		p.Mark++
-		if !s.tunnel.Use(p) {
-			break
+	now := time.Now()
+	s.fast.now = func() time.Time { return now }
+	plans := int(s.fast.programs.Plans.MaxEntries())
+	for i := range plans {
+		if p.Mark++; !s.tunnel.Use(p) {
+			t.Fatalf("%d changes of %d plans", i, plans)
 		}
 	}
-	if plans := int(s.fast.programs.Plans.MaxEntries()); changes < plans || changes > plans+int(time.Since(begin)/grace)*plans {
-		t.Errorf("%d changes of %d plans in %v", changes, plans, time.Since(begin))
+	now = now.Add(grace - 1)
+	p.Mark++
+	if s.tunnel.Use(p) {
+		t.Error("a plan changes that a program may still read")
 	}
 	s.carries(t, "when there was none", p, false, false)
-	for !s.tunnel.Use(p) {
-		time.Sleep(10 * time.Millisecond)
-	}
+	now = now.Add(1)
+	s.use(t, p)
 	s.carries(t, "later", p, true, true)
 }
 

@@ -126,6 +126,9 @@ func mustDeliver(plan Plan, frame []byte) bool {
 	if inner.Protocol() == packet.ProtoTCP && !own(dst) && !takesDecapFlag() {
 		return false
 	}
+	if plan.Inspect && inspected(inner) {
+		return false
+	}
 	host := src[0] != 0 && src[0] != 127 && src[0] < 224 && !own(src)
 	const ecn = 3
 	return host && dst[0] != 0 && dst[0] != 127 && (inner.TOS()&ecn != 0 || outer.TOS()&ecn == 0)

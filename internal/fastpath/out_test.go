@@ -69,6 +69,9 @@ func mustSend(plan Plan, inner packet.IPv4, protocol uint16) bool {
 	}
 	df := !plan.Outer.NoPMTUDisc || inner.DF()
 	fits := len(inner)+packet.IPv4HdrLen <= plan.MTU
+	if plan.Inspect && inspected(inner) {
+		return false
+	}
 	return df && fits && inner.TTL() != 0 && inner.Source() != plan.Outer.Remote.As4()
 }
 
@@ -80,6 +83,16 @@ const longestSent = 15000
 // fragment.
 func ordinary(p packet.IPv4, n int) bool {
 	return len(p) >= packet.IPv4HdrLen && p.Version() == 4 && p.HdrLen() == packet.IPv4HdrLen && p.TotalLength() == n && !p.IsFragment()
+}
+
+// inspected reports whether an ordinary packet is a TCP SYN, or may be.
+func inspected(p packet.IPv4) bool {
+	if p.Protocol() != packet.ProtoTCP {
+		return false
+	}
+	const flags = 13
+	tcp := p.Payload()
+	return len(tcp) <= flags || tcp[flags]&packet.TCPSyn != 0
 }
 
 // bothWays fails a property that was hardly tried one way.
@@ -111,6 +124,7 @@ func randomPlan(r *rand.Rand, p Plan) Plan {
 		p.MTU = 1500
 	}
 	p.SendOnly = chance(r, 0.1)
+	p.Inspect = chance(r, 0.5)
 	return p
 }
 

@@ -18,7 +18,8 @@ const root = "../.."
 // rooms says for each package which of the project's others its code may import.
 // Tests may import more.
 var rooms = map[string][]string{
-	"cmd/goipip":              {"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/iproute", "internal/show", "internal/tunnel", "internal/logqueue", "internal/netlab"},
+	"cmd/goipip":              {"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/capture", "internal/iproute", "internal/show", "internal/tunnel", "internal/logqueue", "internal/netlab"},
+	"internal/capture":        {},
 	"internal/iproute":        {"internal/dsfield", "internal/tunnel"},
 	"internal/show":           {"internal/daemon/config", "internal/daemon/control", "internal/stats"},
 	"internal/dsfield":        {},
@@ -43,6 +44,7 @@ var rooms = map[string][]string{
 	"internal/layout":         {},
 	"internal/rules":          {},
 	"deploy/systemd":          {},
+	"docs":                    {},
 	"bench":                   {},
 	"bench/naive":             {},
 	"bench/report":            {},
@@ -52,17 +54,17 @@ var rooms = map[string][]string{
 // a laboratory, and may do what it studies.
 var homes = map[string][]string{
 	"unsafe":                                   {"tun", "rawsock", "internal/netlab"},
-	"encoding/binary":                          {"internal/packet", "internal/fastpath", "internal/netlab"},
-	"golang.org/x/sys/unix":                    {"cmd/goipip", "internal/daemon/control", "internal/fastpath", "internal/underlay", "tun", "rawsock", "internal/descriptor", "internal/netlab", "internal/netlab/labtest"},
+	"encoding/binary":                          {"internal/packet", "internal/capture", "internal/fastpath", "internal/netlab"},
+	"golang.org/x/sys/unix":                    {"cmd/goipip", "internal/capture", "internal/daemon/control", "internal/fastpath", "internal/underlay", "tun", "rawsock", "internal/descriptor", "internal/netlab", "internal/netlab/labtest"},
 	"golang.org/x/net/ipv4":                    {"rawsock", "internal/netlab", "bench/naive"},
-	"golang.org/x/net/bpf":                     {"rawsock", "internal/netlab"},
+	"golang.org/x/net/bpf":                     {"rawsock", "internal/capture", "internal/netlab"},
 	"github.com/songgao/water":                 {"tun", "bench/naive"},
 	"github.com/vishvananda/netlink":           {"tun", "internal/underlay", "internal/tunnel", "internal/netlab"},
 	"github.com/spf13/cobra":                   {"cmd/goipip"},
 	"github.com/spf13/pflag":                   {"cmd/goipip"},
 	"github.com/pelletier/go-toml/v2":          {"internal/daemon/config"},
 	"github.com/pelletier/go-toml/v2/unstable": {"internal/daemon/config"},
-	"github.com/gopacket/gopacket":             {"internal/netlab"},
+	"github.com/gopacket/gopacket":             {"internal/capture", "internal/netlab"},
 	"github.com/cilium/ebpf":                   {"internal/fastpath", "rawsock", "internal/netlab", "internal/netlab/labtest"},
 	"golang.org/x/perf/benchfmt":               {"bench/report"},
 	"github.com/coreos/go-systemd/v22/daemon":  {"cmd/goipip"},

@@ -52,7 +52,7 @@ func TestHazard19_NoRun(t *testing.T) {
 				g := goipipCommand(t, "-name", dev, "-local", l.end01.local, "-remote", l.end01.remote)
 				script := c.prepare + " && exec " + c.as + `"$@"`
 				cmd := exec.Command("unshare", append([]string{"--mount", "sh", "-c", script, "sh"}, g.Args...)...)
-				cmd.Env = append(g.Env, "XDG_RUNTIME_DIR="+own)
+				cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+own)
 				return start(t, l.ns01, cmd)
 			}
 			first := run("tun01")

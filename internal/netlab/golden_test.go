@@ -158,20 +158,35 @@ func TestO8_Golden(t *testing.T) {
 	runIn(t, guest, prepare)
 	shell(t, host.Do, prepare)
 
-	cases := append(slices.Clone(goldenCases), goldenCombinations()...)
-	lines := 0
-	for len(cases) > 0 {
-		n := min(8, len(cases)) // as much as a guest runs in a script's time
-		var batch strings.Builder
-		var names []string
-		for _, c := range cases[:n] {
-			batch.WriteString(golden(c))
-			names = append(names, c...)
+	// Each batch is as much as a guest runs in a script's time.
+	batches := slices.Collect(slices.Chunk(append(slices.Clone(goldenCases), goldenCombinations()...), 8))
+	var scripts []string
+	for _, cases := range batches {
+		var b strings.Builder
+		b.WriteString(goldenScript)
+		for _, c := range cases {
+			b.WriteString(golden(c))
 		}
-		cases = cases[n:]
-		batch.WriteString("cat $TMPDIR/err")
-		want := goldenAnswers(t, withoutFallback(runIn(t, guest, "TMPDIR=/run; export TMPDIR; IP=ip"+goldenScript+batch.String())))
-		got := goldenAnswers(t, shell(t, host.Do, "IP="+program+goldenScript+batch.String()))
+		b.WriteString("cat $TMPDIR/err")
+		scripts = append(scripts, b.String())
+	}
+	answers := make(chan guestAnswer, len(scripts)) // so that it ends though nobody takes them
+	go func() {                                     // beside goipip
+		defer close(answers)
+		for _, script := range scripts {
+			out, err := guest.Run("TMPDIR=/run; export TMPDIR; IP=ip" + script)
+			answers <- guestAnswer{out, err}
+		}
+	}()
+	lines := 0
+	for b, cases := range batches {
+		got := goldenAnswers(t, shell(t, host.Do, "IP="+program+scripts[b]))
+		answer := <-answers
+		if answer.err != nil {
+			t.Fatal(answer.err)
+		}
+		want := goldenAnswers(t, withoutFallback(answer.out))
+		names := slices.Concat(cases...)
 		if len(want) != len(names) || len(got) != len(names) {
 			t.Fatalf("%d and %d answers to %d lines", len(want), len(got), len(names))
 		}
@@ -186,6 +201,12 @@ func TestO8_Golden(t *testing.T) {
 		}
 	}
 	t.Logf("%d command lines", lines)
+}
+
+// guestAnswer is what a script printed in a guest.
+type guestAnswer struct {
+	out string
+	err error
 }
 
 // The device tunl0, which the module makes and goipip does not, in lists as text and as JSON, with its counters.
@@ -236,7 +257,7 @@ func shell(t *testing.T, do func(func() error) error, script string) (out string
 	}
 	err := do(func() error {
 		cmd := exec.CommandContext(labtest.Context(t), "sh", path)
-		cmd.Env = append(os.Environ(), "TMPDIR="+dir, "GORACE=atexit_sleep_ms=0")
+		cmd.Env = append(os.Environ(), "TMPDIR="+dir)
 		text, err := cmd.CombinedOutput()
 		out = string(text)
 		return err

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -123,10 +122,7 @@ func (b *background) hasNoComplaint(t *testing.T) {
 // goipipCommand is a call of goipip.
 func goipipCommand(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command(labtest.BuildGoipip(t), args...)
-	// A program with the race detector otherwise sleeps for a second before it exits.
-	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
-	return cmd
+	return exec.Command(labtest.BuildGoipip(t), args...)
 }
 
 // end is one end of a tunnel: what there is to type for it.

@@ -58,7 +58,7 @@ func addByWords(t *testing.T, e end) func() {
 func addByShim(t *testing.T, e end) func() {
 	t.Helper()
 	cmd := goipipCommand(t, "tunnel", "add", e.dev, "mode", "ipip", "remote", e.remote, "local", e.local)
-	cmd.Env = append(cmd.Env, "GOIPIP="+cmd.Path)
+	cmd.Env = append(os.Environ(), "GOIPIP="+cmd.Path)
 	cmd.Path = "../../deploy/ip"
 	cmd.Args[0] = cmd.Path
 	return addBy(t, e, cmd)

@@ -21,6 +21,9 @@ func TestAllocs(t *testing.T) {
 	options := optional[packet.IPv4HdrLen:]
 	message := packet.ICMP(make([]byte, packet.ICMPHdrLen+100))
 
+	syn := packet.TCP{12: 6 << 4, 13: packet.TCPSyn, 20: 2, 4, 0x05, 0xb4}
+	syn.SetChecksum(^slowSum(syn, 0))
+
 	wantSum := slowSum(p, 0)
 	wantPseudo := slowPseudoHeaderSum(p)
 	field := p[packet.IPv4HdrLen+packet.UDPCsumOffset:][:2]
@@ -57,6 +60,13 @@ func TestAllocs(t *testing.T) {
 			return packet.Sum(message, 0) == 0xffff && packet.IsICMPError(message.Type())
 		}},
 		{"Valid", func() bool { return p.Valid() && packet.UDP(p.Payload()).Valid() }},
+		{"MSS", func() bool {
+			before, at := syn.MSS()
+			syn.SetMSS(at, before-1)
+			syn.PatchChecksum(at, before, before-1)
+			after, _ := syn.MSS()
+			return at == 22 && after == before-1 && slowSum(syn, 0) == 0xffff
+		}},
 		{"VNetHdr", func() bool {
 			vnet.Encode(buf)
 			return packet.DecodeVNetHdr(buf) == vnet

@@ -79,6 +79,13 @@ func (p IPv4) TTL() uint8 { return p[8] }
 // Protocol returns the number of the protocol in the payload.
 func (p IPv4) Protocol() uint8 { return p[9] }
 
+// HasSYN reports whether the packet, of at least IPv4HdrLen bytes, carries TCP, and SYN is set
+// where an unfragmented packet has its flags. It checks nothing else.
+func (p IPv4) HasSYN() bool {
+	at := p.HdrLen() + tcpFlagsOffset
+	return p.Protocol() == ProtoTCP && at < len(p) && p[at]&TCPSyn != 0
+}
+
 // Checksum returns the header checksum as it stands.
 func (p IPv4) Checksum() uint16 { return be.Uint16(p[10:]) }
 

@@ -1,5 +1,7 @@
 package packet
 
+import "math/bits"
+
 // Sizes of transport headers, in bytes.
 const (
 	TCPHdrLen    = 20 // without options, RFC 9293
@@ -11,6 +13,18 @@ const (
 const (
 	TCPCsumOffset = 16
 	UDPCsumOffset = 6
+)
+
+// tcpFlagsOffset is that of the flags within the TCP header, in bytes.
+const tcpFlagsOffset = 13
+
+// Kinds of TCP options (RFC 9293 §3.2), and the length of the one for the MSS, in bytes.
+const (
+	tcpOptionEnd  = 0
+	tcpOptionNoOp = 1
+	tcpOptionMSS  = 2
+
+	tcpOptionMSSLen = 4
 )
 
 // Flags of a TCP header (RFC 9293 §3.1).
@@ -46,7 +60,7 @@ func (t TCP) Seq() uint32 { return be.Uint32(t[4:]) }
 func (t TCP) SetSeq(seq uint32) { be.PutUint32(t[4:], seq) }
 
 // Flags returns the flags, TCPFin and so on.
-func (t TCP) Flags() uint8 { return t[13] }
+func (t TCP) Flags() uint8 { return t[tcpFlagsOffset] }
 
 // Reserved returns the four bits before the flags, of which Accurate ECN uses one
 // (draft-ietf-tcpm-accurate-ecn).
@@ -63,13 +77,47 @@ func (t TCP) Urgent() uint16 { return be.Uint16(t[18:]) }
 func (t TCP) Options() []byte { return t[TCPHdrLen:t.HdrLen()] }
 
 // SetFlags sets the flags.
-func (t TCP) SetFlags(flags uint8) { t[13] = flags }
+func (t TCP) SetFlags(flags uint8) { t[tcpFlagsOffset] = flags }
 
 // SetChecksum sets the checksum.
 func (t TCP) SetChecksum(sum uint16) { be.PutUint16(t[TCPCsumOffset:], sum) }
 
 // Checksum returns the checksum as it stands.
 func (t TCP) Checksum() uint16 { return be.Uint16(t[TCPCsumOffset:]) }
+
+// MSS returns the value of the first MSS option of a valid header, in bytes, and where it
+// stands in t. The place is 0 if there is none, or if what is in front of it does not follow
+// the form of options.
+func (t TCP) MSS() (mss uint16, at int) {
+	for at = TCPHdrLen; at+tcpOptionMSSLen <= t.HdrLen(); {
+		kind, length := t[at], int(t[at+1])
+		switch {
+		case kind == tcpOptionEnd:
+			return 0, 0
+		case kind == tcpOptionNoOp:
+			length = 1
+		case length < 2 || kind == tcpOptionMSS && length != tcpOptionMSSLen:
+			return 0, 0
+		case kind == tcpOptionMSS:
+			return be.Uint16(t[at+2:]), at + 2
+		}
+		at += length
+	}
+	return 0, 0
+}
+
+// SetMSS sets the value that MSS found at a place, and leaves the checksum alone.
+func (t TCP) SetMSS(at int, mss uint16) { be.PutUint16(t[at:], mss) }
+
+// PatchChecksum patches the checksum by the difference between two values of a 16-bit word
+// that stands at a place in t, so that a wrong checksum stays wrong (RFC 1624). From an odd
+// place on, the bytes are in the other halves of two words of the sum.
+func (t TCP) PatchChecksum(at int, before, after uint16) {
+	if at%2 != 0 {
+		before, after = bits.ReverseBytes16(before), bits.ReverseBytes16(after)
+	}
+	t.SetChecksum(PatchChecksum(t.Checksum(), before, after))
+}
 
 // UDP is a datagram seen from its UDP header on (RFC 768).
 type UDP []byte

@@ -117,6 +117,71 @@ func TestTCP_Valid(t *testing.T) {
 	}
 }
 
+// The MSS is found wherever options stand, and patches the checksum to what it is when it is
+// computed anew.
+func TestTCP_MSS(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		options []byte
+		at      int
+	}{
+		{"none", nil, 0},
+		{"first", []byte{2, 4, 0x05, 0xb4}, 22},
+		{"at an odd place", []byte{1, 2, 4, 0x05, 0xb4, 0, 0, 0}, 23},
+		{"last", []byte{4, 2, 1, 1, 3, 3, 7, 1, 2, 4, 0x05, 0xb4}, 30},
+		{"after the end", []byte{0, 2, 4, 0x05, 0xb4, 0, 0, 0}, 0},
+		{"after an option of no length", []byte{8, 0, 2, 4, 0x05, 0xb4, 0, 0}, 0},
+		{"cut", []byte{1, 2, 4, 0x05}, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, mss := range []uint16{0, 1, 0x05b3, 0x0600, 0xfffe, 0xffff} {
+				tcp := packet.TCP(append(append(randomBytes(9, packet.TCPHdrLen), tt.options...), 1, 2, 3))
+				tcp[12] = byte(packet.TCPHdrLen+len(tt.options)) << 2
+				tcp.SetChecksum(0)
+				tcp.SetChecksum(^slowSum(tcp, 0))
+				before, at := tcp.MSS()
+				if at != tt.at || at != 0 && before != 0x05b4 {
+					t.Fatalf("MSS = %d at %d, want 1460 at %d", before, at, tt.at)
+				}
+				if at == 0 {
+					return
+				}
+				tcp.SetMSS(at, mss)
+				tcp.PatchChecksum(at, before, mss)
+				if got := slowSum(tcp, 0); got != 0xffff {
+					t.Errorf("with %d it sums to %#04x, want 0xffff", mss, got)
+				}
+				if got, _ := tcp.MSS(); got != mss {
+					t.Errorf("MSS = %d after SetMSS(%d)", got, mss)
+				}
+			}
+		})
+	}
+}
+
+func TestIPv4_HasSYN(t *testing.T) {
+	for hdrLen := 20; hdrLen <= 60; hdrLen += 4 {
+		for n := range packet.TCPHdrLen {
+			p := header(hdrLen, hdrLen+n, hdrLen+n)
+			clear(p[packet.IPv4HdrLen:])
+			p.SetProtocol(packet.ProtoTCP)
+			if p.HasSYN() {
+				t.Errorf("without SYN: % x", p)
+			}
+			if n <= 13 {
+				continue
+			}
+			p[hdrLen+13] = packet.TCPSyn
+			if !p.HasSYN() {
+				t.Errorf("with SYN: % x", p)
+			}
+			if p.SetProtocol(packet.ProtoUDP); p.HasSYN() {
+				t.Errorf("of UDP: % x", p)
+			}
+		}
+	}
+}
+
 func TestUDP_Valid(t *testing.T) {
 	for n := range 12 {
 		udp := packet.UDP(make([]byte, n))

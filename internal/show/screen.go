@@ -145,6 +145,13 @@ func (e entry) options() string {
 	add(c.Mark != 0, text("fwmark"))
 	parts = append(parts, text("icmp"), text("tx"))
 	add(e.FastPath != nil, text("fast-path"))
+	switch clamp := text("clamp-mss"); clamp {
+	case "clamp-mss off":
+	case "clamp-mss auto":
+		parts = append(parts, fmt.Sprintf("%s (now %d)", clamp, e.MaxMSS))
+	default:
+		parts = append(parts, clamp)
+	}
 	parts = append(parts, text("offload"), fmt.Sprintf("queues %d", c.Queues))
 	add(c.AnyProtocol, "mode any")
 	return strings.Join(parts, ", ")

@@ -100,8 +100,9 @@ func everything(name string) control.TunnelStatus {
 		Address: prefix("172.66.1.101/24"), Addresses: []netip.Prefix{prefix("10.0.0.1/24"), prefix("10.0.1.1/32")},
 		Routes: []tun.Route{{To: prefix("198.51.100.0/24"), Metric: 100, Table: 7}, {To: prefix("0.0.0.0/0")}},
 		MTU:    1400, TTL: 64, TOS: 0x10, InheritTOS: true, NoPMTUDisc: true, Device: "eth0", Mark: 7, RelayICMP: true,
-		Transmit: tunnel.TransmitRaw, Fast: tunnel.FastOn, Queues: 4, NoOffload: true, Down: true, AnyProtocol: true,
+		Transmit: tunnel.TransmitRaw, Fast: tunnel.FastOn, ClampMSS: tunnel.ClampAuto, Queues: 4, NoOffload: true, Down: true, AnyProtocol: true,
 	}
+	t.MaxMSS = 1340
 	t.FastPath = &control.FastPath{WhyNot: "the link is promiscuous (tcpdump)", Sent: 1200000, Received: 650000}
 	t.Underlay.Transmit = "raw"
 	return t

@@ -5,6 +5,11 @@
 // Rule ids are those of docs/rules.md; docs/counters.md shows the list.
 package stats
 
+import (
+	"slices"
+	"strings"
+)
+
 // Reason is how a packet ends: it is delivered, or dropped and counted under one
 // reason (G5).
 type Reason uint8
@@ -79,6 +84,17 @@ func (r Reason) Help() string { return reasons[r].help }
 
 // Rule returns the ids of the rules that the reason comes from, separated by ", ".
 func (r Reason) Rule() string { return reasons[r].rule }
+
+// RuleOf returns those of the rules that hold for packets from the link, if sent is true, or
+// else for packets from the remote end.
+func (r Reason) RuleOf(sent bool) string {
+	other := "T" // what Transmit has in docs/rules.md
+	if sent {
+		other = "R"
+	}
+	rules := slices.DeleteFunc(strings.Split(r.Rule(), ", "), func(id string) bool { return strings.HasPrefix(id, other) })
+	return strings.Join(rules, ", ")
+}
 
 // TX returns the counter under which Linux would have a packet from the link. It is
 // empty for what happens to received packets only.

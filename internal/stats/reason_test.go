@@ -84,6 +84,25 @@ func TestG5_ReasonsInRules(t *testing.T) {
 	}
 }
 
+// A reason of both directions has the rules of each.
+func TestReason_RuleOf(t *testing.T) {
+	for r, want := range map[stats.Reason][2]string{
+		stats.Malformed:  {"T1", "R4"},
+		stats.TTLExpired: {"G3", "G3"},
+		stats.NotIPv4:    {"T1, G6", "G6"},
+		stats.BadECN:     {"", "R5"},
+	} {
+		if got := [2]string{r.RuleOf(true), r.RuleOf(false)}; got != want {
+			t.Errorf("%v: %q, want %q", r, got, want)
+		}
+	}
+	for r := range stats.NumReasons {
+		if r.Dropped() && (r.TX() != "" && r.RuleOf(true) == "" || r.RX() != "" && r.RuleOf(false) == "") {
+			t.Errorf("%v has no rule", r)
+		}
+	}
+}
+
 func read(t *testing.T, path string) string {
 	t.Helper()
 	b, err := os.ReadFile(path)

@@ -43,6 +43,7 @@ type Config struct {
 
 	Transmit  TransmitPath `json:"tx,omitempty"`
 	Fast      FastPath     `json:"fast-path,omitempty"`  // whether the kernel carries packets by itself
+	ClampMSS  ClampMSS     `json:"clamp-mss,omitempty"`  // the largest MSS that TCP may agree on
 	Queues    int          `json:"queues,omitempty"`     // 1 to tun.MaxQueues
 	NoOffload bool         `json:"no-offload,omitempty"` // leave nothing to the kernel on the other side of the TUN
 

@@ -1,6 +1,7 @@
 package tunnel_test
 
 import (
+	"encoding/json"
 	"math"
 	"net/netip"
 	"slices"
@@ -64,6 +65,12 @@ func TestValidate(t *testing.T) {
 		"ttl":               {func(c *tunnel.Config) { c.TTL = 5 }, ""},
 		"O3 ttl, no pmtu":   {func(c *tunnel.Config) { c.TTL, c.NoPMTUDisc = 5, true }, "ttl != 0 and nopmtudisc are incompatible"},
 		"no queue":          {func(c *tunnel.Config) { c.Queues = 0 }, "queues 0"},
+		"clamp-mss auto":    {func(c *tunnel.Config) { c.ClampMSS = tunnel.ClampAuto }, ""},
+		"clamp-mss 535":     {func(c *tunnel.Config) { c.ClampMSS = 535 }, "clamp-mss 535: must be off, auto, or 536 (every"},
+		"clamp-mss 536":     {func(c *tunnel.Config) { c.ClampMSS = 536 }, ""},
+		"clamp-mss 65475":   {func(c *tunnel.Config) { c.ClampMSS = 65475 }, ""},
+		"clamp-mss 65476":   {func(c *tunnel.Config) { c.ClampMSS = 65476 }, "clamp-mss 65476"},
+		"clamp-mss -2":      {func(c *tunnel.Config) { c.ClampMSS = -2 }, "clamp-mss -2"},
 		"256 queues":        {func(c *tunnel.Config) { c.Queues = 256 }, "queues 256: must be 1 to 255"},
 	} {
 		cfg := tunnel.Config{Local: addr("192.0.2.1"), Remote: addr("192.0.2.2"), Queues: 1}
@@ -74,6 +81,28 @@ func TestValidate(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
 			t.Errorf("%s: error %v, want one with %q", name, err, c.want)
+		}
+	}
+}
+
+// In JSON each kind of clamp-mss is a string, and off is left out.
+func TestClampMSSInJSON(t *testing.T) {
+	for clamp, want := range map[tunnel.ClampMSS]string{
+		tunnel.ClampOff: `{}`, tunnel.ClampAuto: `{"clamp-mss":"auto"}`, 1360: `{"clamp-mss":"1360"}`,
+	} {
+		text, err := json.Marshal(tunnel.Config{ClampMSS: clamp})
+		if string(text) != want {
+			t.Errorf("%v: got %s, want %s; %v", clamp, text, want, err)
+		}
+		var c tunnel.Config
+		if err := json.Unmarshal(text, &c); err != nil || c.ClampMSS != clamp {
+			t.Errorf("%s: got %v, want %v; %v", text, c.ClampMSS, clamp, err)
+		}
+	}
+	for _, text := range []string{`""`, `"on"`, `"535"`, `"-1"`, `"65476"`, `"1360 "`, `1360`} {
+		var c tunnel.Config
+		if err := json.Unmarshal([]byte(`{"clamp-mss":`+text+`}`), &c); err == nil {
+			t.Errorf("%s: got %v", text, c.ClampMSS)
 		}
 	}
 }

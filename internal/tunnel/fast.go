@@ -134,6 +134,7 @@ func (w *way) fastPlan() fastpath.Plan {
 		Gateway:  path.Gateway.Unmap(),
 		Mark:     w.next.Route.Mark,
 		SendOnly: w.next.Outer.AnyLocal, // another process may have a tunnel to the same end, from one address
+		Inspect:  w.next.MaxMSS != 0,
 	}
 }
 

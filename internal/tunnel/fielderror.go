@@ -18,6 +18,7 @@ const (
 	fieldNoPMTUDisc field = "nopmtudisc"
 	fieldDev        field = "dev"
 	fieldQueues     field = "queues"
+	fieldClampMSS   field = "clamp-mss"
 )
 
 // FieldError says which setting of a Config is wrong, and how to mend it. Where the

@@ -23,6 +23,7 @@ type State struct {
 	LinkAddr     net.HardwareAddr // of the next hop; nil where the raw socket sends
 	WhyRaw       string           // why the raw socket sends; empty where the packet socket does, or by choice
 	PathMTU      int              // of outer packets, in bytes; 0 without a path
+	MaxMSS       int              // that SYNs may offer, in bytes; 0 for any
 	Fast         bool             // the kernel carries packets by itself
 	WhyNotFast   string           // why the kernel does not; empty where it does, or by choice
 	FastSent     uint64           // packets that the kernel has carried by itself
@@ -53,6 +54,7 @@ func (t *Tunnel) State() State {
 		Trouble:    p.trouble(w.cfg.Device),
 		SoftErrors: t.packets.Load().SoftErrors(),
 		Source:     plan.Outer.Local,
+		MaxMSS:     int(plan.MaxMSS),
 		DeviceMTU:  p.path.DeviceMTU,
 		NextHop:    p.path.Gateway,
 		Fast:       fast.used,

@@ -61,9 +61,14 @@ func (s *site) outOctets(t testing.TB) (n uint64) {
 // types has a run commands, one a line.
 func (n *network) types(t testing.TB, lines string) {
 	t.Helper()
+	types(t, n.a.host, lines)
+}
+
+func types(t testing.TB, h *netlab.Host, lines string) {
+	t.Helper()
 	for line := range strings.Lines(lines) {
 		words := strings.Fields(line)
-		if _, err := n.a.host.Output(words[0], words[1:]...); err != nil {
+		if _, err := h.Output(words[0], words[1:]...); err != nil {
 			t.Fatalf("%s: %v", line, err)
 		}
 	}

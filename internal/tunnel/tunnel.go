@@ -272,6 +272,12 @@ func (t *Tunnel) Passed() stats.Snapshot {
 	return s
 }
 
+// Tap gets copies of the packets that a tunnel drops.
+type Tap = engine.Tap
+
+// Tap returns a Tap for what the tunnel drops from now on, until its end. The caller closes it.
+func (t *Tunnel) Tap() *Tap { return t.packets.Load().Tap() }
+
 // Run waits until ctx is done, and returns nil; or until the link is deleted, and returns
 // ErrDeleted; or until the link does not work any more for another reason, and returns that.
 // It closes the tunnel in any case.

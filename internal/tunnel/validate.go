@@ -33,6 +33,7 @@ func (c Config) FieldErrors() []*FieldError {
 		c.validateMTU(),
 		c.validateTTL(),
 		c.validateQueues(),
+		c.validateClampMSS(),
 	}
 	for i, a := range c.Addresses {
 		all = append(all, address(fieldAddresses.at(i), a))
@@ -172,6 +173,13 @@ func (c Config) validateTTL() *FieldError {
 func (c Config) validateQueues() *FieldError {
 	if c.Queues < 1 || c.Queues > tun.MaxQueues {
 		return fieldQueues.errorf("%v %d: must be 1 to %d", fieldQueues, c.Queues, tun.MaxQueues)
+	}
+	return nil
+}
+
+func (c Config) validateClampMSS() *FieldError {
+	if m := c.ClampMSS; m != ClampOff && m != ClampAuto && !m.isNumber() {
+		return fieldClampMSS.errorf("%v %v: %v", fieldClampMSS, m, errClampMSS)
 	}
 	return nil
 }

@@ -123,10 +123,11 @@ func (w *way) apply() {
 // LinkChanged follows the tunnel's own link, as soon as that is up. One that was moved to
 // another namespace keeps the MTU that it had last.
 func (w *way) LinkChanged(l underlay.Link, here bool) {
+	mtu := w.MTU()
 	if l.Up {
 		w.setMTU(l.MTU)
 	}
-	if w.here != here || w.up != l.Up {
+	if w.here != here || w.up != l.Up || w.MTU() != mtu && w.cfg.ClampMSS == ClampAuto {
 		w.here, w.up = here, l.Up
 		w.apply()
 	}
@@ -170,6 +171,7 @@ func (w *way) plan(s *situation) engine.Plan {
 		Route:     route,
 		Away:      !w.here,
 		RelayICMP: c.RelayICMP,
+		MaxMSS:    w.maxMSS(&s.path),
 	}
 }
 

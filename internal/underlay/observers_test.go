@@ -120,6 +120,7 @@ func TestObserved_Promiscuous(t *testing.T) {
 
 // Of packet sockets, those matter that receive packets which the program would take.
 func TestObserved_PacketSockets(t *testing.T) {
+	t.Parallel()
 	o := observe(t)
 	t0, t1, eth0 := o.link("t0").Attrs().Index, o.link("t1").Attrs().Index, o.link("eth0").Attrs().Index
 	var others []func()
@@ -187,6 +188,7 @@ func clsact(t *testing.T, host *netlab.Host, link string) netlink.Qdisc {
 
 // Any qdisc of the link but noqueue is an observer, and of the device those for what comes.
 func TestObserved_Qdiscs(t *testing.T) {
+	t.Parallel()
 	o := observe(t)
 	nl := o.host.Netlink()
 	add := func(q netlink.Qdisc) {
@@ -230,6 +232,7 @@ func TestObserved_Qdiscs(t *testing.T) {
 // A tun gets the kernel's default qdisc without an event about qdiscs, when it comes up and
 // when another one is deleted.
 func TestObserved_DefaultQdisc(t *testing.T) {
+	t.Parallel()
 	labtest.Need(t, "tun")
 	o := observe(t)
 	ip(t, o.host, []string{"tuntap add tun0 mode tun"})
@@ -285,6 +288,7 @@ func xdp(t *testing.T) *ebpf.Program {
 
 // An XDP program on the link is an observer, whether or not an event announces it.
 func TestObserved_XDP(t *testing.T) {
+	t.Parallel()
 	o := observe(t)
 	program := xdp(t)
 	t0, eth0 := o.link("t0"), o.link("eth0").Attrs().Index
@@ -325,6 +329,7 @@ func TestObserved_XDP(t *testing.T) {
 
 // A chain of nftables at a device is an observer, at once, and not a filter.
 func TestObserved_Netdev(t *testing.T) {
+	t.Parallel()
 	labtest.Need(t, "nft")
 	o := observe(t)
 	nft := func(command string) {
@@ -363,6 +368,7 @@ func TestObserved_Netdev(t *testing.T) {
 
 // A Query without Observers gets none, and has nothing read for them.
 func TestObserved_OnlyIfAsked(t *testing.T) {
+	t.Parallel()
 	o := observe(t)
 	o.packetSocket(unix.ETH_P_ALL, 0)
 	o.wait("all links")
@@ -388,6 +394,7 @@ func TestObserved_OnlyIfAsked(t *testing.T) {
 
 // The observers are known before the first Path, also after nobody has asked for a while.
 func TestObserved_AgainFromTheStart(t *testing.T) {
+	t.Parallel()
 	labtest.Need(t, "root", "ip")
 	o := &observing{watched: watch(t), t: t}
 	for range 2 {

@@ -8,6 +8,8 @@ import (
 
 const notInner = "the other end drops packets from there: give an address outside of 0/8, 127/8, 224/4 and 240/4"
 
+const clampMSS = "must be off, auto, or 536 (every host takes that) to 65475 (no packet holds more)"
+
 // TestErrors has one case for each kind of error. Those of a tunnel stand in the
 // fourth line, after tun01's header and ends.
 func TestErrors(t *testing.T) {
@@ -19,7 +21,7 @@ func TestErrors(t *testing.T) {
 		{`noptmudisc = true`, at + `1: tunnel.tun01.noptmudisc: unknown key: did you mean "nopmtudisc"?`},
 		{`name = "tun02"`, at + `1: tunnel.tun01.name: unknown key: a tunnel's name stands in the header of its table, [tunnel.NAME]`},
 		{`colour.front = 1`, at + `1: tunnel.tun01.colour: unknown key: the keys here are local, remote, address, peer, addresses, routes, ` +
-			`mtu, ttl, tos, nopmtudisc, dev, fwmark, icmp, queues, offload, tx, fast-path`},
+			`mtu, ttl, tos, nopmtudisc, dev, fwmark, icmp, queues, offload, tx, fast-path, clamp-mss`},
 		{`local = "192.0.2.9"`, at + "1: tunnel.tun01.local: given twice, first at goipip.toml:2: leave one out"},
 
 		// Types.
@@ -57,6 +59,11 @@ func TestErrors(t *testing.T) {
 		{`icmp = "no"`, at + `8: tunnel.tun01.icmp: "no": must be linux or rfc2003`},
 		{`fast-path = true`, at + `13: tunnel.tun01.fast-path: is a boolean: must be a string, as in fast-path = "auto"`},
 		{`fast-path = "yes"`, at + `13: tunnel.tun01.fast-path: "yes": must be off or auto or on`},
+		{`clamp-mss = true`, at + `13: tunnel.tun01.clamp-mss: is a boolean: must be a number or a string, as in clamp-mss = 1360 or clamp-mss = "auto"`},
+		{`clamp-mss = "on"`, at + `13: tunnel.tun01.clamp-mss: "on": ` + clampMSS},
+		{`clamp-mss = 535`, at + `13: tunnel.tun01.clamp-mss: 535: ` + clampMSS},
+		{`clamp-mss = "65476"`, at + `13: tunnel.tun01.clamp-mss: "65476": ` + clampMSS},
+		{`clamp-mss = -1`, at + `13: tunnel.tun01.clamp-mss: -1: ` + clampMSS},
 		{`tx = "tcp"`, at + `6: tunnel.tun01.tx: "tcp": must be auto or raw or packet`},
 		{`offload = ""`, at + `11: tunnel.tun01.offload: "": must be auto or off`},
 		{`queues = 0`, at + "10: tunnel.tun01.queues: 0: must be 1 to 255"},

@@ -39,6 +39,7 @@ var tunnelKeys = []key[Tunnel]{
 	{"offload", `a string, as in offload = "auto"`, fromText("offload")},
 	{"tx", `a string, as in tx = "auto"`, fromText("tx")},
 	{"fast-path", `a string, as in fast-path = "auto"`, fromText("fast-path")},
+	{"clamp-mss", `a number or a string, as in clamp-mss = 1360 or clamp-mss = "auto"`, fromText("clamp-mss", decimal)},
 }
 
 // routeKeys are the keys of an element of routes.

@@ -43,6 +43,7 @@ var Settings = map[string]Setting{
 		[]string{"auto", "raw", "packet"}, []tunnel.TransmitPath{tunnel.TransmitAuto, tunnel.TransmitRaw, tunnel.TransmitPacket}),
 	"fast-path": choice(func(c *tunnel.Config) *tunnel.FastPath { return &c.Fast },
 		[]string{"off", "auto", "on"}, []tunnel.FastPath{tunnel.FastOff, tunnel.FastAuto, tunnel.FastOn}),
+	"clamp-mss": setting(func(c *tunnel.Config) *tunnel.ClampMSS { return &c.ClampMSS }, tunnel.ParseClampMSS, tunnel.ClampMSS.String),
 }
 
 // The formats of a log: LogAuto is LogJournal where standard error goes to the journal, and

@@ -22,6 +22,7 @@ func TestSettings(t *testing.T) {
 		"tx":      {"auto": "auto", "raw": "raw", "packet": "packet"},
 
 		"fast-path": {"off": "off", "auto": "auto", "on": "on"},
+		"clamp-mss": {"off": "off", "auto": "auto", "536": "536", "0x550": "1360", "65475": "65475"},
 	} {
 		s := config.Settings[name]
 		for text, want := range texts {
@@ -34,7 +35,7 @@ func TestSettings(t *testing.T) {
 			}
 		}
 	}
-	if len(config.Settings) != 11 {
+	if len(config.Settings) != 12 {
 		t.Errorf("%d settings", len(config.Settings))
 	}
 }

@@ -33,6 +33,7 @@ type book struct {
 	mu      sync.Mutex
 	tunnels map[string]tunnel.Config
 	ending  bool
+	drops   *drops // of the tunnel called dropping
 }
 
 func newBook() *book { return &book{tunnels: map[string]tunnel.Config{}} }

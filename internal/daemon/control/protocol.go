@@ -29,6 +29,7 @@ const (
 	MethodList   = "list"   // ListParams; Listed
 	MethodStatus = "status" // NameParams, with an empty name for all tunnels; Status
 	MethodEvents = "events" // nothing; nothing, then lines with an Event
+	MethodDrops  = "drops"  // NameParams; nothing, then lines with a Drop, and nothing again
 )
 
 // TunnelParams are those of add and change.
@@ -72,6 +73,7 @@ type Response struct {
 	Result  json.RawMessage `json:"result,omitempty"`
 	Error   *Error          `json:"error,omitempty"`
 	Event   json.RawMessage `json:"event,omitempty"` // a log line: time, level, msg, tunnel, …
+	Drop    *Drop           `json:"drop,omitempty"`
 }
 
 // Code says what kind of error an Error is.

@@ -30,6 +30,8 @@ type Handler interface {
 	List(counters bool) []Tunnel
 	// Status describes the tunnel of a name, or with an empty one all tunnels.
 	Status(name string) (Status, error)
+	// Drops captures what the tunnel called name drops.
+	Drops(name string) (Drops, error)
 }
 
 // Server answers the requests of any number of clients.
@@ -60,7 +62,21 @@ func (s *Server) Serve(l *Listener) error {
 			time.Sleep(100 * time.Millisecond)
 			continue
 		}
+		s.start(c)
+	}
+}
+
+// start serves a connection. Close waits for those that are served by a goroutine; once it
+// does, none may be added (sync.WaitGroup), and a client is only told.
+func (s *Server) start(c *net.UnixConn) {
+	s.mu.Lock()
+	closing := s.closing
+	if !closing {
 		s.serving.Go(func() { s.serve(c) })
+	}
+	s.mu.Unlock()
+	if closing {
+		s.serve(c)
 	}
 }
 
@@ -139,6 +155,9 @@ func (s *Server) serve(c *net.UnixConn) {
 		} else if req.Method == MethodEvents {
 			s.sendEvents(c)
 			return
+		} else if req.Method == MethodDrops {
+			s.sendDrops(c, req)
+			return
 		} else if r.Result, err = s.answer(req); err != nil {
 			r.Error = toError(err)
 		}
@@ -201,8 +220,7 @@ func (s *Server) sendEvents(c *net.UnixConn) {
 	}
 	gone := make(chan struct{})
 	go func() {
-		_ = c.SetReadDeadline(time.Time{})
-		_, _ = io.Copy(io.Discard, io.LimitReader(c, maxRequest))
+		awaitEnd(c)
 		close(gone)
 	}()
 	for {
@@ -215,6 +233,12 @@ func (s *Server) sendEvents(c *net.UnixConn) {
 			}
 		}
 	}
+}
+
+// awaitEnd returns when the client sends no more, or the daemon ends.
+func awaitEnd(c *net.UnixConn) {
+	_ = c.SetReadDeadline(time.Time{})
+	_, _ = io.Copy(io.Discard, io.LimitReader(c, maxRequest))
 }
 
 // params decodes the params of a request; none are all their defaults.

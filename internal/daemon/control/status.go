@@ -44,6 +44,9 @@ type TunnelStatus struct {
 	Away  bool `json:"away"`  // the link is in another network namespace; Up and MTU are as last seen
 	MTU   int  `json:"mtu"`   // of the link, in bytes
 
+	// MaxMSS is the largest MSS that TCP SYNs through the tunnel may offer, in bytes; 0 for any.
+	MaxMSS int `json:"max_mss,omitempty"`
+
 	// Trouble is why no packet leaves; empty if packets do.
 	Trouble  string   `json:"trouble,omitempty"`
 	Underlay Underlay `json:"underlay"`

@@ -83,6 +83,8 @@ enum {
  * superpacket (BPF_SKB_MAX_LEN in net/core/filter.c: some 16000). */
 enum { LONGEST = 15000 };
 
+enum { TCP_FLAGS = 13, TCP_SYN = 2 }; /* a byte of the header, and a bit there */
+
 #define IP_DF 0x4000
 #define IP_FRAGMENT 0x3fff /* more fragments, or an offset */
 
@@ -115,6 +117,16 @@ static __always_inline __u16 sum(const struct iphdr *h)
 static __always_inline bool plain(const struct iphdr *h)
 {
 	return *(const __u8 *)h == 0x45 && !(h->frag_off & bpf_htons(IP_FRAGMENT));
+}
+
+/* inspect reports whether the engine wants to see a TCP packet: one with SYN, or without a whole
+ * header. header is where its plain IP header stands. */
+static __always_inline bool inspect(struct __sk_buff *skb, const struct plan *p, const struct iphdr *h, __u32 header)
+{
+	__u8 flags;
+
+	return p->flags & PLAN_INSPECT && h->protocol == IPPROTO_TCP &&
+	       (bpf_skb_load_bytes(skb, header + sizeof(*h) + TCP_FLAGS, &flags, 1) || flags & TCP_SYN);
 }
 
 /* packet_len returns the length of an inner packet, or of the longest that a superpacket will
@@ -154,7 +166,8 @@ int goipip_out(struct __sk_buff *skb)
 	    len > 65535 - sizeof(outer) ||
 	    !inner.ttl ||                      /* G3 */
 	    inner.saddr == p->remote ||        /* G4 */
-	    inner.protocol == IPPROTO_IPIP)    /* G4, T14 */
+	    inner.protocol == IPPROTO_IPIP ||  /* G4, T14 */
+	    inspect(skb, p, &inner, 0))
 		return NEXT;
 	if (p->flags & PLAN_INHERIT_DF && !(inner.frag_off & bpf_htons(IP_DF))) /* T11: needs an ID */
 		return NEXT;
@@ -255,7 +268,8 @@ int goipip_in(struct __sk_buff *skb)
 		return NEXT;
 	if (!plain(inner) || bpf_ntohs(inner->tot_len) != len || /* R4 */
 	    !inner->ttl ||                                        /* G3 */
-	    inner->protocol == IPPROTO_IPIP)
+	    inner->protocol == IPPROTO_IPIP ||
+	    inspect(skb, p, inner, at_inner))
 		return NEXT;
 	first = bpf_ntohl(inner->daddr) >> 24; /* G2 */
 	if (first == 0 || first == 127)

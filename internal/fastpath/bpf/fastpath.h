@@ -21,6 +21,7 @@ struct plan {
 enum plan_flag {
 	PLAN_INHERIT_TOS = 1, /* in place of tos */
 	PLAN_INHERIT_DF = 2,  /* DF only where the inner packet has it (T5) */
+	PLAN_INSPECT = 4,     /* TCP SYNs are the engine's */
 };
 
 struct pair {

@@ -19,7 +19,7 @@ var binDir string
 var errNoMain = errors.New("the test binary's TestMain does not call labtest.Main")
 
 // Main is the TestMain of a package that calls [BuildGoipip], [Build] or [BuildWireguard]: it runs the tests and removes the
-// binaries after them.
+// binaries after them. A goipip with the race detector exits at once, where it would wait for a second.
 //
 //	func TestMain(m *testing.M) { labtest.Main(m) }
 func Main(m *testing.M) {
@@ -36,6 +36,9 @@ func run(m *testing.M) (code int, err error) {
 		return 0, fmt.Errorf("make a directory for binaries: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(binDir)) }()
+	if err := os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")); err != nil {
+		return 0, err
+	}
 	return m.Run(), nil
 }
 

@@ -1,0 +1,220 @@
+// Package docs_test runs the commands of these pages, and checks the configurations in them.
+package docs_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"goipip/internal/netlab"
+	"goipip/internal/netlab/labtest"
+)
+
+// pages are those whose fenced blocks say by their first words what they are:
+//
+//	sh             commands, typed at Host-01 of README.md by root
+//	sh host-02     the same at Host-02
+//	toml FILE      a configuration, which comes into that file at Host-01
+//	output         what the commands of the block before print
+//	text           a file of another program, or a sketch
+//
+// The hosts are new at each heading "##".
+var pages = []string{"commands.md", "migrating.md"}
+
+func TestMain(m *testing.M) { labtest.Main(m) }
+
+func TestPages(t *testing.T) {
+	for _, page := range pages {
+		t.Run(page, func(t *testing.T) {
+			for _, s := range sections(t, page) {
+				if len(s.blocks) > 0 {
+					t.Run(s.title, func(t *testing.T) {
+						t.Parallel()
+						s.run(t)
+					})
+				}
+			}
+		})
+	}
+}
+
+// section is what stands below a heading.
+type section struct {
+	title  string
+	blocks []block
+}
+
+// block is a fenced block.
+type block struct {
+	page  string
+	line  int // of its first one in the page
+	info  string
+	lines []string
+}
+
+func (b block) String() string { return fmt.Sprintf("%s:%d", b.page, b.line) }
+
+func sections(t *testing.T, page string) (all []section) {
+	t.Helper()
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all = append(all, section{title: "top"})
+	var in *block
+	for i, line := range strings.Split(string(text), "\n") {
+		last := &all[len(all)-1]
+		info, fence := strings.CutPrefix(line, "```")
+		switch {
+		case fence && in == nil:
+			last.blocks = append(last.blocks, block{page: page, line: i + 2, info: info})
+			in = &last.blocks[len(last.blocks)-1]
+		case fence:
+			in = nil
+		case in != nil:
+			in.lines = append(in.lines, line)
+		case strings.HasPrefix(line, "## "):
+			all = append(all, section{title: line[3:]})
+		case strings.HasPrefix(line, "    "):
+			t.Errorf("%s:%d: put ``` around commands and output, so that they are tested", page, i+1)
+		}
+	}
+	return all
+}
+
+func (s section) run(t *testing.T) {
+	labtest.Need(t, "root", "tun", "ip", "ping", "tcpdump")
+	host01, host02 := newHosts(t)
+	var out string
+	for _, b := range s.blocks {
+		text := strings.Join(b.lines, "\n") + "\n"
+		kind, file, _ := strings.Cut(b.info, " ")
+		switch {
+		case b.info == "sh":
+			out = host01.types(t, b, text)
+		case b.info == "sh host-02":
+			out = host02.types(t, b, text)
+		case b.info == "output":
+			if out != text {
+				t.Errorf("%v: the commands print\n%s", b, out)
+			}
+		case kind == "toml" && filepath.IsAbs(file):
+			host01.types(t, b, fmt.Sprintf("mkdir -p %s\ncat >%s <<'END'\n%sEND\ngoipip check --config %[2]s\n", filepath.Dir(file), file, text))
+		case b.info == "text":
+		default:
+			t.Errorf("%v: what is a block %q?", b, b.info)
+		}
+	}
+}
+
+// terminal is a shell at a host, with files of its own in /etc and /run. Everything ends with the test.
+type terminal struct {
+	in  io.Writer
+	out *bufio.Reader
+}
+
+// newHosts makes Host-01 and Host-02 of README.md, and a router between them.
+func newHosts(t *testing.T) (host01, host02 *terminal) {
+	t.Helper()
+	lab := labtest.New(t)
+	var hosts []*netlab.Host
+	for _, name := range []string{"Host-01", "Host-02", "between"} {
+		h, err := lab.Host(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hosts = append(hosts, h)
+	}
+	between := hosts[2]
+	for i, e := range []struct{ addr, router string }{{"10.90.6.238", "10.90.6.1"}, {"192.168.1.129", "192.168.1.1"}} {
+		dev := fmt.Sprint("eth", i+1)
+		for _, err := range []error{
+			lab.Veth(hosts[i], "eth0", between, dev),
+			hosts[i].AddAddr("eth0", e.addr+"/24"), between.AddAddr(dev, e.router+"/24"),
+			hosts[i].SetUp("eth0"), between.SetUp(dev),
+			hosts[i].AddRoute("default", e.router),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := between.Sysctl("net.ipv4.ip_forward", "1"); err != nil {
+		t.Fatal(err)
+	}
+	return newTerminal(t, hosts[0]), newTerminal(t, hosts[1])
+}
+
+// ownFiles gives a shell its own /etc and /run, and goipip as the package has it.
+const ownFiles = `set -e
+mount -t tmpfs none /mnt
+mkdir /mnt/upper /mnt/work /mnt/bin
+cp "$0" /mnt/bin/goipip
+mount -t overlay none -o lowerdir=/etc,upperdir=/mnt/upper,workdir=/mnt/work /etc
+mount -t tmpfs none /run
+cd /root
+PATH=/mnt/bin:$PATH exec sh -e`
+
+func newTerminal(t *testing.T, host *netlab.Host) *terminal {
+	t.Helper()
+	cmd := exec.Command("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+		"sh", "-c", ownFiles, labtest.Build(t, "goipip/cmd/goipip"))
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdout, cmd.Stderr = w, w
+	shell, err := host.Start(cmd)
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close() // the end of process 1 is that of all in its namespace
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := shell.Wait(ctx); err != nil && !t.Failed() {
+			t.Error(err)
+		}
+		r.Close()
+	})
+	return &terminal{in, bufio.NewReader(r)}
+}
+
+// types has the shell run the lines of a block, each of which must succeed, and returns what they print.
+func (h *terminal) types(t *testing.T, b block, script string) string {
+	t.Helper()
+	const end = "@ end\n"
+	done := make(chan string, 1)
+	go func() {
+		var out strings.Builder
+		for {
+			line, err := h.out.ReadString('\n')
+			if err != nil || line == end {
+				done <- out.String() + line
+				return
+			}
+			out.WriteString(line)
+		}
+	}()
+	if _, err := io.WriteString(h.in, script+"\necho '"+strings.TrimSpace(end)+"'\n"); err != nil {
+		t.Fatal(err)
+	}
+	out, ok := strings.CutSuffix(labtest.Within(t, b.String()+" to end", done), end)
+	t.Logf("%v\n%s", b, out)
+	if !ok {
+		t.Fatalf("%v: a command failed", b)
+	}
+	return out
+}
