@@ -75,16 +75,18 @@ func TestService(t *testing.T) {
 	labtest.Need(t, "bpf")
 	here, _ := newNetwork(t)
 	m := startMachine(t, here, map[string]string{
-		"etc/systemd/system/goipip.service":  read(t, "goipip.service"),
-		"etc/systemd/system/goipip@.service": read(t, "goipip@.service"),
-		"usr/lib/sysusers.d/goipip.conf":     read(t, "sysusers.conf"),
+		"src/deploy/systemd/goipip.service":  read(t, "goipip.service"),
+		"src/deploy/systemd/goipip@.service": read(t, "goipip@.service"),
+		"src/deploy/systemd/sysusers.conf":   read(t, "sysusers.conf"),
+		"src/deploy/systemd/fast-path.conf":  read(t, "fast-path.conf"),
 		"etc/goipip/goipip.toml":             table("tun02", 2),
 		"etc/goipip/instances/branch.toml":   table("tun03", 3) + "fast-path = \"on\"\n",
 
 		"etc/systemd/system/goipip@branch.service.d/fast-path.conf": read(t, "fast-path.conf"),
 	})
-	m.does("systemd-sysusers goipip.conf")
-	m.does("systemctl start goipip.service")
+	m.does("mv /usr/bin/goipip /src")
+	install, installFastPath := documented(t)
+	m.does(install)
 	if got, want := m.property("goipip.service", "StatusText"), "1 tunnel up"; got != want {
 		t.Errorf("status %q, want %q", got, want)
 	}
@@ -164,7 +166,32 @@ func TestService(t *testing.T) {
 	if why := m.does("journalctl --no-pager --unit goipip.service PRIORITY=3"); !strings.Contains(why, "another goipip daemon runs in this network namespace") {
 		t.Errorf("goipip.service, beside root's daemon, says\n%s", why)
 	}
-	m.does("systemctl reset-failed goipip.service; systemctl stop goipip.service; goipip tunnel del tun04")
+	m.does("goipip tunnel del tun04; systemctl reset-failed goipip.service")
+	m.does(installFastPath)
+	const andBPF = "0000008000003000"
+	if caps := m.does("grep CapEff /proc/" + m.property("goipip.service", "MainPID") + "/status"); caps != "CapEff:\t"+andBPF {
+		t.Errorf("with the fast path %s, want %s", caps, andBPF)
+	}
+}
+
+// documented returns the commands of docs/systemd.md: to install the units, and the drop-in.
+func documented(t *testing.T) (units, fastPath string) {
+	t.Helper()
+	var blocks []string
+	within := false
+	for line := range strings.Lines(read(t, "../../docs/systemd.md")) {
+		command, ok := strings.CutPrefix(line, "    ")
+		if ok && !within {
+			blocks = append(blocks, "set -e; cd /src\n")
+		}
+		if within = ok; ok {
+			blocks[len(blocks)-1] += command
+		}
+	}
+	if len(blocks) != 2 {
+		t.Fatalf("%d blocks of commands in docs/systemd.md, want 2: %q", len(blocks), blocks)
+	}
+	return blocks[0], blocks[1]
 }
 
 // What ends goipip without being asked to is a failure, after which systemd starts it again; an
