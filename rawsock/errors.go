@@ -119,6 +119,7 @@ func (s *ErrorSocket) ReadErrors(handle func(ICMPError)) error {
 		return os.ErrClosed
 	}
 	defer s.fd.Release()
+	s.fd.Answer()
 	handled := false
 	for n := 0; n < ErrorBatch; {
 		e, ok, errno := s.read(fd)
@@ -139,6 +140,12 @@ func (s *ErrorSocket) ReadErrors(handle func(ICMPError)) error {
 	}
 	return nil
 }
+
+// Poke asks the goroutine that calls ReadErrors for a sign of life, see Answered.
+func (s *ErrorSocket) Poke() { s.fd.Poke() }
+
+// Answered reports whether that goroutine has been in ReadErrors since the last Poke.
+func (s *ErrorSocket) Answered() bool { return s.fd.Answered() }
 
 // read takes one message off the socket. If ok is false, it was not one to report. With
 // EAGAIN there is none. Inner is valid until the next read.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -274,6 +275,7 @@ func (r *Receiver) receive(from *inlet) (replaced bool, err error) {
 		return false, os.ErrClosed
 	}
 	defer from.fd.Release()
+	from.fd.Answer()
 	for from.poller.Begin(); ; {
 		replaced = from.next.Load() != nil // before the last look at it
 		errno := r.take(fd)
@@ -292,6 +294,22 @@ func (r *Receiver) receive(from *inlet) (replaced bool, err error) {
 			return false, os.ErrClosed
 		}
 	}
+}
+
+// Poke asks the goroutine that receives for a sign of life, see Answered.
+func (r *Receiver) Poke() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range r.inlets {
+		l.fd.Poke()
+	}
+}
+
+// Answered reports whether that goroutine has been in Receive since the last Poke.
+func (r *Receiver) Answered() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !slices.ContainsFunc(r.inlets, func(l *inlet) bool { return !l.fd.Answered() })
 }
 
 // take appends what is there.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"goipip/internal/daemon/config"
 	"goipip/internal/logqueue"
 )
 
@@ -21,24 +22,44 @@ const (
 	flushTimeout = 250 * time.Millisecond
 )
 
-// logHandler writes the log to standard error, as the options say.
+// logHandler writes the log to standard error, or to the journal, as the options say.
 func (o *options) logHandler() slog.Handler {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(o.logLevel)) // one of newEnum's words
 	opts := &slog.HandlerOptions{Level: level}
-	if o.logFormat == "json" {
+	switch o.format() {
+	case config.LogJSON:
 		return slog.NewJSONHandler(os.Stderr, opts)
+	case config.LogJournal:
+		return newJournalHandler(journalSocket, level)
+	default:
+		return slog.NewTextHandler(os.Stderr, opts)
 	}
-	return slog.NewTextHandler(os.Stderr, opts)
 }
 
-// errorHandler writes the error that ends the process to standard error: in a JSON
-// log as a line of that, and else in plain text.
-func (o *options) errorHandler() slog.Handler {
-	if o.logFormat == "json" {
-		return slog.NewJSONHandler(os.Stderr, nil)
+// format is that of the log, where auto is the journal's if that is where standard error goes.
+func (o *options) format() string {
+	switch {
+	case o.logFormat != config.LogAuto:
+		return o.logFormat
+	case underJournal():
+		return config.LogJournal
+	default:
+		return config.LogText
 	}
-	return plainHandler{os.Stderr}
+}
+
+// errorHandler writes the error that ends the process to standard error: in a JSON log as a
+// line of that, and else in plain text; or to the journal.
+func (o *options) errorHandler() slog.Handler {
+	switch o.format() {
+	case config.LogJSON:
+		return slog.NewJSONHandler(os.Stderr, nil)
+	case config.LogJournal:
+		return newJournalHandler(journalSocket, slog.LevelInfo)
+	default:
+		return plainHandler{os.Stderr}
+	}
 }
 
 // report writes err, which may be several errors, one a line, and further lines. It

@@ -49,7 +49,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	setting("fast-path", "word", "whether the kernel carries packets by itself, by BPF: off, auto, where it can and that changes nothing, or on")
 	setting("clamp-mss", "bytes", "largest MSS of TCP connections through the tunnel: off, auto (what fits link and path), or 536 to 65475")
 	f.Var(newEnum(&o.logLevel, config.LogLevels), "log-level", "debug, info, warn or error")
-	f.Var(newEnum(&o.logFormat, config.LogFormats), "log-format", "text or json")
+	f.Var(newEnum(&o.logFormat, config.LogFormats), "log-format", "text, json, or journal: by fields to the systemd journal; auto: that where standard error goes there, else text")
 }
 
 func (o *options) registerWorkers(f *pflag.FlagSet) {

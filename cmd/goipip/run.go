@@ -23,6 +23,7 @@ import (
 type runOptions struct {
 	config string
 	strict bool
+	beside bool
 }
 
 func (r *runOptions) registerConfig(cmd *cobra.Command) {
@@ -53,6 +54,7 @@ SIGUSR1 logs the counters of all tunnels.`,
 	r.registerConfig(cmd)
 	o.registerWorkers(cmd.Flags())
 	cmd.Flags().BoolVar(&r.strict, "strict", false, "exit if one of the tunnels does not start")
+	cmd.Flags().BoolVar(&r.beside, "beside", false, "run beside other daemons of this network namespace, and leave goipip tunnel add to them")
 	return cmd
 }
 
@@ -75,6 +77,13 @@ func newCheckCommand() *cobra.Command {
 	return cmd
 }
 
+func (r *runOptions) role() control.Role {
+	if r.beside {
+		return control.RoleBeside
+	}
+	return control.RoleRun
+}
+
 // runDaemon runs the tunnels of a configuration.
 func (o *options) runDaemon(ctx context.Context, r runOptions) error {
 	file, err := config.Read(r.config)
@@ -89,11 +98,16 @@ func (o *options) runDaemon(ctx context.Context, r runOptions) error {
 	q := logqueue.New(o.logHandler(), logSize)
 	defer q.Close(flushTimeout)
 	signals := notify()
-	d, err := o.serve(control.Process{Role: control.RoleRun, Config: r.config, Workers: workers}, q.Handler())
+	d, err := o.serve(control.Process{Role: r.role(), Config: r.config, Workers: workers}, q.Handler())
 	if err != nil {
 		return err
 	}
-	defer func() { d.close(whyDone(ctx)) }()
+	m := openManager(d.log)
+	defer func() {
+		m.stopping()
+		d.close(whyDone(ctx))
+	}()
+	m.tell("STATUS=starting the tunnels")
 	err = d.Apply(file.Tunnels)
 	switch {
 	case d.Len() == 0:
@@ -101,15 +115,21 @@ func (o *options) runDaemon(ctx context.Context, r runOptions) error {
 	case err != nil && r.strict:
 		return errors.New("not all tunnels start, as --strict demands: the log says why")
 	}
+	m.ready(d.Daemon)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-d.Failed():
+			return errors.New("the last tunnel has ended by an error: the log says why")
+		case <-m.beats:
 		case sig := <-signals:
 			if sig == syscall.SIGUSR1 {
 				d.LogCounters()
 			} else {
+				m.reloading()
 				reload(d.Daemon, r.config, d.log)
+				m.reloaded(d.Daemon)
 			}
 		}
 	}

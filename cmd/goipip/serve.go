@@ -10,6 +10,7 @@ import (
 
 	"goipip/internal/daemon"
 	"goipip/internal/daemon/control"
+	"goipip/internal/logqueue"
 )
 
 // answerTimeout bounds the wait for clients at the end of a daemon.
@@ -19,6 +20,7 @@ const answerTimeout = 500 * time.Millisecond
 type served struct {
 	*daemon.Daemon
 	log      *slog.Logger
+	limiter  *logqueue.Limiter
 	server   *control.Server
 	listener *control.Listener // nil if there is none
 }
@@ -28,9 +30,10 @@ type served struct {
 // control.ErrRuns if there is one. Another reason why there is no control socket is logged.
 func (o *options) serve(p control.Process, h slog.Handler) (*served, error) {
 	events := control.NewEvents()
-	s := &served{log: slog.New(slog.NewMultiHandler(h, events.Handler()))}
+	limiter := logqueue.NewLimiter(slog.NewMultiHandler(h, events.Handler()))
+	s := &served{log: slog.New(limiter.Handler()), limiter: limiter}
 	var err error
-	if p.Role == control.RoleForeground {
+	if p.Role == control.RoleForeground || p.Role == control.RoleBeside {
 		if s.listener, err = control.ListenBeside(o.control); err != nil {
 			s.log.Debug("goipip show will not show this process", "err", err)
 		}
@@ -77,4 +80,5 @@ func (s *served) close(why error) {
 	s.stopServing()
 	s.Close(why)
 	s.release()
+	s.limiter.Close()
 }

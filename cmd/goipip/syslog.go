@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"log/syslog"
 	"sync"
+
+	"github.com/coreos/go-systemd/v22/journal"
 )
 
 // syslogHandler writes records to the system log, with the severity of their level.
@@ -77,12 +79,12 @@ func (c *syslogConn) send(level slog.Level) (err error) {
 		}
 	}
 	line := c.line.String()
-	switch {
-	case level < slog.LevelInfo:
+	switch priority(level) {
+	case journal.PriDebug:
 		return c.w.Debug(line)
-	case level < slog.LevelWarn:
+	case journal.PriInfo:
 		return c.w.Info(line)
-	case level < slog.LevelError:
+	case journal.PriWarning:
 		return c.w.Warning(line)
 	default:
 		return c.w.Err(line)

@@ -39,12 +39,21 @@ func (o *options) runOne(ctx context.Context, cfg tunnel.Config, log slog.Handle
 	if err != nil {
 		return err
 	}
-	defer func() { s.close(whyDone(ctx)) }()
+	m := openManager(s.log)
+	defer func() {
+		m.stopping()
+		s.close(whyDone(ctx))
+	}()
 	name, err := s.Start(config.Tunnel{Config: cfg})
 	if err != nil {
 		return err
 	}
-	go answer(signals, s.Daemon, func() { s.log.Info("SIGHUP ignored: there is no configuration file", "tunnel", name) })
+	m.ready(s.Daemon)
+	go answer(signals, m.beats, s.Daemon, func() {
+		m.reloading()
+		s.log.Info("SIGHUP ignored: there is no configuration file", "tunnel", name)
+		m.reloaded(s.Daemon)
+	})
 	if s.Wait(ctx) != nil {
 		return statusError(exitError) // the log has the reason
 	}
@@ -60,13 +69,17 @@ func notify() <-chan os.Signal {
 }
 
 // answer answers signals: SIGUSR1 asks for the counters; SIGHUP asks a daemon to read its
-// settings again, or tells that the terminal was closed.
-func answer(signals <-chan os.Signal, d *daemon.Daemon, hangUp func()) {
-	for sig := range signals {
-		if sig == syscall.SIGHUP {
-			hangUp()
-		} else {
-			d.LogCounters()
+// settings again, or tells that the terminal was closed. beats are a manager's.
+func answer(signals <-chan os.Signal, beats <-chan struct{}, d *daemon.Daemon, hangUp func()) {
+	for {
+		select {
+		case <-beats:
+		case sig := <-signals:
+			if sig == syscall.SIGHUP {
+				hangUp()
+			} else {
+				d.LogCounters()
+			}
 		}
 	}
 }

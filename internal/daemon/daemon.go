@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"goipip/internal/daemon/config"
@@ -27,16 +28,19 @@ type Daemon struct {
 	host    *tunnel.Host
 	process control.Process
 	sampler sampler
+	steps   atomic.Uint64 // see Steps
+	failed  chan struct{} // see Failed
 
 	changing sync.Mutex // held while tunnels are started, changed, and ended on request
 
 	mu        sync.Mutex
-	members   map[string]*member // by the name that the link was created with
-	adding    int                // requests to add a tunnel that are under way, or expected
-	expecting bool               // one of these is the first
-	ending    bool               // no tunnel is added any more
-	none      chan struct{}      // closed while there are no members, and none is being added
-	failure   error              // by which the last tunnel ended that did not end as wanted
+	members   map[string]*member  // by the name that the link was created with
+	adding    int                 // requests to add a tunnel that are under way, or expected
+	expecting bool                // one of these is the first
+	ending    bool                // no tunnel is added any more
+	none      chan struct{}       // closed while there are no members, and none is being added
+	failure   error               // by which the last tunnel ended that did not end as wanted
+	broken    map[string]struct{} // tunnels of the configuration that did not start, or ended by an error
 }
 
 // member is a tunnel that runs.
@@ -59,7 +63,8 @@ func Open(p control.Process, log *slog.Logger) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{log: log, host: host, process: p, members: map[string]*member{}, none: make(chan struct{})}
+	d := &Daemon{log: log, host: host, process: p, members: map[string]*member{}, none: make(chan struct{}),
+		failed: make(chan struct{}), broken: map[string]struct{}{}}
 	close(d.none)
 	d.sampler.start(d)
 	return d, nil
@@ -113,6 +118,9 @@ var errUnwanted = errors.New("not wanted any more")
 func (d *Daemon) Apply(want []config.Tunnel) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()
+	d.mu.Lock()
+	clear(d.broken)
+	d.mu.Unlock()
 	wanted := map[string]config.Tunnel{}
 	for _, w := range want {
 		wanted[w.Config.Name] = w
@@ -141,6 +149,9 @@ func (d *Daemon) Apply(want []config.Tunnel) error {
 			continue
 		}
 		if _, err := d.start(w, false); err != nil {
+			d.mu.Lock()
+			d.broken[w.Config.Name] = struct{}{}
+			d.mu.Unlock()
 			d.log.Error("the tunnel does not start", "tunnel", w.Config.Name, "err", err)
 			errs = append(errs, fmt.Errorf("tunnel %s: %w", w.Config.Name, err))
 		}
@@ -159,6 +170,7 @@ func (d *Daemon) change(changes map[*member]config.Tunnel) (errs []error) {
 				continue
 			}
 			progress = true
+			d.steps.Add(1)
 			delete(changes, m)
 			if err != nil && !errors.Is(err, tunnel.ErrDeleted) { // which Apply starts
 				d.log.Error("the tunnel does not change", "tunnel", m.name, "err", err)
@@ -220,6 +232,7 @@ func (d *Daemon) Start(w config.Tunnel) (name string, err error) {
 }
 
 func (d *Daemon) start(w config.Tunnel, added bool) (name string, err error) {
+	defer d.steps.Add(1)
 	t, err := d.host.Open(settings(w), d.log)
 	if err != nil {
 		return "", err
@@ -231,6 +244,7 @@ func (d *Daemon) start(w config.Tunnel, added bool) (name string, err error) {
 		d.none = make(chan struct{})
 	}
 	d.members[m.name] = m
+	delete(d.broken, m.name)
 	d.mu.Unlock()
 	d.log.Info("tunnel is up", "tunnel", m.name, "local", w.Config.LocalText(), "remote", w.Config.Remote, "mtu", t.MTU())
 	go d.run(ctx, m)
@@ -252,14 +266,30 @@ func (d *Daemon) run(ctx context.Context, m *member) {
 		log.Error("tunnel is down", "err", err, "tx", s.TX, "rx", s.RX)
 	}
 	m.stop(nil)
+	d.steps.Add(1)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.failure = err
+	if err != nil {
+		d.broken[m.name] = struct{}{}
+	}
 	delete(d.members, m.name)
 	if len(d.members) == 0 && d.adding == 0 {
-		close(d.none)
+		d.empty()
 	}
 	close(m.ended)
+}
+
+// empty tells those that wait that there is no tunnel. It needs mu.
+func (d *Daemon) empty() {
+	close(d.none)
+	select {
+	case <-d.failed:
+	default:
+		if d.failure != nil {
+			close(d.failed)
+		}
+	}
 }
 
 // end ends tunnels, and returns when they have left nothing behind.

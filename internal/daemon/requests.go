@@ -20,8 +20,11 @@ var _ control.Handler = (*Daemon)(nil)
 // the first number that is free. The error is control.ErrEnding once the daemon is about to
 // exit.
 func (d *Daemon) Add(cfg tunnel.Config) (name string, err error) {
-	if d.process.Role == control.RoleForeground {
+	switch d.process.Role {
+	case control.RoleForeground:
 		return "", fmt.Errorf("process id %d runs one tunnel, and takes no others", d.process.PID)
+	case control.RoleBeside:
+		return "", fmt.Errorf("process id %d runs the tunnels of %s, and takes no others", d.process.PID, d.process.Config)
 	}
 	if !d.beginAdd() {
 		return "", control.ErrEnding
@@ -65,7 +68,7 @@ func (d *Daemon) hold() {
 func (d *Daemon) letGo() {
 	d.adding--
 	if len(d.members) == 0 && d.adding == 0 {
-		close(d.none)
+		d.empty()
 	}
 }
 

@@ -22,6 +22,7 @@ type FD struct {
 	stop   int          // an eventfd, readable once the FD is closed; −1 for an FD of Dup
 	users  sync.RWMutex // each holds it for reading
 	closed atomic.Bool
+	poked  atomic.Bool // and not answered yet
 }
 
 // Events to wait for.
@@ -98,8 +99,43 @@ func (f *FD) Wait(event int16) bool {
 		if err == nil && fds[0].Revents != 0 {
 			return true
 		}
+		if fds[1].Revents != 0 && f.answer() {
+			return false
+		}
 	}
 }
+
+// answer answers a Poke that ended poll(2), and reports whether the FD is closed: reading
+// the eventfd may have taken Close's value.
+func (f *FD) answer() (closed bool) {
+	var count [8]byte
+	_, _ = unix.Read(f.stop, count[:])
+	f.Answer()
+	return f.closed.Load()
+}
+
+// Poke asks the goroutine that reads an FD of New for a sign of life: its Wait, also one that
+// it is in, or its call of Answer gives one. Any goroutine may call it, but not for an FD that
+// is waited for by WaitTimeout.
+func (f *FD) Poke() {
+	if _, ok := f.Acquire(); !ok {
+		return
+	}
+	defer f.Release()
+	f.poked.Store(true)
+	// An eventfd refuses only what overflows it (eventfd(2)).
+	_, _ = unix.Write(f.stop, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+}
+
+// Answer answers a Poke, for a goroutine that does not come to Wait while there is work.
+func (f *FD) Answer() {
+	if f.poked.Load() {
+		f.poked.Store(false)
+	}
+}
+
+// Answered reports whether the last Poke has been answered, or the FD is closed.
+func (f *FD) Answered() bool { return !f.poked.Load() || f.closed.Load() }
 
 // WaitTimeout is Wait for at most timeout, rounded up to whole milliseconds. It
 // reports false only once the FD is closed: after a timeout the caller repeats the

@@ -200,3 +200,73 @@ func TestWait_Allocs(t *testing.T) {
 		t.Errorf("%d failures", failed)
 	}
 }
+
+// A Poke is answered by the goroutine that waits, or looks, and by no other.
+func TestPoke(t *testing.T) {
+	f, peer := newPair(t)
+	f.Poke()
+	if f.Answered() {
+		t.Error("a Poke is answered although nobody reads")
+	}
+	f.Answer()
+	if !f.Answered() {
+		t.Error("an answered Poke is not answered")
+	}
+	got := make(chan string)
+	go func() {
+		for range 2 {
+			s, _ := read(f)
+			got <- s
+		}
+	}()
+	for range 3 {
+		labtest.WaitParked(t, "descriptor_test.read", 1)
+		f.Poke()
+		labtest.WaitFor(t, "an answer", f.Answered)
+	}
+	if _, err := unix.Write(peer, []byte("one")); err != nil {
+		t.Fatal(err)
+	}
+	if s := <-got; s != "one" {
+		t.Errorf("after Pokes the reader gets %q", s)
+	}
+	labtest.WaitParked(t, "descriptor_test.read", 1)
+	f.Close()
+	labtest.Within(t, "the end of the read", got)
+	f.Poke()
+	if !f.Answered() {
+		t.Error("a closed FD is waited for")
+	}
+}
+
+// Whatever Pokes come at the same time, Close ends a Wait.
+func TestPoke_AndClose(t *testing.T) {
+	for range 3000 {
+		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := descriptor.New(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error)
+		go func() {
+			_, err := read(f)
+			ended <- err
+		}()
+		poked := make(chan struct{})
+		go func() {
+			defer close(poked)
+			for range 20 {
+				f.Poke()
+			}
+		}()
+		f.Poke()
+		f.Close()
+		if err := labtest.Within(t, "the end of a Wait", ended); !errors.Is(err, os.ErrClosed) {
+			t.Fatal(err)
+		}
+		<-poked
+	}
+}

@@ -31,12 +31,13 @@ type Set[T any] struct {
 	epoll int
 	wake  int // an eventfd, readable when there are removals, and after Close
 
-	changed atomic.Bool // something was added, is to be removed, or it is closed
+	changed atomic.Bool // something was added, is to be removed, it was poked, or it is closed
 	anyIdle atomic.Bool
 
 	mu       sync.Mutex
 	idle     map[int32]*member[T] // by descriptor
 	removals []removal
+	poked    bool // and not answered yet
 	closed   bool
 
 	// For the goroutine that waits.
@@ -151,6 +152,24 @@ func (s *Set[T]) wakeUp() {
 	_, _ = unix.Write(s.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 }
 
+// Poke asks the goroutine that waits for a sign of life, which its next Wait, or the one that
+// it is in, gives. Any goroutine may call it.
+func (s *Set[T]) Poke() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.poked = true
+		s.wakeUp()
+	}
+}
+
+// Answered reports whether the last Poke has been answered, or the Set is closed.
+func (s *Set[T]) Answered() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.poked || s.closed
+}
+
 // Close ends Wait. The descriptors stay open. Closing once more does nothing.
 func (s *Set[T]) Close() {
 	s.mu.Lock()
@@ -206,6 +225,7 @@ func (s *Set[T]) change() bool {
 		close(r.done)
 	}
 	s.removals = s.removals[:0]
+	s.poked = false
 	s.changed.Store(s.closed)
 	if s.closed && s.epoll >= 0 {
 		unix.Close(s.epoll)

@@ -259,3 +259,33 @@ func TestSet_Allocs(t *testing.T) {
 		}
 	}
 }
+
+// A Poke is answered by the goroutine that waits, whether it sleeps or works.
+func TestSet_Poke(t *testing.T) {
+	p := newPipes(t, 2)
+	p.Poke()
+	if p.Answered() {
+		t.Error("a Poke is answered although nobody waits")
+	}
+	p.send(t, 0)
+	p.next(t, false)
+	if !p.Answered() {
+		t.Error("Wait does not answer a Poke")
+	}
+	got := make(chan []int)
+	go func() { got <- p.next(t, false) }()
+	for range 3 {
+		labtest.WaitParked(t, "descriptor_test.(*pipes).next", 1)
+		p.Poke()
+		labtest.WaitFor(t, "an answer", p.Answered)
+	}
+	p.send(t, 1)
+	if ready := labtest.Within(t, "a descriptor to be ready", got); !slices.Equal(ready, []int{1}) {
+		t.Errorf("after Pokes %v are ready", ready)
+	}
+	p.Close()
+	p.Poke()
+	if !p.Answered() {
+		t.Error("a closed Set is waited for")
+	}
+}

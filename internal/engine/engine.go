@@ -51,6 +51,7 @@ type Engine struct {
 	ctx     context.Context
 	stop    context.CancelFunc
 	start   sync.Once
+	started atomic.Bool
 	running sync.WaitGroup
 
 	mu      sync.Mutex
@@ -84,6 +85,7 @@ func (e *Engine) run() {
 		e.running.Go(in.run)
 	}
 	e.running.Go(e.hearICMP)
+	e.started.Store(true)
 }
 
 func (e *Engine) open(workers int) (err error) {

@@ -47,6 +47,7 @@ var rooms = map[string][]string{
 	"internal/oracle":         {},
 	"internal/layout":         {},
 	"internal/rules":          {},
+	"deploy/systemd":          {},
 	"docs":                    {},
 	"bench":                   {},
 	"bench/naive":             {},
@@ -74,7 +75,9 @@ var homes = map[string][]string{
 	"github.com/charmbracelet/colorprofile":    {"internal/top"},
 	"github.com/charmbracelet/x/ansi":          {"internal/top"},
 	"golang.org/x/perf/benchfmt":               {"bench/report"},
-	"testing":                                  {"internal/netlab/labtest"},
+	"github.com/coreos/go-systemd/v22/daemon":  {"cmd/goipip"},
+	"github.com/coreos/go-systemd/v22/journal": {"cmd/goipip"},
+	"testing": {"internal/netlab/labtest"},
 }
 
 // source is one Go file.

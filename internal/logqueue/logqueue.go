@@ -1,7 +1,7 @@
 // Package logqueue keeps log output away from the goroutines that log. A [Queue] is a bounded buffer of records between
 // any number of loggers, which never wait, and one writer goroutine, which may block forever or fail: the reader of a
-// pipe hangs, a terminal is closed, the system log restarts. Records that find the queue full are dropped and counted, and
-// the log later says how many.
+// pipe hangs, a terminal is closed, the system log restarts. Records that find the queue full, or that the writer cannot
+// write, are dropped and counted, and the log later says how many. A [Limiter], in front of it, bounds repeats.
 //
 // Records are formatted when they are written, on the writer's goroutine. Values that are logged must not change
 // afterwards: log copies and snapshots, never a slice of a reused buffer.
@@ -34,7 +34,7 @@ type entry struct {
 }
 
 // New returns a queue of at most size records in front of inner, and starts its writer. Only the writer calls inner's
-// Handle, and it ignores the errors: there is no other log to report them to. The caller must call Close.
+// Handle, and a record for which that fails is lost. The caller must call Close.
 func New(inner slog.Handler, size int) *Queue {
 	q := &Queue{
 		inner:   inner,
@@ -49,6 +49,9 @@ func New(inner slog.Handler, size int) *Queue {
 // Handler returns a handler that puts records into the queue. Its Handle never blocks and never fails, and several
 // goroutines may call it at once. Records logged after Close are lost.
 func (q *Queue) Handler() slog.Handler { return handler{q, q.inner} }
+
+// Lost returns how many records were lost since the log last said so.
+func (q *Queue) Lost() uint64 { return q.lost.Load() }
 
 // Close waits until the writer has written what is queued, at most for timeout. A writer that is still blocked then is
 // abandoned, with what it did not write. Further calls do nothing.
@@ -81,8 +84,7 @@ func (q *Queue) write() {
 	for {
 		select {
 		case e := <-q.entries:
-			e.write()
-			if q.lost.Load() > 0 {
+			if q.writeEntry(e) && q.lost.Load() > 0 {
 				q.catchUp()
 			}
 		case <-q.closing:
@@ -95,18 +97,25 @@ func (q *Queue) write() {
 // catchUp writes what is queued now, and then how many records were lost in the meantime.
 func (q *Queue) catchUp() {
 	for range len(q.entries) {
-		e := <-q.entries
-		e.write()
+		q.writeEntry(<-q.entries)
 	}
 	if n := q.lost.Swap(0); n > 0 {
 		r := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines were lost", 0)
 		r.AddAttrs(slog.Uint64("count", n))
-		entry{q.inner, r}.write()
+		if q.inner.Handle(context.Background(), r) != nil {
+			q.lost.Add(n)
+		}
 	}
 }
 
-// write writes one entry. It may block.
-func (e entry) write() { _ = e.handler.Handle(context.Background(), e.record) }
+// writeEntry writes one entry, or counts it as lost and reports false. It may block.
+func (q *Queue) writeEntry(e entry) bool {
+	if e.handler.Handle(context.Background(), e.record) != nil {
+		q.lost.Add(1)
+		return false
+	}
+	return true
+}
 
 // handler is the loggers' end of a queue.
 type handler struct {

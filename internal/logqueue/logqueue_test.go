@@ -163,7 +163,8 @@ func (r *refusing) Write(b []byte) (int, error) {
 	return r.Buffer.Write(b)
 }
 
-func TestErrorsAreIgnored(t *testing.T) {
+// What cannot be written is lost, and told of when the log works again.
+func TestHazard1_ErrorsAreLosses(t *testing.T) {
 	w := &refusing{failures: 2}
 	q := logqueue.New(slog.NewTextHandler(w, nil), 10)
 	log := slog.New(q.Handler())
@@ -171,7 +172,8 @@ func TestErrorsAreIgnored(t *testing.T) {
 		log.Info(fmt.Sprint("line ", i))
 	}
 	q.Close(patience)
-	if got := w.String(); !strings.Contains(got, "line 2") || strings.Contains(got, "line 1") {
+	const lost = "level=WARN msg=\"log lines were lost\" count=2\n"
+	if got := w.String(); !strings.Contains(got, "line 2") || strings.Contains(got, "line 1") || !strings.HasSuffix(got, lost) {
 		t.Errorf("the log says %q", got)
 	}
 }

@@ -2,7 +2,8 @@
 // processes in it find each other: by locks on files, and by sockets.
 //
 // Only root, or the user whose directory it is, can make files there, so that no other
-// user can keep a tunnel from starting or answer in a daemon's place.
+// user can keep a tunnel from starting or answer in a daemon's place. /run/goipip may be a
+// service's user's, to whom only root can have given it (RuntimeDirectory= in systemd.exec(5)).
 package rundir
 
 import (
@@ -67,19 +68,41 @@ func (d Dir) Path(name string) string {
 	return filepath.Join(d.base, "goipip", d.namespace, name)
 }
 
-// Trust returns an error unless only root and this user can have made what is in d. A
+// Trust returns an error unless only trustworthy users can have made what is in d: root, this
+// user, and for root the one to whom root has given BASE/goipip. It returns these users. A
 // directory that does not exist is an fs.ErrNotExist.
-func (d Dir) Trust() error {
+func (d Dir) Trust() (users []int, err error) {
 	if err := trustBase(d.base); err != nil {
-		return err
+		return nil, err
 	}
+	users = []int{0, os.Geteuid(), d.keeper()}
 	for _, dir := range d.own() {
-		if err := trust(dir, 0, os.Geteuid()); err != nil {
-			return err
+		if err := trust(dir, users...); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return users, nil
 }
+
+// keeper returns the user to whom BASE/goipip belongs, which for all others but root is this
+// user. Where nobody but root can write to BASE, only root can have given it to another.
+func (d Dir) keeper() int {
+	me := os.Geteuid()
+	if me != 0 || d.namespace == "" {
+		return me
+	}
+	base, err := os.Stat(d.base)
+	if err != nil || owner(base) != 0 || base.Mode()&0o022 != 0 {
+		return me
+	}
+	top, err := os.Lstat(d.own()[0])
+	if err != nil {
+		return me
+	}
+	return owner(top)
+}
+
+func owner(info fs.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }
 
 // make makes d unless it exists. It fails with fs.ErrNotExist if it is removed meanwhile.
 func (d Dir) make() error {
@@ -87,10 +110,15 @@ func (d Dir) make() error {
 		return err
 	}
 	for _, dir := range d.own() {
-		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		err := os.Mkdir(dir, 0o755)
+		keeper := d.keeper()
+		if err == nil && keeper != os.Geteuid() {
+			err = os.Lchown(dir, keeper, -1) // who is to find the locks and the socket of root here
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
-		if err := trust(dir, os.Geteuid()); err != nil {
+		if err := trust(dir, os.Geteuid(), keeper); err != nil {
 			return err
 		}
 	}
@@ -117,8 +145,8 @@ func (d Dir) LockWithin(timeout time.Duration, name string) (*Lock, error) {
 }
 
 // Lock makes and locks a file of d. It fails with a *LockedError, which is ErrLocked, if
-// another process holds the lock, and otherwise if d is not safe or cannot be written to.
-// The caller releases the lock.
+// another process holds the lock, or another user has made the file, and otherwise if d is not
+// safe or cannot be written to. The caller releases the lock.
 func (d Dir) Lock(name string) (*Lock, error) {
 	path := d.Path(name)
 	// Each further attempt means that another process has just released a lock.
@@ -135,6 +163,8 @@ func (d Dir) Lock(name string) (*Lock, error) {
 		file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // d was removed since
+		} else if _, statErr := os.Lstat(path); errors.Is(err, fs.ErrPermission) && statErr == nil {
+			return nil, &LockedError{} // root's, in this user's directory
 		} else if err != nil {
 			return nil, err
 		}
@@ -217,7 +247,7 @@ func trustBase(dir string) error {
 	if err != nil {
 		return err
 	}
-	uid := int(info.Sys().(*syscall.Stat_t).Uid)
+	uid := owner(info)
 	if uid != 0 && uid != os.Geteuid() || info.Mode()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0 {
 		return fmt.Errorf("%s: not a directory that only root and this user can write to", dir)
 	}
@@ -231,7 +261,7 @@ func trust(dir string, owners ...int) error {
 	if err != nil {
 		return err
 	}
-	owned := slices.Contains(owners, int(info.Sys().(*syscall.Stat_t).Uid))
+	owned := slices.Contains(owners, owner(info))
 	if !info.IsDir() || !owned || info.Mode()&0o022 != 0 {
 		return fmt.Errorf("%s: not a directory that only this user can write to", dir)
 	}

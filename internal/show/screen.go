@@ -230,7 +230,7 @@ func (e entry) softErrors() (style, string) {
 func (v View) process(p control.Process) string {
 	role := string(p.Role)
 	switch p.Role {
-	case control.RoleRun:
+	case control.RoleRun, control.RoleBeside:
 		role = "goipip run"
 	case control.RoleBackground:
 		role = "in the background (goipip tunnel add)"

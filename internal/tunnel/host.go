@@ -86,6 +86,14 @@ func (h *Host) Unattributed() uint64 {
 	return h.engine.Unattributed()
 }
 
+// Alive is the Engine's.
+func (h *Host) Alive() bool {
+	h.mu.Lock()
+	e := h.engine
+	h.mu.Unlock()
+	return e == nil || e.Alive()
+}
+
 // Close closes what the tunnels shared, after the last of them.
 func (h *Host) Close() {
 	h.underlay.Close()

@@ -32,6 +32,12 @@ type State struct {
 	Reported bool // PathMTU comes from a router's ICMP error
 }
 
+// Trouble returns why no packet leaves; empty if packets do. Any goroutine may call it.
+func (t *Tunnel) Trouble() string {
+	w := t.way.Load()
+	return w.situation.Load().trouble(w.cfg.Device)
+}
+
 // State returns the tunnel's state. Any goroutine may call it.
 func (t *Tunnel) State() State {
 	w := t.way.Load()

@@ -46,10 +46,19 @@ var Settings = map[string]Setting{
 	"clamp-mss": setting(func(c *tunnel.Config) *tunnel.ClampMSS { return &c.ClampMSS }, tunnel.ParseClampMSS, tunnel.ClampMSS.String),
 }
 
+// The formats of a log: LogAuto is LogJournal where standard error goes to the journal, and
+// else LogText.
+const (
+	LogAuto    = "auto"
+	LogText    = "text"
+	LogJSON    = "json"
+	LogJournal = "journal"
+)
+
 // The words of log-level and log-format, the default first.
 var (
 	LogLevels  = []string{"info", "debug", "warn", "error"}
-	LogFormats = []string{"text", "json"}
+	LogFormats = []string{LogAuto, LogText, LogJSON, LogJournal}
 )
 
 // OneOf returns an error unless s is one of words.

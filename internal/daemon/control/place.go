@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -166,7 +167,8 @@ func (p place) listen() (*net.UnixListener, error) {
 
 // dial connects to the socket. The error is fs.ErrNotExist if nobody listens there.
 func (p place) dial() (*Client, error) {
-	if err := p.dir.Trust(); err != nil {
+	users, err := p.dir.Trust()
+	if err != nil {
 		return nil, err
 	}
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: p.path(), Net: "unix"})
@@ -179,7 +181,7 @@ func (p place) dial() (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkPeer(conn); err != nil {
+	if err := checkPeer(conn, users); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("control socket %s: %w", p.path(), err)
 	}
@@ -189,8 +191,8 @@ func (p place) dial() (*Client, error) {
 // errGone is fs.ErrNotExist: the socket is left of a process that was killed.
 var errGone = fmt.Errorf("nobody listens: %w", fs.ErrNotExist)
 
-// checkPeer returns an error unless the process at the other end is root's or this user's.
-func checkPeer(c *net.UnixConn) error {
+// checkPeer returns an error unless the process at the other end is of one of users.
+func checkPeer(c *net.UnixConn, users []int) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
@@ -204,7 +206,7 @@ func checkPeer(c *net.UnixConn) error {
 	if err != nil {
 		return os.NewSyscallError("getsockopt SO_PEERCRED", err)
 	}
-	if cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
+	if !slices.Contains(users, int(cred.Uid)) {
 		return fmt.Errorf("user %d: %w: only root and the daemon's own user may use it", cred.Uid, os.ErrPermission)
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -107,7 +108,7 @@ func (s *Server) Close(timeout time.Duration) {
 
 // admit registers a connection, or returns why there is to be none.
 func (s *Server) admit(c *net.UnixConn) *Error {
-	if err := checkPeer(c); err != nil {
+	if err := checkPeer(c, []int{0, os.Geteuid()}); err != nil {
 		return &Error{Code: CodeDenied, Message: err.Error()}
 	}
 	s.mu.Lock()

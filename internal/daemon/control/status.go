@@ -30,6 +30,7 @@ type Role string
 const (
 	RoleBackground Role = "background" // by goipip tunnel add; it ends with its last tunnel
 	RoleRun        Role = "run"        // by goipip run, with a configuration
+	RoleBeside     Role = "beside"     // by goipip run --beside, with a configuration
 	RoleForeground Role = "foreground" // by goipip -local … -remote …, for one tunnel
 )
 

@@ -1,6 +1,7 @@
 package labtest
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -41,6 +42,7 @@ var checks = map[string]func() error{
 	"tshark":          program("tshark"),
 	"dnsmasq":         program("dnsmasq"),
 	"systemd-analyze": program("systemd-analyze"),
+	"systemd":         sync.OnceValue(checkSystemd),
 	"wireguard-go":    checkWireguard,
 }
 
@@ -50,7 +52,7 @@ var long = []string{"uml", "wireguard-go"}
 // Need skips the test, with the reason, where the machine lacks one of needs, and fails it instead where the environment
 // variable GOIPIP_REQUIRE names that need or is "all". Under go test -short it skips a test that needs "uml" or
 // "wireguard-go" in any case. The needs are "root" (may make network namespaces), "tun" (/dev/net/tun opens), "uml" (User
-// Mode Linux and its modules), "bpf" (may load a program), "wireguard-go" (its Go module installs), and the programs "socat",
+// Mode Linux and its modules), "systemd" (may run as process 1 of a namespace), "bpf" (may load a program), "wireguard-go" (its Go module installs), and the programs "socat",
 // "tcpdump", "ping", "ip", "ethtool", "iptables-legacy", "nft", "make", "clang", "setpriv", "promtool", "tshark", "dnsmasq" and
 // "systemd-analyze".
 func Need(tb testing.TB, needs ...string) {
@@ -139,6 +141,31 @@ func checkBPF() error {
 		return fmt.Errorf("load a bpf program: %w", err)
 	}
 	return prog.Close()
+}
+
+func checkSystemd() error {
+	if _, err := os.Stat("/lib/systemd/systemd"); err != nil {
+		return err
+	}
+	parent, err := ControlGroups()
+	if err != nil {
+		return err
+	}
+	group, err := os.MkdirTemp(parent, "goipip-test-")
+	if err != nil {
+		return err
+	}
+	return os.Remove(group)
+}
+
+// ControlGroups returns where this machine has its control groups (cgroup v2).
+func ControlGroups() (string, error) {
+	for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		if _, err := os.Stat(filepath.Join(dir, "cgroup.procs")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", errors.New("no control groups (cgroup v2) at /sys/fs/cgroup")
 }
 
 func checkWireguard() error {

@@ -1,0 +1,58 @@
+package daemon
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// mostNamed is how many tunnels a Summary names for each kind of trouble.
+const mostNamed = 5
+
+// Summary says in one line how the tunnels are: "3 tunnels up, 1 without a usable route: tun02,
+// 1 not running: tun03". Those without a usable route are up too. Any goroutine may call it.
+func (d *Daemon) Summary() string {
+	var stuck []string
+	running := d.running()
+	for name, m := range running {
+		if m.tunnel.Trouble() != "" {
+			stuck = append(stuck, name)
+		}
+	}
+	d.mu.Lock()
+	broken := slices.Collect(maps.Keys(d.broken))
+	d.mu.Unlock()
+
+	summary := fmt.Sprintf("%d tunnels up", len(running))
+	if len(running) == 1 {
+		summary = "1 tunnel up"
+	}
+	return summary + named("without a usable route", stuck) + named("not running", broken)
+}
+
+// named says how many tunnels share a trouble, and which.
+func named(trouble string, names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	slices.Sort(names)
+	more := ""
+	if len(names) > mostNamed {
+		more = ", …"
+	}
+	return fmt.Sprintf(", %d %s: %s%s", len(names), trouble, strings.Join(names[:min(len(names), mostNamed)], " "), more)
+}
+
+// Alive reports whether all loops that carry packets have gone round since the call before,
+// see engine.Engine.
+func (d *Daemon) Alive() bool { return d.host.Alive() }
+
+// Steps counts the tunnels that have been started, changed and ended, so that a long Apply
+// can be told from one that hangs.
+func (d *Daemon) Steps() uint64 { return d.steps.Load() }
+
+// Failed returns a channel that is closed when the last tunnel ends by an error. What broke it
+// may have broken all, such as a socket that they share, and then no tunnel starts any more in
+// this process.
+func (d *Daemon) Failed() <-chan struct{} { return d.failed }
