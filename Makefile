@@ -33,7 +33,7 @@ FORMATS ?= deb rpm
 # Of the tag, in the order of dpkg and rpm: 1.2.0~rc1 comes before 1.2.0, and 1.2.0+5.gabcdef1 after it.
 VERSION ?= $(or $(shell git describe --tags 2>/dev/null | sed 's/^v//; s/-\([0-9]*\)-g/+\1.g/; s/-/~/g'),0.0.0)
 
-.PHONY: all packages test quick interop readme needs check lint fmt vet fuzz bench
+.PHONY: all packages nfpm test quick interop readme needs check lint fmt vet fuzz bench
 
 all: goipip
 
@@ -44,6 +44,10 @@ FORCE:
 # A package for each of ARCHS in each of FORMATS, in DIST.
 packages:
 	@VERSION='$(VERSION)' ARCHS='$(ARCHS)' FORMATS='$(FORMATS)' DIST='$(abspath $(DIST))' NFPM=$(NFPM) deploy/package/build
+
+# Compiles it, which takes a minute the first time.
+nfpm:
+	@go run $(NFPM) --version >/dev/null
 
 test: needs check interop
 
