@@ -33,7 +33,10 @@ FORMATS ?= deb rpm
 # Of the tag, in the order of dpkg and rpm: 1.2.0~rc1 comes before 1.2.0, and 1.2.0+5.gabcdef1 after it.
 VERSION ?= $(or $(shell git describe --tags 2>/dev/null | sed 's/^v//; s/-\([0-9]*\)-g/+\1.g/; s/-/~/g'),0.0.0)
 
-.PHONY: all packages nfpm test quick interop readme needs check lint fmt vet fuzz bench
+# Lists the modules in a program.
+CYCLONEDX := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
+
+.PHONY: all packages nfpm release test quick interop readme needs check lint fmt vet fuzz bench
 
 all: goipip
 
@@ -44,6 +47,18 @@ FORCE:
 # A package for each of ARCHS in each of FORMATS, in DIST.
 packages:
 	@VERSION='$(VERSION)' ARCHS='$(ARCHS)' FORMATS='$(FORMATS)' DIST='$(abspath $(DIST))' NFPM=$(NFPM) deploy/package/build
+
+# What is released: packages, programs that need none, for each the list of its modules (CycloneDX), and
+# checksums.
+release: packages
+	@rm -rf $(DIST)/release && mkdir -p $(DIST)/release
+	@cp $(DIST)/goipip[_-]$(VERSION)[_-]* $(DIST)/release/
+	@for arch in $(ARCHS); do \
+		cp $(DIST)/stage/$$arch/goipip $(DIST)/release/goipip-linux-$$arch && \
+		go run $(CYCLONEDX) bin -json -noserial -notimestamp -std -version '$(VERSION)' \
+			-output $(DIST)/release/goipip-linux-$$arch.cdx.json $(DIST)/release/goipip-linux-$$arch || exit 1; \
+	done
+	@cd $(DIST)/release && sha256sum * >SHA256SUMS
 
 # Compiles it, which takes a minute the first time.
 nfpm:
