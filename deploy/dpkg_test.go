@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -77,6 +78,24 @@ func (m machine) starts(t *testing.T, line string) *netlab.Process {
 	return p
 }
 
+// systemctlSaw compares what the machine's systemctl was told since the last time.
+func (m machine) systemctlSaw(t *testing.T, want ...string) {
+	t.Helper()
+	if got := m.types(t, "cat /run/systemctl; rm /run/systemctl"); got != strings.Join(want, "\n")+"\n" {
+		t.Errorf("systemctl is told\n%swant\n%s", got, strings.Join(want, "\n"))
+	}
+}
+
+// hasNothing looks for files of goipip that were not there from the beginning.
+func (m machine) hasNothing(t *testing.T) {
+	t.Helper()
+	out, err := m.Output("nsenter", "--target", fmt.Sprint(m.keeper.Pid()), "--mount",
+		"find", filepath.Join(m.root, "../upper"), "-name", "*goipip*", "-a", "!", "-type", "c") // which stands for what is removed
+	if err != nil || out != "" {
+		t.Errorf("after the purge there is, with %v,\n%s", err, out)
+	}
+}
+
 const (
 	config = "[tunnel.tun01]\nlocal = '192.168.6.101'\nremote = '192.168.8.101'\naddress = '10.1.0.1'\npeer = '10.1.0.2'\n"
 	// systemctl is one that writes down what it is told, and says that goipip runs.
@@ -87,12 +106,12 @@ const (
 func testDpkg(t *testing.T, source tree) {
 	labtest.Need(t, "root", "tun", "unshare")
 	source.packages(t, "0.2.0", "deb")
-	lab := labtest.New(t)
-	ns01, ns02, _, err := lab.Lab2()
+	ns01, ns02, _, err := labtest.New(t).Lab2()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ns02.Start(exec.Command(labtest.Build(t, "goipip/cmd/goipip"), "-local", "192.168.8.101", "-remote", "192.168.6.101", "-address", "10.1.0.2", "-peer", "10.1.0.1")); err != nil {
+	program := filepath.Join(string(source), "dist/stage", runtime.GOARCH, "goipip")
+	if _, err := ns02.Start(exec.Command(program, "-local", "192.168.8.101", "-remote", "192.168.6.101", "-address", "10.1.0.2", "-peer", "10.1.0.1")); err != nil {
 		t.Fatal(err)
 	}
 	m := newMachine(t, ns01, filepath.Join(string(source), "dist"))
@@ -103,7 +122,7 @@ func testDpkg(t *testing.T, source tree) {
 	}
 	answers := func() bool { return ping(netlab.PingOptions{Timeout: 20 * time.Millisecond}).Received > 0 }
 
-	// A new installation starts nothing, and has no tunnel.
+	// A new installation starts nothing, and has no tunnel; without systemd too.
 	m.types(t, "dpkg -i /mnt/"+deb("0.1.0"))
 	if out := m.types(t, "goipip version"); !strings.HasPrefix(out, "goipip  0.1.0\n") {
 		t.Errorf("goipip version: %s", out)
@@ -114,15 +133,22 @@ func testDpkg(t *testing.T, source tree) {
 	if out, err := m.tries("goipip check --config /etc/goipip"); err == nil {
 		t.Errorf("the example counts: %s", out)
 	}
-	// The example works when it is copied and its comments are gone.
-	m.types(t, "mkdir /tmp/example.$$ && cd /tmp/example.$$ && sed 's/^#\\([^ \t]\\)/\\1/; s/^#$//' /etc/goipip/goipip.toml.example >a.toml && goipip check --config .")
+	m.types(t, "dpkg -P goipip")
+	m.hasNothing(t)
 
-	m.types(t, "cat >/etc/goipip/site.toml <<E\n"+config+"E\necho '# mine' >>/etc/goipip/goipip.toml.example")
+	// The commands of docs/install.md. Who edits a file of examples takes the comment signs away.
+	m.types(t, systemctl)
+	for _, line := range commands(t, "Debian, Ubuntu") {
+		line = strings.ReplaceAll(line, "goipip_0.1.0_amd64.deb", "/mnt/"+deb("0.1.0"))
+		m.types(t, `editor() { sed -i 's/^#\([^ \t]\)/\1/; s/^#$//' "$1"; }; `+line)
+	}
+	m.systemctlSaw(t, "daemon-reload", "enable --now goipip")
+
+	m.types(t, "printf '%s' \""+config+"\" >/etc/goipip/goipip.toml; echo '# mine' >>/etc/goipip/goipip.toml.example")
 	first := m.starts(t, "goipip run --config /etc/goipip")
 	labtest.WaitFor(t, "an answer through the tunnel", answers)
 
 	// An upgrade under traffic restarts nothing, says so, and loses nothing.
-	m.types(t, systemctl)
 	stop := make(chan struct{})
 	lost := make(chan netlab.PingResult)
 	go func() {
@@ -146,9 +172,7 @@ func testDpkg(t *testing.T, source tree) {
 	if !strings.Contains(out, "systemctl try-restart goipip.service") {
 		t.Errorf("dpkg does not say how to restart: %s", out)
 	}
-	if got, want := m.types(t, "cat /run/systemctl"), "daemon-reload\n--quiet is-active goipip.service goipip@*.service\n"; got != want {
-		t.Errorf("the upgrade calls systemctl\n%swant\n%s", got, want)
-	}
+	m.systemctlSaw(t, "daemon-reload", "--quiet is-active goipip.service goipip@*.service")
 	if out := m.types(t, "tail -n 1 /etc/goipip/goipip.toml.example; goipip version"); !strings.HasPrefix(out, "# mine\ngoipip  0.2.0\n") {
 		t.Errorf("after the upgrade: %s", out)
 	}
@@ -190,18 +214,14 @@ func testDpkg(t *testing.T, source tree) {
 	}
 
 	// Removed, it leaves what people wrote; purged, nothing.
-	m.types(t, ": >/run/systemctl; dpkg -r goipip")
-	if got, want := m.types(t, "cat /run/systemctl"), "stop goipip.service goipip@*.service\ndaemon-reload\n"; got != want {
-		t.Errorf("the removal calls systemctl\n%swant\n%s", got, want)
-	}
+	m.types(t, "dpkg -r goipip")
+	m.systemctlSaw(t, "stop goipip.service goipip@*.service", "daemon-reload")
 	if err := second.Stop(); err != nil {
 		t.Error(err)
 	}
-	if out := m.types(t, "ls /etc/goipip; ! command -v goipip"); out != "goipip.toml.example\nsite.toml\n" {
+	if out := m.types(t, "ls /etc/goipip; ! command -v goipip"); out != "goipip.toml\ngoipip.toml.example\n" {
 		t.Errorf("after the removal: %s", out)
 	}
 	m.types(t, "mkdir -p /etc/systemd/system/multi-user.target.wants && ln -s /usr/lib/systemd/system/goipip.service /etc/systemd/system/multi-user.target.wants/ && dpkg -P goipip")
-	if out, err := m.Output("nsenter", "--target", fmt.Sprint(m.keeper.Pid()), "--mount", "find", filepath.Join(m.root, "../upper"), "-name", "*goipip*", "(", "-type", "f", "-o", "-type", "d", "-o", "-type", "l", ")"); err != nil || out != "" {
-		t.Errorf("after the purge there is, with %v,\n%s", err, out)
-	}
+	m.hasNothing(t)
 }
