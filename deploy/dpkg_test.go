@@ -127,9 +127,10 @@ func testDpkg(t *testing.T, source tree) {
 	if out := m.types(t, "goipip version"); !strings.HasPrefix(out, "goipip  0.1.0\n") {
 		t.Errorf("goipip version: %s", out)
 	}
-	if out := m.types(t, "ls -A /etc/goipip; ls -A /run; dpkg -V goipip"); out != "goipip.toml.example\nready\n" {
+	if out := m.types(t, "ls -A /etc/goipip; ls -A /run; dpkg -V goipip"); out != "goipip.toml.example\ninstances\nready\n" {
 		t.Errorf("after the installation: %s", out)
 	}
+	m.types(t, "! command -v systemd-sysusers || id goipip")
 	if out, err := m.tries("goipip check --config /etc/goipip"); err == nil {
 		t.Errorf("the example counts: %s", out)
 	}
@@ -213,13 +214,15 @@ func testDpkg(t *testing.T, source tree) {
 		t.Errorf("after the restart %s runs", v)
 	}
 
+	m.types(t, "cp /etc/goipip/goipip.toml /etc/goipip/instances/site.toml")
+
 	// Removed, it leaves what people wrote; purged, nothing.
 	m.types(t, "dpkg -r goipip")
 	m.systemctlSaw(t, "stop goipip.service goipip@*.service", "daemon-reload")
 	if err := second.Stop(); err != nil {
 		t.Error(err)
 	}
-	if out := m.types(t, "ls /etc/goipip; ! command -v goipip"); out != "goipip.toml\ngoipip.toml.example\n" {
+	if out := m.types(t, "ls /etc/goipip; ! command -v goipip"); out != "goipip.toml\ngoipip.toml.example\ninstances\n" {
 		t.Errorf("after the removal: %s", out)
 	}
 	m.types(t, "mkdir -p /etc/systemd/system/multi-user.target.wants && ln -s /usr/lib/systemd/system/goipip.service /etc/systemd/system/multi-user.target.wants/ && dpkg -P goipip")

@@ -28,13 +28,14 @@ var update = flag.Bool("update", false, "write the lists of what packages contai
 // TestPackages builds packages as a release does, and looks at them, installs, upgrades and removes them.
 func TestPackages(t *testing.T) {
 	labtest.Need(t, "make", "dpkg", "nfpm")
-	source := copySource(t, filepath.Join(t.TempDir(), "goipip"))
+	source := copySource(t, root, filepath.Join(t.TempDir(), "goipip"))
 	source.packages(t, "0.1.0", "deb rpm")
 
 	t.Run("Reproducible", func(t *testing.T) {
-		other := copySource(t, filepath.Join(t.TempDir(), "a", "place", "with-a-longer-name"))
+		t.Parallel()
+		other := copySource(t, string(source), filepath.Join(t.TempDir(), "a", "place", "with-a-longer-name"))
 		other.packages(t, "0.1.0", "deb rpm")
-		for _, name := range []string{"stage/" + runtime.GOARCH + "/goipip", deb("0.1.0"), rpm("0.1.0")} {
+		for _, name := range []string{deb("0.1.0"), rpm("0.1.0")} {
 			a, b := source.file(t, "dist/"+name), other.file(t, "dist/"+name)
 			if !bytes.Equal(a, b) {
 				t.Errorf("%s: %d and %d bytes that differ from %d on", name, len(a), len(b), differ(a, b))
@@ -72,7 +73,10 @@ func TestPackages(t *testing.T) {
 			}
 		}
 	})
-	t.Run("Dpkg", func(t *testing.T) { testDpkg(t, source) })
+	t.Run("Dpkg", func(t *testing.T) {
+		t.Parallel()
+		testDpkg(t, source)
+	})
 	t.Run("Lintian", func(t *testing.T) {
 		labtest.Need(t, "lintian")
 		if out := run(t, string(source), "lintian", "--allow-root", "--fail-on", "error,warning", "dist/"+deb("0.1.0")); out != "" {
@@ -98,7 +102,7 @@ func TestPackages(t *testing.T) {
 	})
 	t.Run("Arm64", func(t *testing.T) {
 		labtest.Need(t, "arm64")
-		other := copySource(t, filepath.Join(t.TempDir(), "other"))
+		other := copySource(t, string(source), filepath.Join(t.TempDir(), "other"))
 		for _, s := range []tree{source, other} {
 			run(t, string(s), "make", "packages", "VERSION=0.1.0", "ARCHS=arm64")
 		}
@@ -113,9 +117,9 @@ func TestPackages(t *testing.T) {
 // tree is the directory of a copy of the project's source.
 type tree string
 
-// copySource makes dir a repository with the project's files as they are now, in one commit, which
-// is the same wherever and whenever it is made.
-func copySource(t *testing.T, dir string) tree {
+// copySource makes dir a repository with the project's files as they are below root, in one commit,
+// which is the same wherever and whenever it is made.
+func copySource(t *testing.T, root, dir string) tree {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -241,7 +245,7 @@ func debFiles(t *testing.T, source tree) string {
 			text += " conffile"
 		}
 		// Of directories, only the package's own count.
-		if !strings.HasSuffix(name, "/") || strings.HasSuffix(name, "/goipip/") {
+		if !strings.HasSuffix(name, "/") || strings.Contains(name, "/goipip/") {
 			lines = append(lines, text)
 		}
 	}
