@@ -90,13 +90,25 @@ func TestPackages(t *testing.T) {
 			run(t, string(source), "rpm", append(strings.Fields(args), "dist/"+rpm("0.1.0"))...)
 		}
 	})
-	t.Run("Shells", func(t *testing.T) {
-		completion := filepath.Join(string(source), "dist/stage/completion")
-		run(t, completion, "bash", "-n", "bash")
-		for _, shell := range []string{"zsh", "fish"} {
+	t.Run("Completion", func(t *testing.T) {
+		dir := filepath.Join(string(source), "dist/stage/completion")
+		t.Setenv("PATH", filepath.Join(string(source), "dist/stage", runtime.GOARCH)+":"+os.Getenv("PATH"))
+		for shell, complete := range map[string]string{
+			// In place of the function that bash-completion has.
+			"bash": `_init_completion() { words=("${COMP_WORDS[@]}") cword=$COMP_CWORD cur=${COMP_WORDS[COMP_CWORD]}; }
+				source ./bash; COMP_WORDS=(goipip tunnel add x dev "") COMP_CWORD=5 COMP_TYPE=9
+				__start_goipip 2>/dev/null; printf '%s\n' "${COMPREPLY[@]}"`,
+			"fish": `source ./fish; complete -C "goipip tunnel add x dev "`,
+			"zsh": `compdef() { }; compadd() { }; _describe() { print -l ${(P)2} }
+				source ./zsh; words=(goipip tunnel add x dev "") CURRENT=6; _goipip`,
+		} {
 			t.Run(shell, func(t *testing.T) {
-				labtest.Need(t, shell)
-				run(t, completion, shell, "-n", shell)
+				if shell != "bash" {
+					labtest.Need(t, shell)
+				}
+				if out := run(t, dir, shell, "-c", complete); !slices.Contains(strings.Fields(out), "lo") {
+					t.Errorf("%s offers %q, and not lo", shell, out)
+				}
 			})
 		}
 	})

@@ -42,6 +42,7 @@ var rooms = map[string][]string{
 	"internal/oracle":         {},
 	"internal/layout":         {},
 	"internal/rules":          {},
+	"deploy":                  {},
 	"bench":                   {},
 	"bench/naive":             {},
 	"bench/report":            {},

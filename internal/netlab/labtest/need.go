@@ -47,7 +47,6 @@ var checks = map[string]func() error{
 	"nfpm":            sync.OnceValue(checkNfpm),
 	"lintian":         program("lintian"),
 	"rpm":             program("rpm"),
-	"podman":          program("podman"),
 	"zsh":             program("zsh"),
 	"fish":            program("fish"),
 	"actionlint":      program("go"),
@@ -59,8 +58,8 @@ var long = []string{"uml", "wireguard-go", "nfpm"}
 
 // optional are needs of tests that run only where GOIPIP_REQUIRE names them, which "all" does not: they check packages as
 // distributors do, take minutes to install or to compile, and can fail only when files of deploy change. Whoever changes those
-// runs GOIPIP_REQUIRE=actionlint,arm64,fish,lintian,podman,rpm,zsh go test ./deploy.
-var optional = []string{"actionlint", "arm64", "fish", "lintian", "podman", "rpm", "zsh"}
+// runs GOIPIP_REQUIRE=actionlint,arm64,fish,lintian,rpm,zsh go test ./deploy.
+var optional = []string{"actionlint", "arm64", "fish", "lintian", "rpm", "zsh"}
 
 // Need skips the test, with the reason, where the machine lacks one of needs, and fails it instead where the environment
 // variable GOIPIP_REQUIRE names that need or is "all". Under go test -short it skips a test that needs "uml" or
@@ -68,7 +67,7 @@ var optional = []string{"actionlint", "arm64", "fish", "lintian", "podman", "rpm
 // Mode Linux and its modules), "bpf" (may load a program), "wireguard-go" (its Go module installs), "nfpm" (likewise), and the programs "socat",
 // "tcpdump", "ping", "ip", "ethtool", "iptables-legacy", "nft", "make", "clang", "setpriv", "promtool", "tshark", "dnsmasq",
 // "systemd-analyze", "dpkg" and "unshare". A test that needs one of "actionlint", "arm64" (a build for another architecture), "fish",
-// "lintian", "podman", "rpm" and "zsh" skips unless GOIPIP_REQUIRE names that.
+// "lintian", "rpm" and "zsh" skips unless GOIPIP_REQUIRE names that.
 func Need(tb testing.TB, needs ...string) {
 	tb.Helper()
 	for _, need := range needs {
