@@ -20,16 +20,49 @@ ROUNDS ?= 6
 SCALE_ROUNDS ?= 3
 RESULTS := bench/results
 
-# What make builds: one static file, which needs no C library where it runs.
+# What make builds: one static file, which needs no C library where it runs. The same commit gives
+# the same bytes, wherever it is built.
 OUT ?= goipip
+LDFLAGS ?=
 
-.PHONY: all test quick interop readme needs check lint fmt vet fuzz bench
+# Later versions of nfpm need modules that not every Go module proxy has.
+NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
+DIST ?= dist
+ARCHS ?= amd64 arm64
+FORMATS ?= deb rpm
+# Of the tag, in the order of dpkg and rpm: 1.2.0~rc1 comes before 1.2.0, and 1.2.0+5.gabcdef1 after it.
+VERSION ?= $(or $(shell git describe --tags 2>/dev/null | sed 's/^v//; s/-\([0-9]*\)-g/+\1.g/; s/-/~/g'),0.0.0)
+
+# Lists the modules in a program.
+CYCLONEDX := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
+
+.PHONY: all packages nfpm release test quick interop readme needs check lint fmt vet fuzz bench
 
 all: goipip
 
 goipip: FORCE
-	CGO_ENABLED=0 go build -o $(OUT) ./cmd/goipip
+	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '$(LDFLAGS)' -o $(OUT) ./cmd/goipip
 FORCE:
+
+# A package for each of ARCHS in each of FORMATS, in DIST.
+packages:
+	@VERSION='$(VERSION)' ARCHS='$(ARCHS)' FORMATS='$(FORMATS)' DIST='$(abspath $(DIST))' NFPM=$(NFPM) deploy/package/build
+
+# What is released: packages, programs that need none, for each the list of its modules (CycloneDX), and
+# checksums.
+release: packages
+	@rm -rf $(DIST)/release && mkdir -p $(DIST)/release
+	@cp $(DIST)/goipip[_-]$(VERSION)[_-]* $(DIST)/release/
+	@for arch in $(ARCHS); do \
+		cp $(DIST)/stage/$$arch/goipip $(DIST)/release/goipip-linux-$$arch && \
+		go run $(CYCLONEDX) bin -json -noserial -notimestamp -std -version '$(VERSION)' \
+			-output $(DIST)/release/goipip-linux-$$arch.cdx.json $(DIST)/release/goipip-linux-$$arch || exit 1; \
+	done
+	@cd $(DIST)/release && sha256sum * >SHA256SUMS
+
+# Compiles it, which takes a minute the first time.
+nfpm:
+	@go run $(NFPM) --version >/dev/null
 
 test: needs check interop
 

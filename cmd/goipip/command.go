@@ -42,6 +42,7 @@ as when a terminal closes, does not end it.`,
 	}
 	o.register(cmd.Flags())
 	cmd.PersistentFlags().StringVar(&o.control, "control", "", "path of the control socket, in front of the command (default: that of the network namespace, below /run/goipip)")
+	completeFlags(cmd)
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{flagError(err)} })
 	cmd.AddCommand(
 		newTunnelCommand(o),
@@ -53,6 +54,7 @@ as when a terminal closes, does not end it.`,
 		newCaptureCommand(o),
 		newDoctorCommand(),
 		newDemoCommand(),
+		newVersionCommand(),
 		newDaemonCommand(o),
 	)
 	return cmd

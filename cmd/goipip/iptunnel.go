@@ -145,15 +145,15 @@ func (o *options) wordsCommand(v verb) *cobra.Command {
 
 		DisableFlagsInUseLine: true,
 		RunE:                  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		ValidArgsFunction: func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-			complete := slices.Clone(v.words)
-			if v.named {
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			tunnels := func() (names []string) {
 				tunnels, _ := backend{o}.List(cmd.Context(), false)
 				for _, t := range tunnels {
-					complete = append(complete, t.Config.Name)
+					names = append(names, t.Config.Name)
 				}
+				return names
 			}
-			return complete, cobra.ShellCompDirectiveNoFileComp
+			return completeWords(v, args, tunnels), cobra.ShellCompDirectiveNoFileComp
 		},
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cpuguy83/go-md2man/v2/md2man"
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 )
@@ -36,6 +37,14 @@ func TestManPages(t *testing.T) {
 	if err := doc.GenManTree(cmd, &doc.GenManHeader{Section: "8", Source: "goipip", Manual: "goipip", Date: &date}, dir); err != nil {
 		t.Fatal(err)
 	}
+	text, err := os.ReadFile("../../docs/config.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := md2man.Render([]byte(manualOf(string(text), date)))
+	if err := os.WriteFile(filepath.Join(dir, "goipip.toml.5"), page, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	pages := func(dir string) map[string]string {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
@@ -54,7 +63,7 @@ func TestManPages(t *testing.T) {
 	want, got := pages(dir), pages(committed)
 	for name := range want {
 		if got[name] != want[name] {
-			t.Errorf("docs/man/%s is not as the commands are: go test ./cmd/goipip -run TestManPages -update", name)
+			t.Errorf("docs/man/%s is not as the commands, or docs/config.md, are: go test ./cmd/goipip -run TestManPages -update", name)
 		}
 		delete(got, name)
 	}

@@ -5,7 +5,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"strconv"
 
 	"goipip/internal/daemon/config"
@@ -67,21 +66,6 @@ func (o *options) config() (tunnel.Config, error) {
 		return c, usageError{errors.Join(errs...)}
 	}
 	return c, nil
-}
-
-// version is the module's version, and the commit where the build knows it.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	v := info.Main.Version
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			v += " " + s.Value
-		}
-	}
-	return v
 }
 
 // settingValue is a setting as a flag.

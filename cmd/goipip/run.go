@@ -29,6 +29,7 @@ type runOptions struct {
 func (r *runOptions) registerConfig(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&r.config, "config", "", "file, or directory of files *.toml (docs/config.md)")
 	_ = cmd.MarkFlagRequired("config") // which exists
+	_ = cmd.MarkFlagFilename("config", "toml")
 }
 
 func newRunCommand(o *options) *cobra.Command {

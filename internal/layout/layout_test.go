@@ -49,6 +49,7 @@ var rooms = map[string][]string{
 	"internal/rules":          {},
 	"deploy/systemd":          {},
 	"docs":                    {},
+	"deploy":                  {},
 	"bench":                   {},
 	"bench/naive":             {},
 	"bench/report":            {},

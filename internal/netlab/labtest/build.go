@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 )
@@ -62,11 +63,11 @@ var buildGoipip = sync.OnceValues(func() (string, error) {
 })
 
 // Build returns the path of the binary of a main package, such as "goipip/cmd/goipip", which it builds once in a test
-// process, without the race detector. The package's TestMain must be [Main].
+// process, as make does, without the race detector. The package's TestMain must be [Main].
 func Build(tb testing.TB, pkg string) string {
 	tb.Helper()
 	once, _ := plain.LoadOrStore(pkg, sync.OnceValues(func() (string, error) {
-		return build(pkg, filepath.Join("plain", path.Base(pkg)))
+		return build(pkg, filepath.Join("plain", path.Base(pkg)), "-trimpath")
 	}))
 	bin, err := once.(func() (string, error))()
 	if err != nil {
@@ -85,7 +86,11 @@ func build(pkg, file string, flags ...string) (string, error) {
 	}
 	bin := filepath.Join(binDir, file)
 	args := append([]string{"build", "-o", bin}, flags...)
-	if out, err := exec.Command("go", append(args, pkg)...).CombinedOutput(); err != nil {
+	cmd := exec.Command("go", append(args, pkg)...)
+	if !slices.Contains(flags, "-race") {
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as in the Makefile, so that they share what is compiled
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build %s: %w: %s", pkg, err, bytes.TrimSpace(out))
 	}
 	return bin, nil

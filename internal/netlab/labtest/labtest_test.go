@@ -51,7 +51,7 @@ func try(f func(*verdict)) *verdict {
 }
 
 func TestNeed(t *testing.T) {
-	if v := need("no such need"); !strings.Contains(v.failed, `"bpf" "clang" "dnsmasq" "ethtool" "ip" "iptables-legacy" "make" "nft" "ping" "promtool" "root"`) {
+	if v := need("no such need"); !strings.Contains(v.failed, `"actionlint" "arm64" "bpf" "clang" "dnsmasq" "dpkg" "ethtool" "fish" "ip" "iptables-legacy" "lintian" "make" "nfpm" "nft" "ping"`) {
 		t.Errorf("unknown need: %+v, want a failure that lists the needs", v)
 	}
 
@@ -61,6 +61,13 @@ func TestNeed(t *testing.T) {
 		v := need("socat")
 		if (v.failed != "") != fails || (v.skipped != "") == fails || !strings.Contains(v.failed+v.skipped, "socat") {
 			t.Errorf("GOIPIP_REQUIRE=%q: %+v, want failure %t", required, v, fails)
+		}
+	}
+	// What is optional is not looked for unless it is named.
+	for required, fails := range map[string]bool{"": false, "all": false, "all,zsh": true} {
+		t.Setenv("GOIPIP_REQUIRE", required)
+		if v := need("zsh"); (v.failed != "") != fails || (v.skipped != "") == fails {
+			t.Errorf("GOIPIP_REQUIRE=%q, zsh: %+v, want failure %t", required, v, fails)
 		}
 	}
 	if err := labtest.Missing("socat"); err == nil || !strings.Contains(err.Error(), "socat") {

@@ -44,17 +44,32 @@ var checks = map[string]func() error{
 	"systemd-analyze": program("systemd-analyze"),
 	"systemd":         sync.OnceValue(checkSystemd),
 	"wireguard-go":    checkWireguard,
+	"dpkg":            program("dpkg"),
+	"unshare":         program("unshare"),
+	"nfpm":            sync.OnceValue(checkNfpm),
+	"lintian":         program("lintian"),
+	"rpm":             program("rpm"),
+	"zsh":             program("zsh"),
+	"fish":            program("fish"),
+	"actionlint":      program("go"),
+	"arm64":           program("go"),
 }
 
 // long are the needs of tests that take long: they boot a kernel, or install a module.
-var long = []string{"uml", "wireguard-go"}
+var long = []string{"uml", "wireguard-go", "nfpm"}
+
+// optional are needs of tests that run only where GOIPIP_REQUIRE names them, which "all" does not: they check packages as
+// distributors do, take minutes to install or to compile, and can fail only when files of deploy change. Whoever changes those
+// runs GOIPIP_REQUIRE=actionlint,arm64,fish,lintian,rpm,zsh go test ./deploy.
+var optional = []string{"actionlint", "arm64", "fish", "lintian", "rpm", "zsh"}
 
 // Need skips the test, with the reason, where the machine lacks one of needs, and fails it instead where the environment
-// variable GOIPIP_REQUIRE names that need or is "all". Under go test -short it skips a test that needs "uml" or
-// "wireguard-go" in any case. The needs are "root" (may make network namespaces), "tun" (/dev/net/tun opens), "uml" (User
-// Mode Linux and its modules), "systemd" (may run as process 1 of a namespace), "bpf" (may load a program), "wireguard-go" (its Go module installs), and the programs "socat",
-// "tcpdump", "ping", "ip", "ethtool", "iptables-legacy", "nft", "make", "clang", "setpriv", "promtool", "tshark", "dnsmasq" and
-// "systemd-analyze".
+// variable GOIPIP_REQUIRE names that need or is "all". Under go test -short it skips a test that needs "uml",
+// "wireguard-go" or "nfpm" in any case. The needs are "root" (may make network namespaces), "tun" (/dev/net/tun opens), "uml" (User
+// Mode Linux and its modules), "systemd" (may run as process 1 of a namespace), "bpf" (may load a program), "wireguard-go" (its Go
+// module installs), "nfpm" (likewise), and the programs "socat", "tcpdump", "ping", "ip", "ethtool", "iptables-legacy", "nft",
+// "make", "clang", "setpriv", "promtool", "tshark", "dnsmasq", "systemd-analyze", "dpkg" and "unshare". A test that needs one of
+// "actionlint", "arm64" (a build for another architecture), "fish", "lintian", "rpm" and "zsh" skips unless GOIPIP_REQUIRE names that.
 func Need(tb testing.TB, needs ...string) {
 	tb.Helper()
 	for _, need := range needs {
@@ -64,6 +79,9 @@ func Need(tb testing.TB, needs ...string) {
 		}
 		if testing.Short() && slices.Contains(long, need) {
 			tb.Skipf("needs %s, which go test -short leaves out", need)
+		}
+		if slices.Contains(optional, need) && !required(need) {
+			tb.Skipf("needs %s, which %s does not name", need, requireEnv)
 		}
 		err := check()
 		if err == nil {
@@ -101,7 +119,7 @@ func Long(tb testing.TB) {
 
 func required(need string) bool {
 	names := strings.Split(os.Getenv(requireEnv), ",")
-	return slices.Contains(names, need) || slices.Contains(names, "all")
+	return slices.Contains(names, need) || slices.Contains(names, "all") && !slices.Contains(optional, need)
 }
 
 func checkRoot() error {
@@ -171,6 +189,18 @@ func ControlGroups() (string, error) {
 func checkWireguard() error {
 	_, err := buildWireguard()
 	return err
+}
+
+// checkNfpm compiles nfpm as make packages does.
+func checkNfpm() error {
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		return fmt.Errorf("find the module: %w", err)
+	}
+	if out, err := exec.Command("make", "-C", strings.TrimSpace(string(root)), "nfpm").CombinedOutput(); err != nil {
+		return fmt.Errorf("make nfpm: %w: %s", err, out)
+	}
+	return nil
 }
 
 func program(name string) func() error {
