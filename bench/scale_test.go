@@ -106,7 +106,7 @@ func runConfig(tb testing.TB, s *site, path, config string, log *output, n int) 
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		tb.Fatal(err)
 	}
-	cmd := exec.Command(goipip(tb), "run", "--config", path)
+	cmd := exec.Command(goipip(tb), "run", "--config", path, "--metrics", metricsAt)
 	cmd.Stderr = log
 	p, err := s.host.Start(cmd)
 	if err != nil {

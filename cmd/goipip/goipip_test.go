@@ -107,7 +107,7 @@ func TestHelpAndVersion(t *testing.T) {
 			t.Errorf("goipip %s: status %d, stderr %q", arg, r.status, r.stderr)
 		}
 		for _, flag := range []string{"local", "remote", "name", "address", "peer", "mtu", "ttl", "tos", "nopmtudisc", "dev",
-			"queues", "offload", "tx", "fast-path", "log-level", "log-format", "version", "help"} {
+			"queues", "offload", "tx", "fast-path", "metrics", "log-level", "log-format", "version", "help"} {
 			if !strings.Contains(r.stdout, "--"+flag) {
 				t.Errorf("goipip %s does not mention --%s", arg, flag)
 			}

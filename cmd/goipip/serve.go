@@ -10,6 +10,7 @@ import (
 
 	"goipip/internal/daemon"
 	"goipip/internal/daemon/control"
+	"goipip/internal/metrics"
 )
 
 // answerTimeout bounds the wait for clients at the end of a daemon.
@@ -21,6 +22,7 @@ type served struct {
 	log      *slog.Logger
 	server   *control.Server
 	listener *control.Listener // nil if there is none
+	metrics  *metrics.Server   // nil if they are off
 }
 
 // serve opens a daemon without tunnels, whose log goes to h and to the clients that follow
@@ -30,6 +32,11 @@ func (o *options) serve(p control.Process, h slog.Handler) (*served, error) {
 	events := control.NewEvents()
 	s := &served{log: slog.New(slog.NewMultiHandler(h, events.Handler()))}
 	var err error
+	if o.metrics != "" {
+		if s.metrics, err = metrics.Listen(o.metrics, s.log); err != nil {
+			return nil, err
+		}
+	}
 	if p.Role == control.RoleForeground {
 		if s.listener, err = control.ListenBeside(o.control); err != nil {
 			s.log.Debug("goipip show will not show this process", "err", err)
@@ -37,6 +44,7 @@ func (o *options) serve(p control.Process, h slog.Handler) (*served, error) {
 	} else {
 		s.listener, err = control.Listen(o.control)
 		if errors.Is(err, control.ErrRuns) || err != nil && p.Role == control.RoleBackground {
+			s.stopServing()
 			return nil, err
 		}
 		if err != nil {
@@ -53,11 +61,24 @@ func (o *options) serve(p control.Process, h slog.Handler) (*served, error) {
 	if s.listener != nil {
 		go func() { _ = s.server.Serve(s.listener) }() // ends with the listener
 	}
+	if s.metrics != nil {
+		s.metrics.Serve(s.Daemon)
+	}
 	return s, nil
+}
+
+// started tells that the tunnels have been started that the daemon was started for.
+func (s *served) started() {
+	if s.metrics != nil {
+		s.metrics.Started()
+	}
 }
 
 // stopServing refuses new clients, and answers those that wait for an answer.
 func (s *served) stopServing() {
+	if s.metrics != nil {
+		s.metrics.Close()
+	}
 	if s.listener != nil {
 		s.listener.Close()
 	}

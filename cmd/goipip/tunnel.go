@@ -44,6 +44,7 @@ func (o *options) runOne(ctx context.Context, cfg tunnel.Config, log slog.Handle
 	if err != nil {
 		return err
 	}
+	s.started()
 	go answer(signals, s.Daemon, func() { s.log.Info("SIGHUP ignored: there is no configuration file", "tunnel", name) })
 	if s.Wait(ctx) != nil {
 		return statusError(exitError) // the log has the reason

@@ -30,13 +30,16 @@ type Daemon struct {
 
 	changing sync.Mutex // held while tunnels are started, changed, and ended on request
 
-	mu        sync.Mutex
-	members   map[string]*member // by the name that the link was created with
-	adding    int                // requests to add a tunnel that are under way, or expected
-	expecting bool               // one of these is the first
-	ending    bool               // no tunnel is added any more
-	none      chan struct{}      // closed while there are no members, and none is being added
-	failure   error              // by which the last tunnel ended that did not end as wanted
+	mu         sync.Mutex
+	members    map[string]*member  // by the name that the link was created with
+	adding     int                 // requests to add a tunnel that are under way, or expected
+	expecting  bool                // one of these is the first
+	ending     bool                // no tunnel is added any more
+	none       chan struct{}       // closed while there are no members, and none is being added
+	wanted     map[string]struct{} // of the configuration, but for those that were deleted on request
+	configured bool                // Configured was called
+	reloads    control.Reloads
+	failure    error // by which the last tunnel ended that did not end as wanted
 }
 
 // member is a tunnel that runs.
@@ -113,10 +116,13 @@ var errUnwanted = errors.New("not wanted any more")
 func (d *Daemon) Apply(want []config.Tunnel) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()
-	wanted := map[string]config.Tunnel{}
+	wanted, names := map[string]config.Tunnel{}, map[string]struct{}{}
 	for _, w := range want {
-		wanted[w.Config.Name] = w
+		wanted[w.Config.Name], names[w.Config.Name] = w, struct{}{}
 	}
+	d.mu.Lock()
+	d.wanted = names
+	d.mu.Unlock()
 	var unwanted []*member
 	changes := map[*member]config.Tunnel{}
 	for name, m := range d.running() {
@@ -171,6 +177,33 @@ func (d *Daemon) change(changes map[*member]config.Tunnel) (errs []error) {
 	}
 	d.end(slices.Collect(maps.Keys(changes)), errUnwanted)
 	return errs
+}
+
+// Configured takes note of how the configuration was read and applied, at the start and at each
+// reload: err is what kept it from that.
+func (d *Daemon) Configured(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r := &d.reloads
+	if d.configured {
+		if err == nil {
+			r.Succeeded++
+		} else {
+			r.Failed++
+		}
+	}
+	d.configured, r.LastFailed = true, err != nil
+	if err == nil {
+		r.LastGood = time.Now()
+	}
+}
+
+// Health returns an error if no packets can pass in this process any more.
+func (d *Daemon) Health() error {
+	if err := d.host.Err(); err != nil {
+		return fmt.Errorf("the loops that carry packets have ended: %w: restart goipip", err)
+	}
+	return nil
 }
 
 // same reports whether two tables of a configuration have the same tunnel, wherever they

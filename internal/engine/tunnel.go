@@ -45,6 +45,8 @@ type Tunnel struct {
 	mtu    atomic.Int64 // of the link, in bytes
 	soft   softErrors
 
+	icmp atomic.Uint64 // ICMP errors about its packets
+
 	outs []*outPort // by queue
 	ins  []*inPort  // by worker
 
@@ -205,7 +207,14 @@ func (t *Tunnel) Passed() stats.Snapshot {
 
 // Stats returns the counters of both directions, with what the kernel dropped before a
 // loop saw it (G5).
-func (t *Tunnel) Stats() stats.Snapshot {
+func (t *Tunnel) Stats() stats.Snapshot { return t.stats(t.device.QueueDrops()) }
+
+// LastStats is Stats without a request about the link, for which the kernel has requests and
+// changes of all links wait for each other: of packets that the link's queue had no room
+// for, it has those that Stats has found last.
+func (t *Tunnel) LastStats() stats.Snapshot { return t.stats(t.device.LastQueueDrops()) }
+
+func (t *Tunnel) stats(queueDrops uint64) stats.Snapshot {
 	var s stats.Snapshot
 	for _, port := range t.outs {
 		port.count.AddTo(&s.TX)
@@ -213,7 +222,7 @@ func (t *Tunnel) Stats() stats.Snapshot {
 	for _, port := range t.ins {
 		port.count.AddTo(&s.RX)
 	}
-	s.TX.Drops[stats.QueueFull] += t.device.QueueDrops()
+	s.TX.Drops[stats.QueueFull] += queueDrops
 	e := t.engine
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -257,6 +266,9 @@ func (t *Tunnel) remove() {
 
 // TellSoftErrors calls the Owner's SoftErrors, with what it was told last.
 func (t *Tunnel) TellSoftErrors() { t.soft.tell() }
+
+// ICMPErrors returns how many ICMP errors about the tunnel's packets have been handled.
+func (t *Tunnel) ICMPErrors() uint64 { return t.icmp.Load() }
 
 // SoftErrors returns how many of the next senders are to hear of an ICMP error (T8).
 func (t *Tunnel) SoftErrors() int { return t.soft.left(time.Now()) }

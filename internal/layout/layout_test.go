@@ -18,9 +18,10 @@ const root = "../.."
 // rooms says for each package which of the project's others its code may import.
 // Tests may import more.
 var rooms = map[string][]string{
-	"cmd/goipip":              {"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/iproute", "internal/show", "internal/tunnel", "internal/logqueue", "internal/netlab"},
+	"cmd/goipip":              {"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/iproute", "internal/show", "internal/metrics", "internal/tunnel", "internal/logqueue", "internal/netlab"},
 	"internal/iproute":        {"internal/dsfield", "internal/tunnel"},
 	"internal/show":           {"internal/daemon/config", "internal/daemon/control", "internal/stats"},
+	"internal/metrics":        {"internal/daemon/control", "internal/stats", "internal/tunnel"},
 	"internal/dsfield":        {},
 	"internal/daemon":         {"internal/daemon/config", "internal/daemon/control", "internal/stats", "internal/tunnel", "tun"},
 	"internal/daemon/config":  {"internal/dsfield", "internal/tunnel"},
@@ -50,21 +51,24 @@ var rooms = map[string][]string{
 // homes says which packages may import what only a few need. internal/netlab is
 // a laboratory, and may do what it studies.
 var homes = map[string][]string{
-	"unsafe":                                   {"tun", "rawsock", "internal/netlab"},
-	"encoding/binary":                          {"internal/packet", "internal/fastpath", "internal/netlab"},
-	"golang.org/x/sys/unix":                    {"cmd/goipip", "internal/daemon/control", "internal/fastpath", "internal/underlay", "tun", "rawsock", "internal/descriptor", "internal/netlab", "internal/netlab/labtest"},
-	"golang.org/x/net/ipv4":                    {"rawsock", "internal/netlab", "bench/naive"},
-	"golang.org/x/net/bpf":                     {"rawsock", "internal/netlab"},
-	"github.com/songgao/water":                 {"tun", "bench/naive"},
-	"github.com/vishvananda/netlink":           {"tun", "internal/underlay", "internal/tunnel", "internal/netlab"},
-	"github.com/spf13/cobra":                   {"cmd/goipip"},
-	"github.com/spf13/pflag":                   {"cmd/goipip"},
-	"github.com/pelletier/go-toml/v2":          {"internal/daemon/config"},
-	"github.com/pelletier/go-toml/v2/unstable": {"internal/daemon/config"},
-	"github.com/gopacket/gopacket":             {"internal/netlab"},
-	"github.com/cilium/ebpf":                   {"internal/fastpath", "rawsock", "internal/netlab", "internal/netlab/labtest"},
-	"golang.org/x/perf/benchfmt":               {"bench/report"},
-	"testing":                                  {"internal/netlab/labtest"},
+	"unsafe":                                         {"tun", "rawsock", "internal/netlab"},
+	"encoding/binary":                                {"internal/packet", "internal/fastpath", "internal/netlab"},
+	"golang.org/x/sys/unix":                          {"cmd/goipip", "internal/daemon/control", "internal/fastpath", "internal/underlay", "tun", "rawsock", "internal/descriptor", "internal/netlab", "internal/netlab/labtest"},
+	"golang.org/x/net/ipv4":                          {"rawsock", "internal/netlab", "bench/naive"},
+	"golang.org/x/net/bpf":                           {"rawsock", "internal/netlab"},
+	"github.com/songgao/water":                       {"tun", "bench/naive"},
+	"github.com/vishvananda/netlink":                 {"tun", "internal/underlay", "internal/tunnel", "internal/netlab"},
+	"github.com/spf13/cobra":                         {"cmd/goipip"},
+	"github.com/spf13/pflag":                         {"cmd/goipip"},
+	"github.com/prometheus/client_golang/prometheus": {"internal/metrics"},
+	"github.com/prometheus/client_golang/prometheus/collectors": {"internal/metrics"},
+	"github.com/prometheus/client_golang/prometheus/promhttp":   {"internal/metrics"},
+	"github.com/pelletier/go-toml/v2":                           {"internal/daemon/config"},
+	"github.com/pelletier/go-toml/v2/unstable":                  {"internal/daemon/config"},
+	"github.com/gopacket/gopacket":                              {"internal/netlab"},
+	"github.com/cilium/ebpf":                                    {"internal/fastpath", "rawsock", "internal/netlab", "internal/netlab/labtest"},
+	"golang.org/x/perf/benchfmt":                                {"bench/report"},
+	"testing":                                                   {"internal/netlab/labtest"},
 }
 
 // source is one Go file.

@@ -265,6 +265,14 @@ func (t *Tunnel) Stats() stats.Snapshot {
 	return s
 }
 
+// LastStats is Stats as far as the kernel has it without a request about the link: see
+// engine.Tunnel.LastStats.
+func (t *Tunnel) LastStats() stats.Snapshot {
+	s := t.packets.Load().LastStats()
+	s.Add(t.fastStats())
+	return s
+}
+
 // Passed returns how much has been passed on in both directions.
 func (t *Tunnel) Passed() stats.Snapshot {
 	s := t.packets.Load().Passed()

@@ -97,7 +97,7 @@ func TestErrors(t *testing.T) {
 		{"[tunnel.tun02]", at + "9: tunnel.tun02.remote: is missing: give the IPv4 address of this tunnel's remote end"},
 		{"[[tunnel.tun02]]", at + "10: tunnel.tun02: is a list: must be a table, as [tunnel.NAME]"},
 		{"[tunnel]\ntun02 = 5", "goipip.toml:5:9: tunnel.tun02: is a number: must be a table, as [tunnel.NAME]"},
-		{"[tun02]", at + "2: tun02: unknown key: the keys here are tunnel, log-level, log-format"},
+		{"[tun02]", at + "2: tun02: unknown key: the keys here are tunnel, metrics, log-level, log-format"},
 		{"[tunel.tun02]\nlocal = 5", at + `2: tunel: unknown key: did you mean "tunnel"?`},
 		{"[log_level]", at + `2: log_level: unknown key: did you mean "log-level"?`},
 
