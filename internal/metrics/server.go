@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"goipip/internal/daemon/control"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -30,6 +32,14 @@ const (
 	answerTimeout  = 30 * time.Second
 	idleTimeout    = 2 * time.Minute
 )
+
+// Source is the daemon that metrics are of. Any goroutine may call its methods, which wait for
+// no change of a tunnel.
+type Source interface {
+	LastStatus() control.Status
+	// Health returns an error if no packets can pass in this process any more.
+	Health() error
+}
 
 // Server serves /metrics, /healthz and /readyz by HTTP.
 type Server struct {
@@ -98,6 +108,7 @@ func (s *Server) handler(source Source) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{
 		ErrorLog:            slog.NewLogLogger(s.log.Handler(), slog.LevelError),
+		ErrorHandling:       promhttp.ContinueOnError,
 		MaxRequestsInFlight: maxScrapes,
 	}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
