@@ -16,8 +16,8 @@ type collector struct{ source Source }
 
 // Describe sends the descriptions of all metrics.
 func (c collector) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range descriptions {
-		to <- d
+	for _, f := range families {
+		to <- f.desc
 	}
 }
 

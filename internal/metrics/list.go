@@ -10,27 +10,30 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// family is a metric with all its labels.
+// family is a metric for all values of its labels.
 type family struct {
-	desc    *prometheus.Desc
-	counter bool // or else a gauge
+	name, help string
+	counter    bool     // or else a gauge
+	labels     []string // their names, in order
+	desc       *prometheus.Desc
 }
 
-// descriptions are those of all families.
-var descriptions []*prometheus.Desc
+// families are all there are.
+var families []*family
 
-func newFamily(name, help string, counter bool, labels ...string) *family {
-	d := prometheus.NewDesc("goipip_"+name, help, labels, nil)
-	descriptions = append(descriptions, d)
-	return &family{d, counter}
+func newFamily(name, help string, counter bool, labels []string) *family {
+	name = "goipip_" + name
+	f := &family{name, help, counter, labels, prometheus.NewDesc(name, help, labels, nil)}
+	families = append(families, f)
+	return f
 }
 
 func gauge(name, help string, labels ...string) *family {
-	return newFamily(name, help, false, labels...)
+	return newFamily(name, help, false, labels)
 }
 
 func counter(name, help string, labels ...string) *family {
-	return newFamily(name, help, true, labels...)
+	return newFamily(name, help, true, labels)
 }
 
 // The metrics that are not read as those below are.
@@ -144,7 +147,7 @@ func tunnelList() []metric[control.TunnelStatus] {
 // drops are the packets dropped for each reason that a direction has, in the order of their
 // labels.
 func drops() (list []metric[control.TunnelStatus]) {
-	family := counter("tunnel_dropped_packets_total",
+	dropped := counter("tunnel_dropped_packets_total",
 		"Packets dropped on the way from the remote address (receive) or from the link (transmit), by reason.", "direction", "reason", "tunnel")
 	for _, direction := range []string{receive, transmit} {
 		for r := range stats.NumReasons {
@@ -155,7 +158,7 @@ func drops() (list []metric[control.TunnelStatus]) {
 			if !r.Dropped() || linkCounter == "" {
 				continue
 			}
-			list = append(list, of(family, func(t *control.TunnelStatus) float64 { return float64(traffic(t).Drops[r.String()]) },
+			list = append(list, of(dropped, func(t *control.TunnelStatus) float64 { return float64(traffic(t).Drops[r.String()]) },
 				"direction", direction, "reason", r.String()))
 		}
 	}
