@@ -64,6 +64,7 @@ func TestUsageErrors(t *testing.T) {
 		{local + " " + remote + " -ttl 5 -nopmtudisc", "goipip: ttl != 0 and nopmtudisc are incompatible"},
 		{local + " " + remote + " -tos 100", "goipip: --tos 100: must be "},
 		{local + " " + remote + " -offload on", "goipip: --offload on: must be auto or off"},
+		{local + " " + remote + " -metrics 9747", "goipip: --metrics 9747: must be a port, such as :9747"},
 		{local + " " + remote + " -log-format xml", "goipip: --log-format xml: must be text or json"},
 		{local + " " + remote + " -log-level loud", "goipip: --log-level loud: must be "},
 		{local + " " + remote + " -peer 10.0.0.2", "goipip: --peer 10.0.0.2 needs --address"},
@@ -89,7 +90,7 @@ func TestEveryFlagInEverySpelling(t *testing.T) {
 			for _, f := range [][2]string{
 				{"local", "192.0.2.1"}, {"remote", "192.0.2.2"}, {"name", "a/b"}, {"address", "10.0.0.1"}, {"peer", "10.0.0.2"},
 				{"mtu", "1400"}, {"ttl", "64"}, {"tos", "0x10"}, {"dev", "eth0"}, {"queues", "2"}, {"offload", "off"}, {"tx", "raw"}, {"fast-path", "auto"},
-				{"log-level", "debug"}, {"log-format", "json"},
+				{"metrics", ":9747"}, {"log-level", "debug"}, {"log-format", "json"},
 			} {
 				args = append(args, strings.Fields(dash+f[0]+equals+f[1])...)
 			}

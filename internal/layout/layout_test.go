@@ -21,7 +21,7 @@ var rooms = map[string][]string{
 	"cmd/goipip":              {"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/iproute", "internal/show", "internal/metrics", "internal/tunnel", "internal/logqueue", "internal/netlab"},
 	"internal/iproute":        {"internal/dsfield", "internal/tunnel"},
 	"internal/show":           {"internal/daemon/config", "internal/daemon/control", "internal/stats"},
-	"internal/metrics":        {"internal/daemon/control", "internal/stats", "internal/tunnel"},
+	"internal/metrics":        {"internal/daemon/control", "internal/stats"},
 	"internal/dsfield":        {},
 	"internal/daemon":         {"internal/daemon/config", "internal/daemon/control", "internal/stats", "internal/tunnel", "tun"},
 	"internal/daemon/config":  {"internal/dsfield", "internal/tunnel"},

@@ -26,7 +26,7 @@ func TestEveryKey(t *testing.T) {
 	}
 	addr, prefix := netip.MustParseAddr, netip.MustParsePrefix
 	want := &config.File{
-		LogLevel: "debug", LogFormat: "json",
+		LogLevel: "debug", LogFormat: "json", Metrics: "127.0.0.1:9747",
 		Tunnels: []config.Tunnel{{
 			Config: tunnel.Config{
 				Name: "tun01", Local: addr("10.90.6.238"), Remote: addr("192.168.1.129"),
@@ -36,20 +36,20 @@ func TestEveryKey(t *testing.T) {
 			},
 			Addresses: []netip.Prefix{prefix("10.0.0.1/24"), prefix("10.0.1.1/32")},
 			Routes:    []config.Route{{To: prefix("198.51.100.0/24"), Metric: 100, Table: 7}, {To: prefix("0.0.0.0/0")}},
-			File:      path, Line: 5,
+			File:      path, Line: 6,
 		}, {
 			Config: tunnel.Config{
 				Name: "eth0.5", Local: addr("192.0.2.1"), Remote: addr("192.0.2.2"), TOS: 0x10, NoPMTUDisc: true, Mark: 7,
 				Queues: tunnel.DefaultQueues(),
 			},
-			File: path, Line: 28,
+			File: path, Line: 29,
 		}, {
 			Config: tunnel.Config{
 				Name: "tun03", Local: addr("192.0.2.1"), Remote: addr("192.0.2.3"), TTL: 64, TOS: 0xb8,
 				Transmit: tunnel.TransmitRaw, Fast: tunnel.FastOn, Queues: tunnel.DefaultQueues(),
 			},
 			Routes: []config.Route{{To: prefix("203.0.113.7/32")}, {To: prefix("203.0.113.8/32")}},
-			File:   path, Line: 30,
+			File:   path, Line: 31,
 		}},
 	}
 	if diff := cmp.Diff(want, got, comparable); diff != "" {

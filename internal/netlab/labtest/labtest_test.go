@@ -51,7 +51,7 @@ func try(f func(*verdict)) *verdict {
 }
 
 func TestNeed(t *testing.T) {
-	if v := need("no such need"); !strings.Contains(v.failed, `"bpf" "clang" "dnsmasq" "ethtool" "ip" "iptables-legacy" "make" "nft" "ping" "promtool" "root"`) {
+	if v := need("no such need"); !strings.Contains(v.failed, `"bpf" "clang" "dnsmasq" "ethtool" "ip" "iptables-legacy" "make" "nft" "ping" "prometheus" "promtool" "root"`) {
 		t.Errorf("unknown need: %+v, want a failure that lists the needs", v)
 	}
 
