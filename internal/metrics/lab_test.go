@@ -56,9 +56,9 @@ func (o *output) String() string {
 	return o.buf.String()
 }
 
-// table is a tunnel of a configuration between two hosts of 192.168.6.0/24, whose number n is in
+// ofTunnel is the table of a tunnel of a configuration between two hosts of 192.168.6.0/24, whose number n is in
 // its name and in its inner addresses.
-func table(n, local, remote int, more string) string {
+func ofTunnel(n, local, remote int, more string) string {
 	return fmt.Sprintf("[tunnel.tun%[1]d]\nlocal = \"192.168.6.%[2]d\"\nremote = \"192.168.6.%[3]d\"\naddress = \"10.0.%[1]d.1\"\npeer = \"10.0.%[1]d.2\"\n%[4]s\n", n, local, remote, more)
 }
 
@@ -171,7 +171,7 @@ func (l *lab) says(path string, status int, text string) {
 // exposition is what a scrape returns.
 type exposition struct {
 	text   string
-	values map[string]float64 // by what stands in front of the value, as name{label="value"}
+	values map[string]float64  // by what stands in front of the value, as name{label="value"}
 	labels map[string][]string // their names, in order, by the name of the metric
 }
 

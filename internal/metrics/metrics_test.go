@@ -37,7 +37,7 @@ func TestTunnels(t *testing.T) {
 	t.Parallel()
 	labtest.Need(t, "promtool")
 	l := newLab(t)
-	config := "metrics = \":9747\"\n" + table(1, 1, 2, `fast-path = "auto"`) + table(2, 9, 4, "") + table(3, 1, 3, "")
+	config := "metrics = \":9747\"\n" + ofTunnel(1, 1, 2, `fast-path = "auto"`) + ofTunnel(2, 9, 4, "") + ofTunnel(3, 1, 3, "")
 	begin := time.Now().Truncate(time.Second)
 	l.run(config)
 	const troubled = "tun2: the local address is not on this host: no packets pass until it is (ip address add)\n"
@@ -111,7 +111,9 @@ func TestTunnels(t *testing.T) {
 	l.has(`goipip_tunnel_icmp_errors_total{tunnel="tun1"}`, 0)
 	labtest.WaitFor(t, "packets to leave in one way", func() bool {
 		e := l.scrape()
-		path := func(p string) float64 { return e.values[fmt.Sprintf(`goipip_tunnel_transmit_path{path=%q,tunnel="tun1"}`, p)] }
+		path := func(p string) float64 {
+			return e.values[fmt.Sprintf(`goipip_tunnel_transmit_path{path=%q,tunnel="tun1"}`, p)]
+		}
 		return path("packet")+path("fast") == 1 && path("raw") == 0
 	})
 
@@ -164,9 +166,9 @@ func TestComeAndGo(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	const tunnels = 60
-	one, all := table(1, 1, 2, ""), ""
+	one, all := ofTunnel(1, 1, 2, ""), ""
 	for n := range tunnels {
-		all += table(n+1, 1, n+2, "queues = 1")
+		all += ofTunnel(n+1, 1, n+2, "queues = 1")
 	}
 	l.run(one, "--metrics", served)
 	between := 0 // scrapes of which the tunnels were neither few nor all
