@@ -1,9 +1,12 @@
 package metrics_test
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -249,11 +252,56 @@ func TestClients(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	l.says("/healthz", 200, "alive\n") // once there is room
-	for _, c := range slow {
-		c.SetReadDeadline(time.Now().Add(30 * time.Second))
-		if n, err := c.Read(make([]byte, 1)); n > 0 || err == nil || !strings.Contains(err.Error(), "EOF") {
-			t.Errorf("a request without an end is answered with %d bytes, %v", n, err)
+	l.says("/healthz", 200, "alive\n") // when there is room
+	closed := 0
+	for _, patience := range []time.Duration{unanswered, 30 * time.Second} {
+		for i, c := range slow {
+			if c == nil {
+				continue
+			}
+			c.SetReadDeadline(time.Now().Add(patience))
+			n, err := c.Read(make([]byte, 1))
+			if errors.Is(err, io.EOF) {
+				slow[i] = nil
+				closed++
+			} else if !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("a request without an end is answered with %d bytes, %v", n, err)
+			}
+		}
+		if closed == 0 {
+			t.Fatalf("a client beside %d others is answered", most)
 		}
 	}
+	if closed != most {
+		t.Errorf("%d of %d requests without an end were ended", closed, most)
+	}
+}
+
+// Packets that the link's queue had no room for are counted, although no scrape asks for them.
+func TestQueueFull(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.run(ofTunnel(1, 1, 2, "queues = 1"), "--metrics", served)
+	l.has(`goipip_tunnel_up{tunnel="tun1"}`, 1)
+	if err := l.daemon.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	const room, packets = 4096, 5000
+	if err := l.a.Do(func() error {
+		c, err := net.Dial("udp", "10.0.1.2:9")
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		for range packets {
+			_, _ = c.Write([]byte("x")) // which tells of full queues
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.daemon.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	l.has(`goipip_tunnel_dropped_packets_total{direction="transmit",reason="queue_full",tunnel="tun1"}`, packets-room)
 }
