@@ -17,6 +17,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
@@ -85,7 +86,7 @@ func newLab(t *testing.T) *lab {
 		})
 		return c, err
 	}
-	l.client = &http.Client{Transport: &http.Transport{DialContext: dial}}
+	l.client = &http.Client{Transport: &http.Transport{DialContext: dial}, Timeout: 20 * time.Second}
 	t.Cleanup(l.client.CloseIdleConnections)
 	return l
 }
