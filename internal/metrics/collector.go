@@ -9,51 +9,56 @@ import (
 	"goipip/internal/daemon/control"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 )
 
-// collector makes metrics of what a source says when it is asked for them.
-type collector struct{ source Source }
-
-// Describe sends the descriptions of all metrics.
-func (c collector) Describe(to chan<- *prometheus.Desc) {
-	for _, f := range families {
-		to <- f.desc
-	}
+// gatherer makes metrics of what a source says when it is asked for them, and adds those of a
+// registry. With a prometheus.Collector, which hands over samples one by one for the registry to check
+// and to sort, a scrape of a thousand tunnels took twice as long.
+type gatherer struct {
+	source Source
+	others *prometheus.Registry
 }
 
-// Collect sends the metrics of the process, and of each tunnel that there is at the moment.
-func (c collector) Collect(to chan<- prometheus.Metric) {
-	s := c.source.LastStatus()
+// Gather returns the metrics of the process, and of each tunnel that there is at the moment.
+func (g gatherer) Gather() ([]*dto.MetricFamily, error) {
+	s := g.source.LastStatus()
+	found := make([]*dto.MetricFamily, len(families))
+	add := func(f *family, labels []*label, v float64) {
+		if found[f.index] == nil {
+			found[f.index] = f.head()
+		}
+		found[f.index].Metric = append(found[f.index].Metric, f.sample(labels, v))
+	}
 	for _, m := range processMetrics {
 		if v, ok := m.read(&s); ok {
-			to <- &sample{m.family, m.labels, v}
+			add(m.family, m.labels, v)
 		}
 	}
-	to <- &sample{buildInfo, labels("goversion", runtime.Version(), "version", s.Process.Version), 1}
+	add(buildInfo, labels("goversion", runtime.Version(), "version", s.Process.Version), 1)
 	for _, name := range s.Missing {
-		to <- &sample{tunnelUp, labels("tunnel", name), 0}
+		add(tunnelUp, labels("tunnel", name), 0)
 	}
-
-	// In the order of an exposition, so that nothing is left to sort.
-	slices.SortFunc(s.Tunnels, func(a, b control.TunnelStatus) int { return cmp.Compare(a.Name, b.Name) })
 	names := make([]*label, len(s.Tunnels))
 	for i := range s.Tunnels {
 		names[i] = newLabel("tunnel", s.Tunnels[i].Name)
 	}
 	for _, m := range tunnelMetrics {
-		samples := make([]sample, len(s.Tunnels))
 		for i := range s.Tunnels {
 			if v, ok := m.read(&s.Tunnels[i]); ok {
-				samples[i] = sample{m.family, append(slices.Clip(m.labels), names[i]), v}
-				to <- &samples[i]
+				add(m.family, append(slices.Clip(m.labels), names[i]), v)
 			}
 		}
 	}
 	for i := range s.Tunnels {
 		t := &s.Tunnels[i]
-		to <- &sample{tunnelInfo, append(labels("device", t.Underlay.Device, "link", t.Config.Name,
-			"local", t.Config.LocalText(), "remote", t.Config.Remote.String()), names[i]), 1}
+		add(tunnelInfo, append(labels("device", t.Underlay.Device, "link", t.Config.Name,
+			"local", t.Config.LocalText(), "remote", t.Config.Remote.String()), names[i]), 1)
 	}
+	others, err := g.others.Gather()
+	all := append(slices.DeleteFunc(found, func(f *dto.MetricFamily) bool { return f == nil }), others...)
+	slices.SortFunc(all, func(a, b *dto.MetricFamily) int { return cmp.Compare(a.GetName(), b.GetName()) })
+	return all, err
 }
 
 // trouble returns why a tunnel does not work; empty if it does. Whether a link in another

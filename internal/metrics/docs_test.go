@@ -39,8 +39,8 @@ func table() string {
 		if f.counter {
 			kind = "counter"
 		}
-		if f.labels != nil {
-			labels = "`" + strings.Join(f.labels, "`, `") + "` "
+		if f.labelNames != nil {
+			labels = "`" + strings.Join(f.labelNames, "`, `") + "` "
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s| %s |\n", f.name, kind, labels, f.help)
 	}

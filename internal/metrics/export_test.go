@@ -12,7 +12,7 @@ func Names() (names []string) {
 func Labels(name string) []string {
 	for _, f := range families {
 		if f.name == name {
-			return f.labels
+			return f.labelNames
 		}
 	}
 	return nil

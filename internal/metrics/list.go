@@ -6,16 +6,14 @@ import (
 
 	"goipip/internal/daemon/control"
 	"goipip/internal/stats"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // family is a metric for all values of its labels.
 type family struct {
 	name, help string
 	counter    bool     // or else a gauge
-	labels     []string // their names, in order
-	desc       *prometheus.Desc
+	labelNames []string // in order
+	index      int      // in families
 }
 
 // families are all there are.
@@ -23,7 +21,7 @@ var families []*family
 
 func newFamily(name, help string, counter bool, labels []string) *family {
 	name = "goipip_" + name
-	f := &family{name, help, counter, labels, prometheus.NewDesc(name, help, labels, nil)}
+	f := &family{name, help, counter, labels, len(families)}
 	families = append(families, f)
 	return f
 }

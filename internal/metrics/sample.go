@@ -3,7 +3,6 @@ package metrics
 import (
 	"strings"
 
-	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 )
 
@@ -23,24 +22,19 @@ func labels(namesAndValues ...string) (all []*label) {
 	return all
 }
 
-// sample is the value of a metric at one moment. It is prometheus.NewConstMetric without a copy
-// of each label and a sort for each sample, which for a thousand tunnels are most of the work.
-type sample struct {
-	*family
-	labels []*label // in the order of their names
-	value  float64
+// head returns the family without samples.
+func (f *family) head() *dto.MetricFamily {
+	kind := dto.MetricType_GAUGE
+	if f.counter {
+		kind = dto.MetricType_COUNTER
+	}
+	return &dto.MetricFamily{Name: &f.name, Help: &f.help, Type: &kind}
 }
 
-// Desc returns the description of the metric.
-func (s *sample) Desc() *prometheus.Desc { return s.desc }
-
-// Write writes the sample to m.
-func (s *sample) Write(m *dto.Metric) error {
-	m.Label = s.labels
-	if s.counter {
-		m.Counter = &dto.Counter{Value: &s.value}
-	} else {
-		m.Gauge = &dto.Gauge{Value: &s.value}
+// sample returns a value with labels, which are in the order of their names.
+func (f *family) sample(labels []*label, v float64) *dto.Metric {
+	if f.counter {
+		return &dto.Metric{Label: labels, Counter: &dto.Counter{Value: &v}}
 	}
-	return nil
+	return &dto.Metric{Label: labels, Gauge: &dto.Gauge{Value: &v}}
 }
