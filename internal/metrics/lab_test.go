@@ -94,17 +94,23 @@ func newLab(t *testing.T) *lab {
 // start starts goipip on a host, and returns when it has logged a line.
 func (l *lab) start(h *netlab.Host, says string, args ...string) (*netlab.Process, *output) {
 	l.t.Helper()
+	return l.startBy(h.Start, says, args...)
+}
+
+// startBy does the same in a way of its own.
+func (l *lab) startBy(start func(*exec.Cmd) (*netlab.Process, error), says string, args ...string) (*netlab.Process, *output) {
+	l.t.Helper()
 	log := &output{}
 	cmd := exec.Command(labtest.BuildGoipip(l.t), args...)
 	cmd.Stderr = log
 	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
-	p, err := h.Start(cmd)
+	p, err := start(cmd)
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	l.t.Cleanup(func() {
 		if l.t.Failed() {
-			l.t.Logf("goipip on %s: %s", h.Name, log)
+			l.t.Logf("goipip %s: %s", strings.Join(args, " "), log)
 		}
 	})
 	labtest.WaitFor(l.t, says, func() bool { return strings.Contains(log.String(), says) })

@@ -8,12 +8,16 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
 
 	"goipip/internal/metrics"
 	"goipip/internal/netlab"
@@ -230,6 +234,19 @@ func TestForeground(t *testing.T) {
 	l.says("/readyz", 200, "ready\n")
 }
 
+// A process whose loops have ended says so.
+func TestHealth(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.write(ofTunnel(1, 1, 2, ""))
+	refused := netlab.RefusedCall{Number: unix.SYS_RECVMMSG, Unless: bpf.JumpLessThan, Value: 0, Errno: unix.EINVAL}
+	start := func(cmd *exec.Cmd) (*netlab.Process, error) { return l.a.StartRefusing(cmd, refused) }
+	l.daemon, l.log = l.startBy(start, "tunnel is down", "run", "--config", l.file, "--metrics", served)
+	l.says("/healthz", 503, "the loops that carry packets have ended: recvmmsg: invalid argument: restart goipip\n")
+	l.says("/readyz", 503, "tun1: does not run: the log says why\n")
+	l.has(`goipip_tunnel_up{tunnel="tun1"}`, 0)
+}
+
 // A client that is slow does not stay, and many of them do not take more than their share.
 func TestClients(t *testing.T) {
 	t.Parallel()
@@ -286,6 +303,20 @@ func TestQueueFull(t *testing.T) {
 	if err := l.daemon.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	labtest.WaitFor(t, "all threads to stop", func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", l.daemon.Pid()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		stopped := 0
+		for _, thread := range threads {
+			stat, _ := os.ReadFile(thread)
+			if _, state, _ := strings.Cut(string(stat), ") "); strings.HasPrefix(state, "T") {
+				stopped++
+			}
+		}
+		return stopped > 0 && stopped == len(threads)
+	})
 	const room, packets = 4096, 5000
 	if err := l.a.Do(func() error {
 		c, err := net.Dial("udp", "10.0.1.2:9")
