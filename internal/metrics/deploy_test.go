@@ -166,11 +166,22 @@ func TestAlerts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tests, err := os.ReadFile(deploy + "alerts_test.yml")
+	docs, err := os.ReadFile("../../docs/metrics.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	docs, err := os.ReadFile("../../docs/metrics.md")
+	_, example, _ := strings.Cut(string(docs), "```yaml\n")
+	example, _, _ = strings.Cut(example, "```")
+	dir := t.TempDir()
+	for name, text := range map[string]string{"prometheus.yml": example, "alerts.yml": string(rules)} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := exec.Command("promtool", "check", "config", filepath.Join(dir, "prometheus.yml")).CombinedOutput(); err != nil || !strings.Contains(string(out), "6 rules") {
+		t.Errorf("the example of docs/metrics.md: %v: %s", err, out)
+	}
+	tests, err := os.ReadFile(deploy + "alerts_test.yml")
 	if err != nil {
 		t.Fatal(err)
 	}

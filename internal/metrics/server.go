@@ -3,6 +3,7 @@
 package metrics
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -31,6 +32,7 @@ const (
 	requestTimeout = 5 * time.Second
 	answerTimeout  = 30 * time.Second
 	idleTimeout    = 2 * time.Minute
+	endTimeout     = 500 * time.Millisecond
 )
 
 // Source is the daemon that metrics are of. Any goroutine may call its methods, which wait for
@@ -94,10 +96,15 @@ func (s *Server) Serve(source Source) {
 // that it is not ready.
 func (s *Server) Started() { s.started.Store(true) }
 
-// Close ends all connections.
+// Close refuses new clients, and waits half a second for answers that are under way.
 func (s *Server) Close() {
 	s.listener.Close()
-	if s.http != nil {
+	if s.http == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
+	defer cancel()
+	if s.http.Shutdown(ctx) != nil {
 		s.http.Close()
 	}
 }
@@ -132,8 +139,8 @@ func (s *Server) ready(source Source) error {
 	}
 	for i := range status.Tunnels {
 		t := &status.Tunnels[i]
-		asked := t.Config.Down && !t.Up // nobody has set the link up so far
-		if why := trouble(t); why != "" && !asked {
+		asIs := t.Config.Down && !t.Up // nobody has set the link up so far
+		if why := trouble(t); why != "" && !asIs {
 			faults = append(faults, t.Name+": "+why)
 		}
 	}
