@@ -32,11 +32,6 @@ func (o *options) serve(p control.Process, h slog.Handler) (*served, error) {
 	events := control.NewEvents()
 	s := &served{log: slog.New(slog.NewMultiHandler(h, events.Handler()))}
 	var err error
-	if o.metrics != "" {
-		if s.metrics, err = metrics.Listen(o.metrics, s.log); err != nil {
-			return nil, err
-		}
-	}
 	if p.Role == control.RoleForeground {
 		if s.listener, err = control.ListenBeside(o.control); err != nil {
 			s.log.Debug("goipip show will not show this process", "err", err)
@@ -44,11 +39,17 @@ func (o *options) serve(p control.Process, h slog.Handler) (*served, error) {
 	} else {
 		s.listener, err = control.Listen(o.control)
 		if errors.Is(err, control.ErrRuns) || err != nil && p.Role == control.RoleBackground {
-			s.stopServing()
 			return nil, err
 		}
 		if err != nil {
 			s.log.Warn("no control socket: goipip tunnel and goipip show will not find this daemon", "err", err)
+		}
+	}
+	if o.metrics != "" {
+		if s.metrics, err = metrics.Listen(o.metrics, s.log); err != nil {
+			s.stopServing()
+			s.release()
+			return nil, err
 		}
 	}
 	p.PID, p.Version, p.Started = os.Getpid(), version(), time.Now()

@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"goipip/internal/daemon/config"
@@ -27,6 +28,7 @@ type Daemon struct {
 	host    *tunnel.Host
 	process control.Process
 	sampler sampler
+	scraped atomic.Bool // LastStatus was called, so that queue drops are to be read
 
 	changing sync.Mutex // held while tunnels are started, changed, and ended on request
 

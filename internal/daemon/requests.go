@@ -208,8 +208,9 @@ func (d *Daemon) Status(name string) (control.Status, error) {
 
 // LastStatus describes all tunnels as Status does, and waits neither for changes of tunnels
 // nor for those of links: packets that a link's queue had no room for are counted a second
-// late.
+// late, and from the first call on.
 func (d *Daemon) LastStatus() control.Status {
+	d.scraped.Store(true)
 	running := d.running()
 	s := d.ownStatus(running)
 	for _, m := range running {

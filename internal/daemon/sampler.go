@@ -87,8 +87,8 @@ func (s *sampler) start(d *Daemon) {
 				return
 			case now := <-tick.C:
 				for _, m := range d.running() {
-					if s.take(d, m, now) {
-						m.tunnel.Stats() // has the kernel asked what LastStats is to have
+					if s.take(d, m, now) && d.scraped.Load() {
+						m.tunnel.ReadQueueDrops()
 					}
 				}
 			}

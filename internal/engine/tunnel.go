@@ -209,9 +209,9 @@ func (t *Tunnel) Passed() stats.Snapshot {
 // loop saw it (G5).
 func (t *Tunnel) Stats() stats.Snapshot { return t.stats(t.device.QueueDrops()) }
 
-// LastStats is Stats without a request about the link, for which the kernel has requests and
-// changes of all links wait for each other: of packets that the link's queue had no room
-// for, it has those that Stats has found last.
+// LastStats is Stats without a request about the link, which would wait for changes of all
+// links (rtnl_lock in net/core/rtnetlink.c): of packets that the link's queue had no room for,
+// it has those that the device's QueueDrops found last.
 func (t *Tunnel) LastStats() stats.Snapshot { return t.stats(t.device.LastQueueDrops()) }
 
 func (t *Tunnel) stats(queueDrops uint64) stats.Snapshot {
