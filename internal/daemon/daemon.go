@@ -33,13 +33,13 @@ type Daemon struct {
 	changing sync.Mutex // held while tunnels are started, changed, and ended on request
 
 	mu         sync.Mutex
-	members    map[string]*member  // by the name that the link was created with
-	adding     int                 // requests to add a tunnel that are under way, or expected
-	expecting  bool                // one of these is the first
-	ending     bool                // no tunnel is added any more
-	none       chan struct{}       // closed while there are no members, and none is being added
-	wanted     map[string]struct{} // of the configuration, but for those that were deleted on request
-	configured bool                // Configured was called
+	members    map[string]*member       // by the name that the link was created with
+	adding     int                      // requests to add a tunnel that are under way, or expected
+	expecting  bool                     // one of these is the first
+	ending     bool                     // no tunnel is added any more
+	none       chan struct{}            // closed while there are no members, and none is being added
+	wanted     map[string]config.Tunnel // of the configuration, but for those that were deleted on request
+	configured bool                     // Configured was called
 	reloads    control.Reloads
 	failure    error // by which the last tunnel ended that did not end as wanted
 }
@@ -118,12 +118,12 @@ var errUnwanted = errors.New("not wanted any more")
 func (d *Daemon) Apply(want []config.Tunnel) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()
-	wanted, names := map[string]config.Tunnel{}, map[string]struct{}{}
+	wanted := map[string]config.Tunnel{}
 	for _, w := range want {
-		wanted[w.Config.Name], names[w.Config.Name] = w, struct{}{}
+		wanted[w.Config.Name] = w
 	}
 	d.mu.Lock()
-	d.wanted = names
+	d.wanted = wanted
 	d.mu.Unlock()
 	var unwanted []*member
 	changes := map[*member]config.Tunnel{}

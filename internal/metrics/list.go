@@ -1,9 +1,6 @@
 package metrics
 
 import (
-	"cmp"
-	"slices"
-
 	"goipip/internal/daemon/control"
 	"goipip/internal/stats"
 )
@@ -142,8 +139,7 @@ func tunnelList() []metric[control.TunnelStatus] {
 	return append(list, of(tunnelUp, func(t *tunnel) float64 { return number(trouble(t) == "") }))
 }
 
-// drops are the packets dropped for each reason that a direction has, in the order of their
-// labels.
+// drops are the packets dropped for each reason that a direction has.
 func drops() (list []metric[control.TunnelStatus]) {
 	dropped := counter("tunnel_dropped_packets_total",
 		"Packets dropped on the way from the remote address (receive) or from the link (transmit), by reason.", "direction", "reason", "tunnel")
@@ -160,9 +156,6 @@ func drops() (list []metric[control.TunnelStatus]) {
 				"direction", direction, "reason", r.String()))
 		}
 	}
-	slices.SortFunc(list, func(a, b metric[control.TunnelStatus]) int {
-		return cmp.Or(cmp.Compare(*a.labels[0].Value, *b.labels[0].Value), cmp.Compare(*a.labels[1].Value, *b.labels[1].Value))
-	})
 	return list
 }
 

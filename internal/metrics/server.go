@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -80,13 +81,15 @@ func withCure(err error) error {
 
 // Serve answers clients in the background, about source. It is called once.
 func (s *Server) Serve(source Source) {
+	// Clients that go away are no news.
+	errorLog := slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)
 	s.http = &http.Server{
-		Handler:        s.handler(source),
+		Handler:        s.handler(source, errorLog),
 		ReadTimeout:    requestTimeout,
 		WriteTimeout:   answerTimeout,
 		IdleTimeout:    idleTimeout,
 		MaxHeaderBytes: maxHeader,
-		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ErrorLog:       errorLog,
 	}
 	s.log.Info("metrics are served", "at", "http://"+s.listener.Addr().String()+"/metrics")
 	go func() { _ = s.http.Serve(s.listener) }() // ends with the listener
@@ -109,12 +112,12 @@ func (s *Server) Close() {
 	}
 }
 
-func (s *Server) handler(source Source) http.Handler {
+func (s *Server) handler(source Source, errorLog *log.Logger) http.Handler {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer{source, r}, promhttp.HandlerOpts{
-		ErrorLog:            slog.NewLogLogger(s.log.Handler(), slog.LevelError),
+		ErrorLog:            errorLog,
 		ErrorHandling:       promhttp.ContinueOnError,
 		MaxRequestsInFlight: maxScrapes,
 	}))
