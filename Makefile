@@ -126,10 +126,10 @@ bench: needs
 		echo "commit: $$(git rev-parse --short HEAD)"; } >$(RESULTS)/rounds.txt
 	@for round in $$(seq $(ROUNDS)); do \
 		echo "round $$round of $(ROUNDS)"; \
-		go test -run '^$$' -bench . -skip 'Scale|Busy|Reload|Routes|Words' ./bench >>$(RESULTS)/rounds.txt || { cat $(RESULTS)/rounds.txt; exit 1; }; \
+		go test -run '^$$' -bench . -skip 'Scale|Busy|Reload|Routes|Words|Scrape' ./bench >>$(RESULTS)/rounds.txt || { cat $(RESULTS)/rounds.txt; exit 1; }; \
 	done
 	@for round in $$(seq $(SCALE_ROUNDS)); do \
 		echo "many tunnels, round $$round of $(SCALE_ROUNDS)"; \
-		go test -run '^$$' -bench 'Scale|Busy|Reload|Routes|Words' -benchtime 1x ./bench >>$(RESULTS)/rounds.txt || { cat $(RESULTS)/rounds.txt; exit 1; }; \
+		go test -run '^$$' -bench 'Scale|Busy|Reload|Routes|Words|Scrape' -benchtime 1x ./bench >>$(RESULTS)/rounds.txt || { cat $(RESULTS)/rounds.txt; exit 1; }; \
 	done
 	go run ./bench/report $(RESULTS)

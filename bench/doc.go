@@ -4,7 +4,7 @@
 //	go test -bench . ./bench                                # everything once, in two minutes
 //	go test -bench Tunnel/load=tcp1$ -benchtime 3x ./bench  # one load, three pieces over each peer
 //	go test -bench Engine/load=tcp1$ -cpuprofile cpu.out ./bench
-//	go test -bench 'Scale|Busy|Reload|Routes' -benchtime 1x ./bench  # up to 1000 tunnels in a process
+//	go test -bench 'Scale|Busy|Reload|Routes|Scrape' -benchtime 1x ./bench  # up to 1000 tunnels in a process
 //	make bench                                              # rounds, a table and a chart of them
 //
 // A machine is never quiet, so figures compare only side by side. -count repeats

@@ -62,8 +62,8 @@ func ends(i int) (outer, innerA, innerB netip.Addr) {
 	return netip.AddrFrom4([4]byte{10, 201, hi, lo}), netip.AddrFrom4([4]byte{172, 20, hi, lo}), netip.AddrFrom4([4]byte{172, 21, hi, lo})
 }
 
-// startMany starts n tunnels from one address of a to n addresses of b.
-func startMany(tb testing.TB, n int) *many {
+// startMany starts n tunnels from one address of a to n addresses of b. The process of a gets flags.
+func startMany(tb testing.TB, n int, flags ...string) *many {
 	tb.Helper()
 	labtest.Need(tb, "root", "tun", "ip")
 	var limit syscall.Rlimit
@@ -89,7 +89,7 @@ func startMany(tb testing.TB, n int) *many {
 	runConfig(tb, net.b, filepath.Join(tb.TempDir(), "b.toml"), configB.String(), &output{}, n)
 	slab := kernelSlab(tb)
 	begin := time.Now()
-	m.run = runConfig(tb, net.a, m.config, configA.String(), m.log, n)
+	m.run = runConfig(tb, net.a, m.config, configA.String(), m.log, n, flags...)
 	m.start, m.slab = time.Since(begin), kernelSlab(tb)-slab
 	m.bareA = &site{net.a.host, net.a.outer, net.a.outer}
 	m.bareB = &site{net.b.host, net.b.outer, net.b.outer}
@@ -101,12 +101,12 @@ func startMany(tb testing.TB, n int) *many {
 }
 
 // runConfig runs the tunnels of a configuration on s, and returns when all n links are up.
-func runConfig(tb testing.TB, s *site, path, config string, log *output, n int) *netlab.Process {
+func runConfig(tb testing.TB, s *site, path, config string, log *output, n int, flags ...string) *netlab.Process {
 	tb.Helper()
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		tb.Fatal(err)
 	}
-	cmd := exec.Command(goipip(tb), "run", "--config", path)
+	cmd := exec.Command(goipip(tb), append([]string{"run", "--config", path}, flags...)...)
 	cmd.Stderr = log
 	p, err := s.host.Start(cmd)
 	if err != nil {

@@ -1,12 +1,15 @@
 package tun
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // drops is the last known count of the packets that the kernel dropped on their way to
 // the queues.
 type drops struct {
-	mu   sync.Mutex
-	last uint64
+	mu   sync.Mutex // held while the kernel is asked
+	last atomic.Uint64
 }
 
 // QueueDrops returns how many packets the kernel has dropped since Open because the
@@ -18,7 +21,10 @@ func (d *Device) QueueDrops() uint64 {
 	d.drops.mu.Lock()
 	defer d.drops.mu.Unlock()
 	if n, err := d.host.txDropped(d.index); err == nil {
-		d.drops.last = n
+		d.drops.last.Store(n)
 	}
-	return d.drops.last
+	return d.drops.last.Load()
 }
+
+// LastQueueDrops returns what QueueDrops returned last, and waits for nothing.
+func (d *Device) LastQueueDrops() uint64 { return d.drops.last.Load() }

@@ -119,6 +119,28 @@ func TestHazard12b_LinkGone(t *testing.T) {
 	}
 }
 
+// LastQueueDrops has what QueueDrops found last, and does not wait for one that asks the kernel.
+func TestHazard12b_LastQueueDrops(t *testing.T) {
+	h := newHost(t)
+	d := openUp(t, h, tun.Config{Name: "tun01", Queues: 1})
+	c := listen(t, h, here)
+	for range 4096 + 7 {
+		send(t, c, "x")
+	}
+	if got := d.LastQueueDrops(); got != 0 {
+		t.Errorf("LastQueueDrops() = %d before QueueDrops", got)
+	}
+	if got := d.QueueDrops(); got != 7 {
+		t.Fatalf("QueueDrops() = %d, want 7", got)
+	}
+	defer d.Asking()()
+	got := make(chan uint64, 1)
+	go func() { got <- d.LastQueueDrops() }()
+	if n := labtest.Within(t, "LastQueueDrops", got); n != 7 {
+		t.Errorf("LastQueueDrops() = %d, want 7", n)
+	}
+}
+
 // Goroutines may call QueueDrops while another closes the device.
 func TestHazard12b_Concurrent(t *testing.T) {
 	h := newHost(t)

@@ -64,6 +64,7 @@ func TestUsageErrors(t *testing.T) {
 		{local + " " + remote + " -ttl 5 -nopmtudisc", "goipip: ttl != 0 and nopmtudisc are incompatible"},
 		{local + " " + remote + " -tos 100", "goipip: --tos 100: must be "},
 		{local + " " + remote + " -offload on", "goipip: --offload on: must be auto or off"},
+		{local + " " + remote + " -metrics 9747", "goipip: --metrics 9747: must be a port, such as :9747"},
 		{local + " " + remote + " -log-format xml", "goipip: --log-format xml: must be auto or text or json or journal"},
 		{local + " " + remote + " -clamp-mss 535", "goipip: --clamp-mss 535: must be off, auto, or 536 ("},
 		{local + " " + remote + " -log-level loud", "goipip: --log-level loud: must be "},
@@ -90,7 +91,7 @@ func TestEveryFlagInEverySpelling(t *testing.T) {
 			for _, f := range [][2]string{
 				{"local", "192.0.2.1"}, {"remote", "192.0.2.2"}, {"name", "a/b"}, {"address", "10.0.0.1"}, {"peer", "10.0.0.2"},
 				{"mtu", "1400"}, {"ttl", "64"}, {"tos", "0x10"}, {"dev", "eth0"}, {"queues", "2"}, {"offload", "off"}, {"tx", "raw"}, {"fast-path", "auto"}, {"clamp-mss", "auto"},
-				{"log-level", "debug"}, {"log-format", "json"},
+				{"metrics", ":9747"}, {"log-level", "debug"}, {"log-format", "json"},
 			} {
 				args = append(args, strings.Fields(dash+f[0]+equals+f[1])...)
 			}
@@ -108,7 +109,7 @@ func TestHelpAndVersion(t *testing.T) {
 			t.Errorf("goipip %s: status %d, stderr %q", arg, r.status, r.stderr)
 		}
 		for _, flag := range []string{"local", "remote", "name", "address", "peer", "mtu", "ttl", "tos", "nopmtudisc", "dev",
-			"queues", "offload", "tx", "fast-path", "clamp-mss", "log-level", "log-format", "version", "help"} {
+			"queues", "offload", "tx", "fast-path", "clamp-mss", "metrics", "log-level", "log-format", "version", "help"} {
 			if !strings.Contains(r.stdout, "--"+flag) {
 				t.Errorf("goipip %s does not mention --%s", arg, flag)
 			}

@@ -133,9 +133,9 @@ func TestManager_Run(t *testing.T) {
 	write(table("tun01", 2, "") + table("tun02", 3, "") + "[tunnel.tun03]\nlocal = \"127.0.0.1\"\nremote = \"198.51.100.1\"\n")
 	m.reloads(t, p, "3 tunnels up, 1 without a usable route: tun03")
 	c.types(t, "ip link delete tun03")
-	m.hears(t, "STATUS=2 tunnels up")
+	m.hears(t, "STATUS=2 tunnels up, 1 not running: tun03")
 	write("nonsense")
-	m.reloads(t, p, "2 tunnels up")
+	m.reloads(t, p, "2 tunnels up, 1 not running: tun03")
 	if err := p.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ type options struct {
 	tunnel    tunnel.Config
 	workers   int    // 0 for as many as a tunnel has queues
 	control   string // path of the control socket; empty for that of the network namespace
+	metrics   string // where to serve them; empty for nowhere
 	logLevel  string
 	logFormat string
 }
@@ -47,12 +48,17 @@ func (o *options) register(f *pflag.FlagSet) {
 	setting("tx", "word", "how packets leave: by raw or by packet socket, or auto: the faster one where that changes nothing")
 	setting("fast-path", "word", "whether the kernel carries packets by itself, by BPF: off, auto, where it can and that changes nothing, or on")
 	setting("clamp-mss", "bytes", "largest MSS of TCP connections through the tunnel: off, auto (what fits link and path), or 536 to 65475")
+	o.registerMetrics(f)
 	f.Var(newEnum(&o.logLevel, config.LogLevels), "log-level", "debug, info, warn or error")
 	f.Var(newEnum(&o.logFormat, config.LogFormats), "log-format", "text, json, or journal: by fields to the systemd journal; auto: that where standard error goes there, else text")
 }
 
 func (o *options) registerWorkers(f *pflag.FlagSet) {
 	f.Var(&numberValue{p: &o.workers, least: 1, most: maxWorkers}, "workers", "pairs of threads that carry packets, 1 to 64 (default: as many as a tunnel has queues)")
+}
+
+func (o *options) registerMetrics(f *pflag.FlagSet) {
+	f.Var(listenValue{&o.metrics}, "metrics", "where to serve metrics for Prometheus: a port of the loopback, :9747, or an address and a port (default: nowhere)")
 }
 
 // config returns the checked tunnel that the options describe.
@@ -101,6 +107,26 @@ func (v enumValue) Set(s string) error {
 
 func (v enumValue) Type() string   { return "word" }
 func (v enumValue) String() string { return *v.p }
+
+// listenValue is where to listen.
+type listenValue struct{ p *string }
+
+func (v listenValue) Set(s string) error {
+	at, err := config.ParseListen(s)
+	if err == nil {
+		*v.p = at
+	}
+	return err
+}
+
+func (v listenValue) Type() string { return "address" }
+
+func (v listenValue) String() string {
+	if v.p == nil {
+		return ""
+	}
+	return *v.p
+}
 
 // maxWorkers is the most workers that a process may have.
 const maxWorkers = 64

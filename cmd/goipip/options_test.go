@@ -110,7 +110,7 @@ func TestEveryFlagIsAKey(t *testing.T) {
 	new(options).register(f)
 	f.VisitAll(func(f *pflag.Flag) {
 		switch {
-		case strings.HasPrefix(f.Name, "log-"):
+		case strings.HasPrefix(f.Name, "log-"), f.Name == "metrics":
 			process = append(process, f.Name)
 		case f.Name == "workers": // of the process, which reads its configuration again
 		case f.Name != "name": // stands in the table's header

@@ -54,6 +54,7 @@ SIGUSR1 logs the counters of all tunnels.`,
 	}
 	r.registerConfig(cmd)
 	o.registerWorkers(cmd.Flags())
+	o.registerMetrics(cmd.Flags())
 	cmd.Flags().BoolVar(&r.strict, "strict", false, "exit if one of the tunnels does not start")
 	cmd.Flags().BoolVar(&r.beside, "beside", false, "run beside other daemons of this network namespace, and leave goipip tunnel add to them")
 	return cmd
@@ -96,6 +97,7 @@ func (o *options) runDaemon(ctx context.Context, r runOptions) error {
 		return err
 	}
 	o.logLevel, o.logFormat = cmp.Or(file.LogLevel, o.logLevel), cmp.Or(file.LogFormat, o.logFormat)
+	o.metrics = cmp.Or(o.metrics, file.Metrics)
 	q := logqueue.New(o.logHandler(), logSize)
 	defer q.Close(flushTimeout)
 	signals := notify()
@@ -110,6 +112,8 @@ func (o *options) runDaemon(ctx context.Context, r runOptions) error {
 	}()
 	m.tell("STATUS=starting the tunnels")
 	err = d.Apply(file.Tunnels)
+	d.Configured(err)
+	d.started()
 	switch {
 	case d.Len() == 0:
 		return errors.New("none of the tunnels starts: the log says why")
@@ -144,9 +148,12 @@ func reload(d *daemon.Daemon, path string, log *slog.Logger) {
 			log.Error("the configuration has an error", "at", strings.TrimSpace(line))
 		}
 		log.Error("nothing has changed: mend the configuration, and send SIGHUP again")
+		d.Configured(err)
 		return
 	}
-	if err := d.Apply(file.Tunnels); err == nil {
+	err = d.Apply(file.Tunnels)
+	d.Configured(err)
+	if err == nil {
 		log.Info("the configuration was read again", "tunnels", d.Len())
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"goipip/internal/daemon"
 	"goipip/internal/daemon/control"
 	"goipip/internal/logqueue"
+	"goipip/internal/metrics"
 )
 
 // answerTimeout bounds the wait for clients at the end of a daemon.
@@ -23,6 +24,7 @@ type served struct {
 	limiter  *logqueue.Limiter
 	server   *control.Server
 	listener *control.Listener // nil if there is none
+	metrics  *metrics.Server   // nil if they are off
 }
 
 // serve opens a daemon without tunnels, whose log goes to h and to the clients that follow
@@ -46,6 +48,13 @@ func (o *options) serve(p control.Process, h slog.Handler) (*served, error) {
 			s.log.Warn("no control socket: goipip tunnel and goipip show will not find this daemon", "err", err)
 		}
 	}
+	if o.metrics != "" {
+		if s.metrics, err = metrics.Listen(o.metrics, s.log); err != nil {
+			s.stopServing()
+			s.release()
+			return nil, err
+		}
+	}
 	p.PID, p.Version, p.Started = os.Getpid(), version(), time.Now()
 	if s.Daemon, err = daemon.Open(p, s.log); err != nil {
 		s.stopServing()
@@ -56,11 +65,24 @@ func (o *options) serve(p control.Process, h slog.Handler) (*served, error) {
 	if s.listener != nil {
 		go func() { _ = s.server.Serve(s.listener) }() // ends with the listener
 	}
+	if s.metrics != nil {
+		s.metrics.Serve(s.Daemon)
+	}
 	return s, nil
+}
+
+// started tells that the tunnels have been started that the daemon was started for.
+func (s *served) started() {
+	if s.metrics != nil {
+		s.metrics.Started()
+	}
 }
 
 // stopServing refuses new clients, and answers those that wait for an answer.
 func (s *served) stopServing() {
+	if s.metrics != nil {
+		s.metrics.Close()
+	}
 	if s.listener != nil {
 		s.listener.Close()
 	}

@@ -48,6 +48,7 @@ func (o *options) runOne(ctx context.Context, cfg tunnel.Config, log slog.Handle
 	if err != nil {
 		return err
 	}
+	s.started()
 	m.ready(s.Daemon)
 	go answer(signals, m.beats, s.Daemon, func() {
 		m.reloading()

@@ -219,7 +219,7 @@ func TestService_Restart(t *testing.T) {
 		carries(t, here, 2)
 	}
 	m.does("ip link delete tun02")
-	m.becomes("goipip.service", "StatusText", "0 tunnels up")
+	m.becomes("goipip.service", "StatusText", "0 tunnels up, 1 not running: tun02")
 	m.does("systemctl reload goipip.service")
 	carries(t, here, 2)
 

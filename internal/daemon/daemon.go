@@ -30,17 +30,20 @@ type Daemon struct {
 	sampler sampler
 	steps   atomic.Uint64 // see Steps
 	failed  chan struct{} // see Failed
+	scraped atomic.Bool   // LastStatus was called, so that queue drops are to be read
 
 	changing sync.Mutex // held while tunnels are started, changed, and ended on request
 
-	mu        sync.Mutex
-	members   map[string]*member  // by the name that the link was created with
-	adding    int                 // requests to add a tunnel that are under way, or expected
-	expecting bool                // one of these is the first
-	ending    bool                // no tunnel is added any more
-	none      chan struct{}       // closed while there are no members, and none is being added
-	failure   error               // by which the last tunnel ended that did not end as wanted
-	broken    map[string]struct{} // tunnels of the configuration that did not start, or ended by an error
+	mu         sync.Mutex
+	members    map[string]*member       // by the name that the link was created with
+	adding     int                      // requests to add a tunnel that are under way, or expected
+	expecting  bool                     // one of these is the first
+	ending     bool                     // no tunnel is added any more
+	none       chan struct{}            // closed while there are no members, and none is being added
+	wanted     map[string]config.Tunnel // of the configuration, but for those that were deleted on request
+	configured bool                     // Configured was called
+	reloads    control.Reloads
+	failure    error // by which the last tunnel ended that did not end as wanted
 }
 
 // member is a tunnel that runs.
@@ -63,8 +66,7 @@ func Open(p control.Process, log *slog.Logger) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{log: log, host: host, process: p, members: map[string]*member{}, none: make(chan struct{}),
-		failed: make(chan struct{}), broken: map[string]struct{}{}}
+	d := &Daemon{log: log, host: host, process: p, members: map[string]*member{}, none: make(chan struct{}), failed: make(chan struct{})}
 	close(d.none)
 	d.sampler.start(d)
 	return d, nil
@@ -118,13 +120,13 @@ var errUnwanted = errors.New("not wanted any more")
 func (d *Daemon) Apply(want []config.Tunnel) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()
-	d.mu.Lock()
-	clear(d.broken)
-	d.mu.Unlock()
 	wanted := map[string]config.Tunnel{}
 	for _, w := range want {
 		wanted[w.Config.Name] = w
 	}
+	d.mu.Lock()
+	d.wanted = wanted
+	d.mu.Unlock()
 	var unwanted []*member
 	changes := map[*member]config.Tunnel{}
 	for name, m := range d.running() {
@@ -149,9 +151,6 @@ func (d *Daemon) Apply(want []config.Tunnel) error {
 			continue
 		}
 		if _, err := d.start(w, false); err != nil {
-			d.mu.Lock()
-			d.broken[w.Config.Name] = struct{}{}
-			d.mu.Unlock()
 			d.log.Error("the tunnel does not start", "tunnel", w.Config.Name, "err", err)
 			errs = append(errs, fmt.Errorf("tunnel %s: %w", w.Config.Name, err))
 		}
@@ -185,6 +184,25 @@ func (d *Daemon) change(changes map[*member]config.Tunnel) (errs []error) {
 	return errs
 }
 
+// Configured takes note of how the configuration was read and applied, at the start and at each
+// reload: err is what kept it from that.
+func (d *Daemon) Configured(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r := &d.reloads
+	if d.configured {
+		if err == nil {
+			r.Succeeded++
+		} else {
+			r.Failed++
+		}
+	}
+	d.configured, r.LastFailed = true, err != nil
+	if err == nil {
+		r.LastGood = time.Now()
+	}
+}
+
 // same reports whether two tables of a configuration have the same tunnel, wherever they
 // stand.
 func same(a, b config.Tunnel) bool {
@@ -200,6 +218,20 @@ func settings(w config.Tunnel) tunnel.Config {
 		cfg.Routes = append(cfg.Routes, tun.Route(r))
 	}
 	return cfg
+}
+
+// missing returns the names of the tunnels of the configuration that are not among those that
+// run, but for those that were deleted on request.
+func (d *Daemon) missing(running map[string]*member) (names []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for name := range d.wanted {
+		if running[name] == nil {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // Len returns how many tunnels run.
@@ -244,7 +276,6 @@ func (d *Daemon) start(w config.Tunnel, added bool) (name string, err error) {
 		d.none = make(chan struct{})
 	}
 	d.members[m.name] = m
-	delete(d.broken, m.name)
 	d.mu.Unlock()
 	d.log.Info("tunnel is up", "tunnel", m.name, "local", w.Config.LocalText(), "remote", w.Config.Remote, "mtu", t.MTU())
 	go d.run(ctx, m)
@@ -270,9 +301,6 @@ func (d *Daemon) run(ctx context.Context, m *member) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.failure = err
-	if err != nil {
-		d.broken[m.name] = struct{}{}
-	}
 	delete(d.members, m.name)
 	if len(d.members) == 0 && d.adding == 0 {
 		d.empty()

@@ -1,10 +1,11 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // mostNamed is how many tunnels a Summary names for each kind of trouble.
@@ -20,15 +21,11 @@ func (d *Daemon) Summary() string {
 			stuck = append(stuck, name)
 		}
 	}
-	d.mu.Lock()
-	broken := slices.Collect(maps.Keys(d.broken))
-	d.mu.Unlock()
-
 	summary := fmt.Sprintf("%d tunnels up", len(running))
 	if len(running) == 1 {
 		summary = "1 tunnel up"
 	}
-	return summary + named("without a usable route", stuck) + named("not running", broken)
+	return summary + named("without a usable route", stuck) + named("not running", d.missing(running))
 }
 
 // named says how many tunnels share a trouble, and which.
@@ -47,6 +44,21 @@ func named(trouble string, names []string) string {
 // Alive reports whether all loops that carry packets have gone round since the call before,
 // see engine.Engine.
 func (d *Daemon) Alive() bool { return d.host.Alive() }
+
+// Health returns an error if no packets can pass in this process any more: the loops that carry
+// them have ended, or one gives no sign of life within a second.
+func (d *Daemon) Health() error {
+	if err := d.host.Err(); err != nil {
+		return fmt.Errorf("the loops that carry packets have ended: %w: restart goipip", err)
+	}
+	d.Alive() // asks
+	for until := time.Now().Add(time.Second); !d.Alive(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(until) {
+			return errors.New("a loop that carries packets hangs: restart goipip")
+		}
+	}
+	return nil
+}
 
 // Steps counts the tunnels that have been started, changed and ended, so that a long Apply
 // can be told from one that hangs.

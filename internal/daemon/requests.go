@@ -4,13 +4,13 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"goipip/internal/daemon/config"
 	"goipip/internal/daemon/control"
+	"goipip/internal/stats"
 	"goipip/internal/tunnel"
 )
 
@@ -166,6 +166,9 @@ func (d *Daemon) Delete(name string) error {
 	if err != nil {
 		return err
 	}
+	d.mu.Lock()
+	delete(d.wanted, m.name)
+	d.mu.Unlock()
 	d.end([]*member{m}, errDeleted)
 	return nil
 }
@@ -190,24 +193,61 @@ func (d *Daemon) List(counters bool) []control.Tunnel {
 
 // Status describes the tunnel called name, or with an empty name all tunnels.
 func (d *Daemon) Status(name string) (control.Status, error) {
-	s := control.Status{Process: d.process, Tunnels: []control.TunnelStatus{}}
+	running := d.running()
+	s := d.ownStatus(running)
 	if name != "" {
 		m, err := d.find(name)
 		if err == nil {
-			s.Tunnels = append(s.Tunnels, d.status(m))
+			s.Tunnels = append(s.Tunnels, d.status(m, m.tunnel.Stats()))
 		}
 		return s, err
 	}
-	for _, m := range slices.Collect(maps.Values(d.running())) {
-		s.Tunnels = append(s.Tunnels, d.status(m))
+	for _, m := range running {
+		s.Tunnels = append(s.Tunnels, d.status(m, m.tunnel.Stats()))
 	}
-	slices.SortFunc(s.Tunnels, func(a, b control.TunnelStatus) int { return cmp.Compare(a.Index, b.Index) })
+	sortByIndex(s.Tunnels)
 	return s, nil
 }
 
-func (d *Daemon) status(m *member) control.TunnelStatus {
-	s, counted := m.tunnel.State(), m.tunnel.Stats()
+// LastStatus describes all tunnels as Status does, and waits neither for changes of tunnels
+// nor for those of links: packets that a link's queue had no room for are counted a second
+// late, and from the first call on.
+func (d *Daemon) LastStatus() control.Status {
+	d.scraped.Store(true)
+	running := d.running()
+	s := d.ownStatus(running)
+	for _, m := range running {
+		s.Tunnels = append(s.Tunnels, d.status(m, m.tunnel.LastStats()))
+	}
+	sortByIndex(s.Tunnels)
+	return s
+}
+
+func sortByIndex(tunnels []control.TunnelStatus) {
+	slices.SortFunc(tunnels, func(a, b control.TunnelStatus) int { return cmp.Compare(a.Index, b.Index) })
+}
+
+// ownStatus describes the process, without its tunnels, of which those are given that run.
+func (d *Daemon) ownStatus(running map[string]*member) control.Status {
+	s := control.Status{Process: d.process, Tunnels: []control.TunnelStatus{}, Unattributed: d.host.Unattributed()}
+	if err := d.host.Conflict(); err != nil {
+		s.Conflict = err.Error()
+	}
+	s.Missing = d.missing(running)
+	if d.process.Config != "" {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		r := d.reloads
+		s.Reloads = &r
+	}
+	return s
+}
+
+// status describes a tunnel whose counters are given.
+func (d *Daemon) status(m *member, counted stats.Snapshot) control.TunnelStatus {
+	s := m.tunnel.State()
 	t := control.TunnelStatus{
+		Name:       m.name,
 		Config:     s.Config,
 		Since:      m.since,
 		Index:      s.Index,
@@ -217,6 +257,7 @@ func (d *Daemon) status(m *member) control.TunnelStatus {
 		MaxMSS:     s.MaxMSS,
 		Trouble:    s.Trouble,
 		SoftErrors: s.SoftErrors,
+		ICMPErrors: s.ICMPErrors,
 		Underlay: control.Underlay{
 			Source:    s.Source,
 			Device:    s.Device,

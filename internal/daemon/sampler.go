@@ -87,7 +87,9 @@ func (s *sampler) start(d *Daemon) {
 				return
 			case now := <-tick.C:
 				for _, m := range d.running() {
-					s.take(d, m, now)
+					if s.take(d, m, now) && d.scraped.Load() {
+						m.tunnel.ReadQueueDrops()
+					}
 				}
 			}
 		}
@@ -99,7 +101,8 @@ func (s *sampler) close() {
 	s.done.Wait()
 }
 
-func (s *sampler) take(d *Daemon, m *member, now time.Time) {
+// take takes a sample of m, and reports whether packets were sent since the last one.
+func (s *sampler) take(d *Daemon, m *member, now time.Time) (sent bool) {
 	counted := m.tunnel.Passed()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -111,6 +114,7 @@ func (s *sampler) take(d *Daemon, m *member, now time.Time) {
 	p.at = now
 	sent, came := p.tx.add(counted.TX, now, elapsed), p.rx.add(counted.RX, now, elapsed)
 	m.tell(p.judge(sent, came, now), d.log)
+	return sent
 }
 
 // news is what a sample says of a remote end.

@@ -139,6 +139,14 @@ func (e *Engine) Unattributed() (n uint64) {
 	return n
 }
 
+// Err returns the error by which a loop ended, after which no packets pass; nil while all of
+// them run.
+func (e *Engine) Err() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.failed
+}
+
 // Connect connects the sockets that receive, if there is one tunnel only: the kernel then
 // does not offer them the packets of other programs' tunnels. It takes a route, so it is
 // to be called again when there may be one; without a change it does nothing.

@@ -47,6 +47,7 @@ func (e *Engine) hearICMP() {
 // icmpReceived handles one ICMP error (E). Redirects and the path MTU the kernel has
 // applied by itself. Errors to be relayed are written by w.
 func (t *Tunnel) icmpReceived(e rawsock.ICMPError, w *tun.Writer) {
+	t.icmp.Add(1)
 	plan := t.plan.Load()
 	relay := plan.RelayICMP && t.wentThrough(plan, e.Inner)
 	switch {

@@ -46,6 +46,8 @@ type Tunnel struct {
 	soft   softErrors
 	taps   atomic.Pointer[[]*Tap] // nil while nobody captures
 
+	icmp atomic.Uint64 // ICMP errors about its packets
+
 	outs []*outPort // by queue
 	ins  []*inPort  // by worker
 
@@ -206,7 +208,14 @@ func (t *Tunnel) Passed() stats.Snapshot {
 
 // Stats returns the counters of both directions, with what the kernel dropped before a
 // loop saw it (G5).
-func (t *Tunnel) Stats() stats.Snapshot {
+func (t *Tunnel) Stats() stats.Snapshot { return t.stats(t.device.QueueDrops()) }
+
+// LastStats is Stats without a request about the link, which would wait for changes of all
+// links (rtnl_lock in net/core/rtnetlink.c): of packets that the link's queue had no room for,
+// it has those that the device's QueueDrops found last.
+func (t *Tunnel) LastStats() stats.Snapshot { return t.stats(t.device.LastQueueDrops()) }
+
+func (t *Tunnel) stats(queueDrops uint64) stats.Snapshot {
 	var s stats.Snapshot
 	for _, port := range t.outs {
 		port.count.AddTo(&s.TX)
@@ -214,7 +223,7 @@ func (t *Tunnel) Stats() stats.Snapshot {
 	for _, port := range t.ins {
 		port.count.AddTo(&s.RX)
 	}
-	s.TX.Drops[stats.QueueFull] += t.device.QueueDrops()
+	s.TX.Drops[stats.QueueFull] += queueDrops
 	e := t.engine
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -259,6 +268,9 @@ func (t *Tunnel) remove() {
 
 // TellSoftErrors calls the Owner's SoftErrors, with what it was told last.
 func (t *Tunnel) TellSoftErrors() { t.soft.tell() }
+
+// ICMPErrors returns how many ICMP errors about the tunnel's packets have been handled.
+func (t *Tunnel) ICMPErrors() uint64 { return t.icmp.Load() }
 
 // SoftErrors returns how many of the next senders are to hear of an ICMP error (T8).
 func (t *Tunnel) SoftErrors() int { return t.soft.left(time.Now()) }

@@ -19,13 +19,14 @@ const root = "../.."
 // Tests may import more.
 var rooms = map[string][]string{
 	"cmd/goipip": {
-		"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/capture", "internal/iproute", "internal/show",
-		"internal/top", "internal/tunnel", "internal/logqueue", "internal/netlab",
+		"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/capture", "internal/iproute", "internal/metrics",
+		"internal/show", "internal/top", "internal/tunnel", "internal/logqueue", "internal/netlab",
 	},
 	"internal/capture":        {},
 	"internal/iproute":        {"internal/dsfield", "internal/tunnel"},
 	"internal/show":           {"internal/daemon/config", "internal/daemon/control", "internal/stats"},
 	"internal/top":            {"internal/daemon/control", "internal/show"},
+	"internal/metrics":        {"internal/daemon/control", "internal/stats"},
 	"internal/dsfield":        {},
 	"internal/daemon":         {"internal/daemon/config", "internal/daemon/control", "internal/stats", "internal/tunnel", "tun"},
 	"internal/daemon/config":  {"internal/dsfield", "internal/tunnel"},
@@ -78,7 +79,11 @@ var homes = map[string][]string{
 	"golang.org/x/perf/benchfmt":               {"bench/report"},
 	"github.com/coreos/go-systemd/v22/daemon":  {"cmd/goipip"},
 	"github.com/coreos/go-systemd/v22/journal": {"cmd/goipip"},
-	"testing": {"internal/netlab/labtest"},
+	"testing":                               {"internal/netlab/labtest"},
+	"github.com/prometheus/client_model/go": {"internal/metrics"},
+	"github.com/prometheus/client_golang/prometheus":            {"internal/metrics"},
+	"github.com/prometheus/client_golang/prometheus/collectors": {"internal/metrics"},
+	"github.com/prometheus/client_golang/prometheus/promhttp":   {"internal/metrics"},
 }
 
 // source is one Go file.

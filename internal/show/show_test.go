@@ -36,6 +36,7 @@ func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 // idle is a tunnel that nothing has passed.
 func idle(name string) control.TunnelStatus {
 	return control.TunnelStatus{
+		Name: name,
 		Config: tunnel.Config{
 			Name: name, Local: addr("10.90.6.238"), Remote: addr("192.168.1.129"),
 			Address: netip.MustParsePrefix("172.66.1.101/32"), Peer: addr("172.66.2.101"), Queues: 1,

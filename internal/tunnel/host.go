@@ -94,6 +94,19 @@ func (h *Host) Alive() bool {
 	return e == nil || e.Alive()
 }
 
+// Conflict is the Watcher's.
+func (h *Host) Conflict() error { return h.underlay.Conflict() }
+
+// Err is the Engine's.
+func (h *Host) Err() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.engine == nil {
+		return nil
+	}
+	return h.engine.Err()
+}
+
 // Close closes what the tunnels shared, after the last of them.
 func (h *Host) Close() {
 	h.underlay.Close()

@@ -15,6 +15,7 @@ type State struct {
 
 	Trouble    string // why no packet leaves; empty if packets do
 	SoftErrors int    // how many of the next senders are notified of an ICMP error (T8)
+	ICMPErrors uint64 // about the tunnel's packets, of all time
 
 	Source       netip.Addr       // of outer packets
 	Device       string           // that they leave by; empty if not known
@@ -53,6 +54,7 @@ func (t *Tunnel) State() State {
 		MTU:        t.MTU(),
 		Trouble:    p.trouble(w.cfg.Device),
 		SoftErrors: t.packets.Load().SoftErrors(),
+		ICMPErrors: t.packets.Load().ICMPErrors(),
 		Source:     plan.Outer.Local,
 		MaxMSS:     int(plan.MaxMSS),
 		DeviceMTU:  p.path.DeviceMTU,

@@ -265,6 +265,17 @@ func (t *Tunnel) Stats() stats.Snapshot {
 	return s
 }
 
+// LastStats is Stats without a request to the kernel about the link: of packets that the link's
+// queue had no room for, it has those that Stats or ReadQueueDrops found last.
+func (t *Tunnel) LastStats() stats.Snapshot {
+	s := t.packets.Load().LastStats()
+	s.Add(t.fastStats())
+	return s
+}
+
+// ReadQueueDrops asks the kernel what LastStats is to have.
+func (t *Tunnel) ReadQueueDrops() { t.device.QueueDrops() }
+
 // Passed returns how much has been passed on in both directions.
 func (t *Tunnel) Passed() stats.Snapshot {
 	s := t.packets.Load().Passed()

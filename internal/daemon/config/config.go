@@ -22,6 +22,7 @@ import (
 type File struct {
 	LogLevel  string // one of LogLevels; empty if no file says
 	LogFormat string // one of LogFormats; empty if no file says
+	Metrics   string // address and port of the metrics, as from ParseListen; empty if no file says
 	Tunnels   []Tunnel
 }
 

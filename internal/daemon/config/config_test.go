@@ -26,7 +26,7 @@ func TestEveryKey(t *testing.T) {
 	}
 	addr, prefix := netip.MustParseAddr, netip.MustParsePrefix
 	want := &config.File{
-		LogLevel: "debug", LogFormat: "json",
+		LogLevel: "debug", LogFormat: "json", Metrics: "127.0.0.1:9747",
 		Tunnels: []config.Tunnel{{
 			Config: tunnel.Config{
 				Name: "tun01", Local: addr("10.90.6.238"), Remote: addr("192.168.1.129"),
@@ -36,7 +36,7 @@ func TestEveryKey(t *testing.T) {
 			},
 			Addresses: []netip.Prefix{prefix("10.0.0.1/24"), prefix("10.0.1.1/32")},
 			Routes:    []config.Route{{To: prefix("198.51.100.0/24"), Metric: 100, Table: 7}, {To: prefix("0.0.0.0/0")}},
-			File:      path, Line: 5,
+			File:      path, Line: 6,
 		}, {
 			Config: tunnel.Config{
 				Name: "eth0.5", Local: addr("192.0.2.1"), Remote: addr("192.0.2.2"), TOS: 0x10, NoPMTUDisc: true, Mark: 7,

@@ -104,7 +104,7 @@ func TestErrors(t *testing.T) {
 		{"[tunnel.tun02]", at + "9: tunnel.tun02.remote: is missing: give the IPv4 address of this tunnel's remote end"},
 		{"[[tunnel.tun02]]", at + "10: tunnel.tun02: is a list: must be a table, as [tunnel.NAME]"},
 		{"[tunnel]\ntun02 = 5", "goipip.toml:5:9: tunnel.tun02: is a number: must be a table, as [tunnel.NAME]"},
-		{"[tun02]", at + "2: tun02: unknown key: the keys here are tunnel, log-level, log-format"},
+		{"[tun02]", at + "2: tun02: unknown key: the keys here are tunnel, metrics, log-level, log-format"},
 		{"[tunel.tun02]\nlocal = 5", at + `2: tunel: unknown key: did you mean "tunnel"?`},
 		{"[log_level]", at + `2: log_level: unknown key: did you mean "log-level"?`},
 
@@ -130,6 +130,8 @@ func TestErrorsAtTheTop(t *testing.T) {
 		{"tunnel = 1", "goipip.toml:1:10: tunnel: is a number: must be a table, as [tunnel.NAME]"},
 		{"mtu = 1400" + end, "goipip.toml:1:1: mtu: stands outside of a table: put it below [tunnel.NAME]"},
 		{"log-level = 'loud'" + end, `goipip.toml:1:13: log-level: "loud": must be info or debug or warn or error`},
+		{"metrics = 9747" + end, `goipip.toml:1:11: metrics: is a number: must be a string, as in metrics = ":9747"`},
+		{"metrics = 'eth0:9747'" + end, `goipip.toml:1:11: metrics: "eth0:9747": must be a port, such as :9747, for this host alone, or an address with one, such as 192.0.2.1:9747`},
 		{"log-format = 5" + end, `goipip.toml:1:14: log-format: is a number: must be a string, as in log-format = "text"`},
 		{"log-level = 'info'\nlog-level = 'warn'" + end, "goipip.toml:2:1: log-level: given twice, first at goipip.toml:1: leave one out"},
 		{"\xef\xbb\xbf" + end, "goipip.toml:1:1: invalid character at start of key: U+00EF 'ï'"},

@@ -115,6 +115,7 @@ func written(f *File) string {
 			key(name, quoted(value))
 		}
 	}
+	str("metrics", f.Metrics)
 	str("log-level", f.LogLevel)
 	str("log-format", f.LogFormat)
 	for _, t := range f.Tunnels {

@@ -51,6 +51,7 @@ var routeKeys = []key[Route]{
 
 // processKeys stand at the top of a file.
 var processKeys = []key[File]{
+	{"metrics", `a string, as in metrics = ":9747"`, readMetrics},
 	{"log-level", `a string, as in log-level = "info"`, word(LogLevels, func(f *File) *string { return &f.LogLevel })},
 	{"log-format", `a string, as in log-format = "text"`, word(LogFormats, func(f *File) *string { return &f.LogFormat })},
 }
@@ -205,6 +206,18 @@ func word[T any](words []string, in func(*T) *string) func(*scope, *node, *T) {
 		}
 		*in(t) = text
 	}
+}
+
+func readMetrics(s *scope, n *node, f *File) {
+	text, ok := s.str(n)
+	if !ok {
+		return
+	}
+	at, err := ParseListen(text)
+	if err != nil {
+		s.invalid(n, err)
+	}
+	f.Metrics = at
 }
 
 func readNoPMTUDisc(s *scope, n *node, t *Tunnel) {

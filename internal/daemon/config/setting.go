@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -67,6 +68,20 @@ func OneOf(s string, words []string) error {
 		return fmt.Errorf("must be %s", strings.Join(words, " or "))
 	}
 	return nil
+}
+
+// ParseListen reads where to listen, ADDRESS:PORT, and returns it in full. Without an address it
+// is the loopback's, 127.0.0.1; port 0 is any that is free.
+func ParseListen(s string) (string, error) {
+	host, port, err := net.SplitHostPort(s)
+	if host == "" || host == "localhost" {
+		host = "127.0.0.1"
+	}
+	at, parseErr := netip.ParseAddrPort(net.JoinHostPort(host, port))
+	if err != nil || parseErr != nil {
+		return "", errors.New("must be a port, such as :9747, for this host alone, or an address with one, such as 192.0.2.1:9747")
+	}
+	return at.String(), nil
 }
 
 // setting is the field that in points to, read and shown by parse and text.

@@ -7,6 +7,19 @@ import (
 	"goipip/internal/tunnel"
 )
 
+// Without an address, what listens is for this host alone.
+func TestParseListen(t *testing.T) {
+	for text, want := range map[string]string{ // empty for an error
+		":9747": "127.0.0.1:9747", "localhost:9747": "127.0.0.1:9747", "127.0.0.1:0": "127.0.0.1:0", "192.0.2.1:9747": "192.0.2.1:9747",
+		"0.0.0.0:9747": "0.0.0.0:9747", "[::1]:9747": "[::1]:9747", "[::]:9747": "[::]:9747",
+		"": "", "9747": "", "192.0.2.1": "", "192.0.2.1:": "", ":": "", "::1:9747": "", ":http": "", ":65536": "", ":-1": "", "eth0:9747": "", "a.example:9747": "", " :9747": "",
+	} {
+		if got, err := config.ParseListen(text); got != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q, %v; want %q", text, got, err, want)
+		}
+	}
+}
+
 // TestSettings reads each setting and shows it, in the notation that it reads.
 func TestSettings(t *testing.T) {
 	for name, texts := range map[string]map[string]string{ // what is read: what is shown

@@ -11,6 +11,25 @@ import (
 type Status struct {
 	Process Process        `json:"process"`
 	Tunnels []TunnelStatus `json:"tunnels"` // by index
+	// Missing are the tunnels of the configuration that do not run, by name.
+	Missing []string `json:"missing,omitempty"`
+	Reloads *Reloads `json:"reloads,omitempty"` // nil without a configuration
+	// Conflict is what else in this kernel answers ipip packets, and the remedy; empty if
+	// nothing does.
+	Conflict string `json:"conflict,omitempty"`
+	// Unattributed is how many packets found no room on a receiving socket of which the
+	// kernel does not tell which tunnel they were for. While there is one tunnel, its drops
+	// have them too.
+	Unattributed uint64 `json:"unattributed,omitempty"`
+}
+
+// Reloads is how the configuration was read. A success is one after which each tunnel is as
+// the configuration says.
+type Reloads struct {
+	Succeeded  uint64    `json:"succeeded"` // after the start
+	Failed     uint64    `json:"failed"`
+	LastFailed bool      `json:"last_failed"` // the last one, or if there was none, the start
+	LastGood   time.Time `json:"last_good,omitzero"`
 }
 
 // Process describes a goipip process.
@@ -36,6 +55,7 @@ const (
 
 // TunnelStatus describes a tunnel.
 type TunnelStatus struct {
+	Name   string        `json:"name"`   // that the link was created with, which log lines have
 	Config tunnel.Config `json:"config"` // in force; Config.Name is the link's present name
 	Since  time.Time     `json:"since"`  // when the tunnel was made
 
@@ -57,6 +77,8 @@ type TunnelStatus struct {
 	// SoftErrors is how many of the next senders are notified of an ICMP error about the
 	// tunnel (T8).
 	SoftErrors int `json:"soft_errors"`
+	// ICMPErrors is how many ICMP errors about the tunnel's packets came.
+	ICMPErrors uint64 `json:"icmp_errors"`
 
 	TX Traffic `json:"tx"` // from the link to the remote end
 	RX Traffic `json:"rx"` // the way back

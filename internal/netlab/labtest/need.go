@@ -39,6 +39,7 @@ var checks = map[string]func() error{
 	"clang":           program("clang"),
 	"setpriv":         program("setpriv"),
 	"promtool":        program("promtool"),
+	"prometheus":      program("prometheus"),
 	"tshark":          program("tshark"),
 	"dnsmasq":         program("dnsmasq"),
 	"systemd-analyze": program("systemd-analyze"),
