@@ -86,7 +86,7 @@ without an outer header, or with --side outer, those that have one with it.`,
 	_ = cmd.RegisterFlagCompletionFunc("side", cobra.FixedCompletions(sides, cobra.ShellCompDirectiveNoFileComp))
 	f.BoolVar(&c.drops, "drops", false, "only packets that goipip drops, with the reason")
 	f.VarP(&numberValue{p: &c.count, least: 1, most: math.MaxInt32}, "count", "c", "end after so many packets")
-	f.StringVarP(&c.file, "write", "w", "", "write packets to a file in place of printing them, or to standard output: -")
+	f.StringVarP(&c.file, "write", "w", "", "write packets to a `file` in place of printing them; - is standard output")
 	_ = cmd.MarkFlagFilename("write")
 	return cmd
 }
@@ -156,6 +156,9 @@ func (c *captureOptions) open(ctx context.Context, client *control.Client, t con
 		return newDropSource(client, c.name, c.side == sideOuter, filter)
 	case c.side == sideOuter:
 		return capture.Outer(link, capture.Ends{Local: t.Config.Local, Remote: t.Config.Remote}, t.Underlay.Device, filter)
+	}
+	if t.Away {
+		return nil, fmt.Errorf("the link %s is in another network namespace: capture with --side outer or --drops here, or with tcpdump there", link.Name)
 	}
 	live, err := capture.Inner(link, filter)
 	if err != nil {

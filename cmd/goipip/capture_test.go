@@ -329,6 +329,33 @@ func TestCapture_FastPath(t *testing.T) {
 	}
 }
 
+// Of a tunnel whose link was moved to another network namespace, all is captured but what passes
+// the link.
+func TestCapture_MovedLink(t *testing.T) {
+	t.Parallel()
+	a, b := captureLab(t)
+	elsewhere, err := a.Start(exec.Command("unshare", "-n", "sleep", "1000"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	labtest.WaitFor(t, "another network namespace", func() bool {
+		here, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", a.daemon(t)))
+		there, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", elsewhere.Pid()))
+		return err == nil && there != here
+	})
+	a.types(t, fmt.Sprintf("ip link set tun01 netns %d", elsewhere.Pid()))
+	labtest.WaitFor(t, "the tunnel to know that", func() bool { return strings.Contains(a.types(t, "goipip show tun01 --json"), `"away": true`) })
+	const want = "goipip: the link tun01 is in another network namespace: "
+	if r := a.tries(t, "goipip capture tun01"); r.status != 1 || !strings.HasPrefix(r.stderr, want) {
+		t.Errorf("%+v, want %q", r, want)
+	}
+	drops, outer := a.captures(t, "--drops", "-c1"), a.captures(t, "--side", "outer", "-c1")
+	b.encapsulate(t, ttlZero())
+	drops.ends(t, "1 packets captured, 0 lost\n")
+	outer.ends(t, "1 packets captured, 0 lost\n")
+	a.types(t, "goipip tunnel del tun01")
+}
+
 // A reader that has enough ends a capture without a word.
 func TestCapture_ClosedPipe(t *testing.T) {
 	t.Parallel()
@@ -378,6 +405,8 @@ func TestCapture_Mistakes(t *testing.T) {
 		{"PATH=/nowhere goipip capture tun01 icmp", 1, "goipip: filter \"icmp\": tcpdump is not installed: install it, or do without FILTER and with -w FILE\n"},
 		{"PATH=/nowhere goipip capture tun01", 1, "goipip: tcpdump is not installed: install it, or do without FILTER and with -w FILE\n"},
 		{"goipip capture tun01 -w /nowhere/file", 1, "goipip: open /nowhere/file: no such file or directory\n"},
+		{"d=/run/goipip/$(stat -Lc %i /proc/self/ns/net)/control; unshare -n sh -c 'ip link set lo up; ip addr add 192.0.2.9/24 dev lo; \"$GOIPIP\" --control '$d' capture tun01 --side outer'", 1,
+			"goipip: the link tun01 is not in this network namespace: "},
 		{"goipip capture tun01 --side middle", 2, "goipip: --side middle: "},
 		{"goipip capture tun01 -c x", 2, "goipip: -c, --count x: must be 1 to 2147483647\n"},
 		{"goipip capture tun01 -c0", 2, "goipip: -c, --count 0: must be 1 to 2147483647\n"},

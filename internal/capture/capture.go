@@ -28,16 +28,16 @@ type Packet struct {
 	Comment   string // empty for none
 }
 
-// Link is a tunnel's link in this network namespace.
+// Link is a tunnel's link.
 type Link struct {
 	Name  string
-	Index int
+	Index int // in the network namespace of the tunnel's process; 0 if it was moved to another
 }
 
 // check returns an error if the link is not in this network namespace.
 func (l Link) check() error {
 	if here, err := net.InterfaceByIndex(l.Index); err != nil || here.Name != l.Name {
-		return fmt.Errorf("the link %s is not in this network namespace: run goipip capture where it is (ip netns exec)", l.Name)
+		return fmt.Errorf("the link %s is not in this network namespace: run goipip capture in that of the tunnel's process (nsenter --net)", l.Name)
 	}
 	return nil
 }
@@ -77,6 +77,11 @@ type Ends struct {
 // Outer captures the outer packets of a tunnel, and ICMP errors about them, on the devices
 // that have an IPv4 address, and on the one called device, which may be empty.
 func Outer(link Link, ends Ends, device string, f Filter) (*Live, error) {
+	if link.Index != 0 {
+		if err := link.check(); err != nil {
+			return nil, err
+		}
+	}
 	devices, err := underlay(link, device)
 	if err != nil {
 		return nil, err
@@ -90,8 +95,8 @@ func Outer(link Link, ends Ends, device string, f Filter) (*Live, error) {
 		}
 		l.devices = append(l.devices, d.Name)
 	}
-	if link.check() != nil {
-		return l, nil // it is elsewhere, and its end does not show here
+	if link.Index == 0 {
+		return l, nil // its end does not show here
 	}
 	// Nothing comes by this protocol, so that this is no reason to do without a fast path.
 	if l.link, err = l.open(link.Name, link.Index, unix.ETH_P_LOOPBACK, nil); err != nil {

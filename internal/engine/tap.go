@@ -140,7 +140,7 @@ func (p *outPort) drop(why stats.Reason, outer int, header, payload []byte) {
 	}
 }
 
-// drop counts a received packet as dropped, which has an outer header of so many bytes.
+// drop counts a received packet as dropped, with an outer header of so many bytes in front.
 func (p *inPort) drop(why stats.Reason, outer int, packet []byte) {
 	p.count.Drop(why, 1)
 	if taps := p.tunnel.taps.Load(); taps != nil {
