@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -50,16 +51,14 @@ func (o *options) format() string {
 }
 
 // errorHandler writes the error that ends the process to standard error: in a JSON log as a
-// line of that, and else in plain text; or to the journal.
+// line of that, and else in plain text. If that goes to the journal, lines begin with their
+// priority (sd-daemon(3)): by its own protocol, journald might look for the unit of a process
+// that has ended.
 func (o *options) errorHandler() slog.Handler {
-	switch o.format() {
-	case config.LogJSON:
+	if o.format() == config.LogJSON {
 		return slog.NewJSONHandler(os.Stderr, nil)
-	case config.LogJournal:
-		return newJournalHandler(journalSocket, slog.LevelInfo)
-	default:
-		return plainHandler{os.Stderr}
 	}
+	return plainHandler{os.Stderr, underJournal()}
 }
 
 // report writes err, which may be several errors, one a line, and further lines. It
@@ -78,7 +77,10 @@ func report(h slog.Handler, err error, further ...string) {
 
 // plainHandler writes messages as command line programs do, errors with the name of
 // the program. It has no attributes.
-type plainHandler struct{ w io.Writer }
+type plainHandler struct {
+	w        io.Writer
+	priority bool // lines begin with <PRIORITY>
+}
 
 func (h plainHandler) Enabled(context.Context, slog.Level) bool { return true }
 func (h plainHandler) WithAttrs([]slog.Attr) slog.Handler       { return h }
@@ -88,6 +90,9 @@ func (h plainHandler) Handle(_ context.Context, r slog.Record) error {
 	line := r.Message + "\n"
 	if r.Level >= slog.LevelWarn {
 		line = "goipip: " + line
+	}
+	if h.priority {
+		line = fmt.Sprintf("<%d>%s", priority(r.Level), line)
 	}
 	_, err := io.WriteString(h.w, line)
 	return err

@@ -63,7 +63,7 @@ func (o *options) execute(cmd *cobra.Command, args []string) int {
 		return int(status)
 	}
 	if errors.As(err, new(usageError)) {
-		report(plainHandler{os.Stderr}, err, "Try 'goipip --help'.")
+		report(plainHandler{os.Stderr, underJournal()}, err, "Try 'goipip --help'.")
 		return exitUsage
 	}
 	report(o.errorHandler(), err)

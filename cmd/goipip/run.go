@@ -40,7 +40,8 @@ func newRunCommand(o *options) *cobra.Command {
 		Long: `Run the tunnels of a configuration file, or of all files *.toml of a directory,
 until SIGINT or SIGTERM. An error in a file keeps all of them from starting; what
 keeps one tunnel from starting does not keep the others. The end of a tunnel
-(ip link delete NAME) is its own.
+(ip link delete NAME) is its own. If the last one ends by an error, goipip exits with
+status 1.
 
 SIGHUP reads the configuration again. If it has an error, nothing changes. Otherwise
 tunnels that are not in it any more end, new ones and those that do not run start,
