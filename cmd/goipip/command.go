@@ -43,7 +43,7 @@ as when a terminal closes, does not end it.`,
 	o.register(cmd.Flags())
 	cmd.PersistentFlags().StringVar(&o.control, "control", "", "path of the control socket, in front of the command (default: that of the network namespace, below /run/goipip)")
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{flagError(err)} })
-	cmd.AddCommand(newRunCommand(o), newCheckCommand(), newShowCommand(o.statuses), newTunnelCommand(o), newLinkCommand(o), newDaemonCommand(o), newDemoCommand(), newDoctorCommand())
+	cmd.AddCommand(newRunCommand(o), newCheckCommand(), newShowCommand(o.statuses), newTunnelCommand(o), newLinkCommand(o), newDaemonCommand(o), newDemoCommand(), newDoctorCommand(o))
 	return cmd
 }
 

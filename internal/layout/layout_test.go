@@ -18,7 +18,8 @@ const root = "../.."
 // rooms says for each package which of the project's others its code may import.
 // Tests may import more.
 var rooms = map[string][]string{
-	"cmd/goipip":              {"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/iproute", "internal/show", "internal/tunnel", "internal/logqueue", "internal/netlab"},
+	"cmd/goipip":              {"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/doctor", "internal/iproute", "internal/show", "internal/tunnel", "internal/logqueue", "internal/netlab"},
+	"internal/doctor":         {"internal/fastpath", "internal/tunnel", "internal/underlay", "encap", "tun", "rawsock", "internal/packet"},
 	"internal/iproute":        {"internal/dsfield", "internal/tunnel"},
 	"internal/show":           {"internal/daemon/config", "internal/daemon/control", "internal/stats"},
 	"internal/dsfield":        {},
@@ -52,11 +53,15 @@ var rooms = map[string][]string{
 var homes = map[string][]string{
 	"unsafe":                                   {"tun", "rawsock", "internal/netlab"},
 	"encoding/binary":                          {"internal/packet", "internal/fastpath", "internal/netlab"},
-	"golang.org/x/sys/unix":                    {"cmd/goipip", "internal/daemon/control", "internal/fastpath", "internal/underlay", "tun", "rawsock", "internal/descriptor", "internal/netlab", "internal/netlab/labtest"},
-	"golang.org/x/net/ipv4":                    {"rawsock", "internal/netlab", "bench/naive"},
+	"golang.org/x/sys/unix":                    {"cmd/goipip", "internal/daemon/control", "internal/doctor", "internal/fastpath", "internal/underlay", "tun", "rawsock", "internal/descriptor", "internal/netlab", "internal/netlab/labtest"},
+	"golang.org/x/net/icmp":                    {"internal/doctor", "internal/netlab"},
+	"golang.org/x/net/ipv4":                    {"internal/doctor", "rawsock", "internal/netlab", "bench/naive"},
 	"golang.org/x/net/bpf":                     {"rawsock", "internal/netlab"},
 	"github.com/songgao/water":                 {"tun", "bench/naive"},
-	"github.com/vishvananda/netlink":           {"tun", "internal/underlay", "internal/tunnel", "internal/netlab"},
+	"github.com/vishvananda/netlink":           {"tun", "internal/doctor", "internal/underlay", "internal/tunnel", "internal/netlab"},
+	"github.com/google/nftables":               {"internal/doctor"},
+	"github.com/google/nftables/expr":          {"internal/doctor"},
+	"github.com/safchain/ethtool":              {"internal/doctor"},
 	"github.com/spf13/cobra":                   {"cmd/goipip"},
 	"github.com/spf13/pflag":                   {"cmd/goipip"},
 	"github.com/pelletier/go-toml/v2":          {"internal/daemon/config"},

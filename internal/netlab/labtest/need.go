@@ -37,6 +37,7 @@ var checks = map[string]func() error{
 	"make":            program("make"),
 	"clang":           program("clang"),
 	"setpriv":         program("setpriv"),
+	"setcap":          program("setcap"),
 	"promtool":        program("promtool"),
 	"tshark":          program("tshark"),
 	"dnsmasq":         program("dnsmasq"),
@@ -51,8 +52,8 @@ var long = []string{"uml", "wireguard-go"}
 // variable GOIPIP_REQUIRE names that need or is "all". Under go test -short it skips a test that needs "uml" or
 // "wireguard-go" in any case. The needs are "root" (may make network namespaces), "tun" (/dev/net/tun opens), "uml" (User
 // Mode Linux and its modules), "bpf" (may load a program), "wireguard-go" (its Go module installs), and the programs "socat",
-// "tcpdump", "ping", "ip", "ethtool", "iptables-legacy", "nft", "make", "clang", "setpriv", "promtool", "tshark", "dnsmasq" and
-// "systemd-analyze".
+// "tcpdump", "ping", "ip", "ethtool", "iptables-legacy", "nft", "make", "clang", "setpriv", "setcap", "promtool", "tshark",
+// "dnsmasq" and "systemd-analyze".
 func Need(tb testing.TB, needs ...string) {
 	tb.Helper()
 	for _, need := range needs {

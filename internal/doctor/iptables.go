@@ -1,0 +1,214 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+)
+
+// errNoIPTables means that legacy iptables has rules here that cannot be read.
+var errNoIPTables = errors.New("legacy iptables has rules here, and there is no program iptables-legacy to list them")
+
+// readIPTables returns a ruleset for each table of legacy iptables that exists.
+func readIPTables() (all []ruleset, err error) {
+	names, err := os.ReadFile("/proc/thread-self/net/ip_tables_names")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // the module is not loaded
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, table := range strings.Fields(string(names)) {
+		out, err := exec.Command("iptables-legacy", "-t", table, "-S").Output()
+		if errors.Is(err, exec.ErrNotFound) {
+			return nil, errNoIPTables
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list the table %s of legacy iptables: %w", table, err)
+		}
+		all = append(all, parseIPTables(table, string(out)))
+	}
+	return all, nil
+}
+
+// parseIPTables reads what iptables -S prints.
+func parseIPTables(table, listing string) ruleset {
+	command := "iptables-legacy"
+	if table != "filter" {
+		command += " -t " + table
+	}
+	s := ruleset{}
+	for line := range strings.Lines(listing) {
+		line = strings.TrimSpace(line)
+		words := splitWords(line)
+		if len(words) < 2 {
+			continue
+		}
+		name := words[1]
+		c, ok := s[name]
+		if !ok {
+			c = &chain{name: fmt.Sprintf("chain %s of iptables, table %s", name, table)}
+			s[name] = c
+		}
+		switch words[0] {
+		case "-P":
+			c.base = &base{hook: hook(strings.ToLower(name)), drops: slices.Contains(words, "DROP")}
+			c.base.insert = func(f *flow) string {
+				match := " -p 4"
+				if peer := f.peer(); peer.IsValid() {
+					match = fmt.Sprintf(" %s %v -p 4", map[bool]string{true: "-s", false: "-d"}[f.inbound], peer)
+				}
+				return fmt.Sprintf("%s -I %s%s -j ACCEPT", command, name, match)
+			}
+		case "-A":
+			r := parseRule(words[2:])
+			r.name = "rule " + line
+			if r.wrong94 {
+				fixed := strings.TrimPrefix(line, "-A "+name+" ")
+				for _, protocol := range words94 {
+					fixed = strings.Replace(fixed, protocol, "-p 4", 1)
+				}
+				r.replace94 = fmt.Sprintf("%s -R %s %d %s", command, name, len(c.rules)+1, fixed)
+			}
+			c.rules = append(c.rules, r)
+		}
+	}
+	return s
+}
+
+// words94 are what a rule for protocol 94 has, whose name is ipip in /etc/protocols.
+var words94 = []string{"-p ipip", "-p 94"}
+
+// splitWords splits a line at spaces that are not within quotation marks.
+func splitWords(line string) (words []string) {
+	quoted := false
+	return strings.FieldsFunc(line, func(r rune) bool {
+		if r == '"' {
+			quoted = !quoted
+		}
+		return r == ' ' && !quoted
+	})
+}
+
+// condition is one of a rule.
+type condition func(*flow) truth
+
+// parseRule reads the words of a rule behind its chain.
+func parseRule(words []string) rule {
+	var (
+		all    []condition
+		does   verdict
+		is94   bool
+		invert bool
+	)
+	for i := 0; i < len(words); i++ {
+		word := words[i]
+		if word == "!" {
+			invert = true
+			continue
+		}
+		value := ""
+		if i+1 < len(words) {
+			value = words[i+1]
+		}
+		takesValue := true
+		var c condition
+		switch word {
+		case "-p":
+			is94 = is94 || !invert && (value == "ipip" || value == "94")
+			c = func(*flow) truth { return when(true, value == "4" || value == "ipencap" || value == "all") }
+		case "-s":
+			c = func(f *flow) truth { return inPrefix(f.source, value) }
+		case "-d":
+			c = func(f *flow) truth { return inPrefix(f.dest, value) }
+		case "-i":
+			c = func(f *flow) truth { return f.by(true, value) }
+		case "-o":
+			c = func(f *flow) truth { return f.by(false, value) }
+		case "--ctstate", "--state":
+			c = func(f *flow) truth {
+				state := "NEW"
+				if f.reply {
+					state = "ESTABLISHED"
+				}
+				return when(true, slices.Contains(strings.Split(value, ","), state))
+			}
+		case "-m", "--comment", "--reject-with", "--log-prefix", "--log-level", "--set-xmark", "--to-source", "--to-destination":
+		case "-j":
+			does = target(value)
+		case "-g":
+			does = verdict{kind: goTo, chain: value}
+		default:
+			takesValue = false
+			c = func(*flow) truth { return maybe }
+			if !strings.HasPrefix(word, "-") {
+				c = nil // the value of such a word
+			}
+		}
+		if takesValue {
+			i++
+		}
+		if c != nil {
+			all = append(all, inverted(c, invert))
+		}
+		invert = false
+	}
+	return rule{
+		wrong94: is94 && does.kind != drop,
+		eval: func(f *flow) (truth, verdict) {
+			m := yes
+			for _, c := range all {
+				m = min(m, c(f))
+			}
+			return m, does
+		},
+	}
+}
+
+func inverted(c condition, invert bool) condition {
+	if !invert {
+		return c
+	}
+	return func(f *flow) truth { return yes - c(f) }
+}
+
+// target is what stands behind -j.
+func target(name string) verdict {
+	switch name {
+	case "ACCEPT":
+		return verdict{kind: accept}
+	case "DROP", "REJECT":
+		return verdict{kind: drop}
+	case "NFQUEUE", "QUEUE":
+		return verdict{kind: queue}
+	case "RETURN":
+		return verdict{kind: back}
+	}
+	// One of the others, such as LOG, is no chain.
+	return verdict{kind: jump, chain: name}
+}
+
+func inPrefix(a netip.Addr, text string) truth {
+	p, err := netip.ParsePrefix(text)
+	if err != nil {
+		return maybe
+	}
+	return when(a.IsValid(), p.Contains(a))
+}
+
+// by is the truth of a condition about the device by which packets come, or else leave; a +
+// at its end stands for anything.
+func (f *flow) by(in bool, device string) truth {
+	if in != f.inbound {
+		return no
+	}
+	if prefix, ok := strings.CutSuffix(device, "+"); ok {
+		return when(f.device.name != "", strings.HasPrefix(f.device.name, prefix))
+	}
+	return when(f.device.name != "", f.device.name == device)
+}

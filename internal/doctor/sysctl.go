@@ -1,0 +1,145 @@
+package doctor
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// ipv4Conf reads a variable of a device, or of all or default; 0 where it cannot.
+func ipv4Conf(device, name string) int {
+	b, err := os.ReadFile("/proc/sys/net/ipv4/conf/" + device + "/" + name)
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// setConf is the command that sets such a variable. A slash separates what a dot in the name of
+// a device would.
+func setConf(device, name string, value int) string {
+	return fmt.Sprintf("sysctl -w net/ipv4/conf/%s/%s=%d", device, name, value)
+}
+
+// strict is the rp_filter that drops what comes by another way than it would be answered
+// (net.ipv4.conf.DEVICE.rp_filter in networking/ip-sysctl). The greater one of the device's and
+// that of all devices holds.
+const (
+	strict = 1
+	loose  = 2
+)
+
+func rpFilterOf(device string) int {
+	return max(ipv4Conf("all", "rp_filter"), ipv4Conf(device, "rp_filter"))
+}
+
+// rpFilter looks for packets that the strict reverse path filter drops: outer ones that come by
+// the tunnel's device and would be answered by another, and inner ones.
+func (e *exam) rpFilter(s *subject) []Result {
+	var list []Result
+	device := s.device.name
+	if device != "" && s.path.Reason == "" && rpFilterOf(device) == strict {
+		// Lookups for the filter are without the tunnel's --dev, and without its mark unless src_valid_mark.
+		back, err := routeTo(s.Config.Remote, s.source())
+		if err != nil || back != s.device.index {
+			list = append(list, strictResult(device,
+				fmt.Sprintf("the route back to %v is not by %s, and rp_filter is strict there", s.Config.Remote, device),
+				"the kernel drops what the remote end sends: the tunnel works in one direction only"))
+		}
+	}
+	if s.here() && rpFilterOf(s.Config.Name) == strict {
+		for _, p := range linkRoutes(s.Index) {
+			if back, err := routeTo(inside(p), netip.Addr{}); err == nil && back != s.Index {
+				list = append(list, strictResult(s.Config.Name,
+					fmt.Sprintf("the route back to %v is not by %s, and rp_filter is strict there", inside(p), s.Config.Name),
+					"the kernel drops packets from there that come out of the tunnel"))
+				break
+			}
+		}
+	}
+	if list == nil {
+		return ok("rp_filter drops nothing of the tunnel")
+	}
+	return list
+}
+
+func strictResult(device, saw, why string) Result {
+	return Result{
+		Status: Failure, Saw: saw, Why: why,
+		Cure:     "make rp_filter loose, or mend the route; below /etc/sysctl.d the setting stays",
+		Commands: []string{setConf(device, "rp_filter", loose)},
+	}
+}
+
+// inside returns an address of a prefix: of a network, the first host's.
+func inside(p netip.Prefix) netip.Addr {
+	if p.Bits() >= 31 {
+		return p.Addr()
+	}
+	return p.Addr().Next()
+}
+
+// forwarding looks whether this host would have to forward packets for the tunnel, and does not.
+func (e *exam) forwarding(s *subject) []Result {
+	if !s.here() || s.Config.Name == "" {
+		return nil
+	}
+	var network netip.Prefix // that is reached by the tunnel
+	for _, p := range linkRoutes(s.Index) {
+		if p.Bits() < 32 {
+			network = p
+		}
+	}
+	inside := e.insideLink(s)
+	if !network.IsValid() || inside == "" {
+		return nil // nothing suggests that it should
+	}
+	if ipv4Conf(s.Config.Name, "forwarding") != 0 && ipv4Conf(inside, "forwarding") != 0 {
+		return ok("packets are forwarded between %s and %s", inside, s.Config.Name)
+	}
+	return []Result{{
+		Status: Warning, Saw: fmt.Sprintf("%v is reached by the tunnel, %s has another network, and this host does not forward packets", network, inside),
+		Why:      "hosts behind this one do not reach those behind the other end",
+		Cure:     "let it forward, if it is to be a router; below /etc/sysctl.d the setting stays",
+		Commands: []string{"sysctl -w net.ipv4.ip_forward=1"},
+	}}
+}
+
+// insideLink returns the name of a link with a network that is neither the tunnel nor the way to
+// its remote end.
+func (e *exam) insideLink(s *subject) string {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return ""
+	}
+	for _, l := range links {
+		a := l.Attrs()
+		tunnels := false
+		for _, other := range e.subjects {
+			tunnels = tunnels || other.Running && other.Index == a.Index || other.device.index == a.Index
+		}
+		if tunnels || a.Index == s.Index || a.Flags&net.FlagUp == 0 || a.Flags&net.FlagLoopback != 0 {
+			continue
+		}
+		addrs, err := netlink.AddrList(l, unix.AF_INET)
+		if err != nil {
+			continue
+		}
+		for _, addr := range addrs {
+			if p, ok := prefix(addr.IPNet); ok && p.Bits() < 32 && addr.Scope == unix.RT_SCOPE_UNIVERSE {
+				return a.Name
+			}
+		}
+	}
+	return ""
+}

@@ -1,0 +1,379 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+
+	"goipip/encap"
+	"goipip/internal/tunnel"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// pair looks for another tunnel with the same two ends.
+func (e *exam) pair(s *subject) []Result {
+	if s.Running {
+		return ok("this tunnel has its two ends")
+	}
+	var held tunnel.HeldError
+	switch err := tunnel.PairHeld(s.Config); {
+	case err == nil:
+		return ok("no other tunnel has the same two ends")
+	case errors.As(err, &held):
+		r := Result{
+			Status: Failure, Saw: held.Error(),
+			Why:  "two tunnels between the same ends would each deliver every packet, so the second does not start",
+			Cure: "end that tunnel, if it is not the one that is wanted",
+		}
+		if held.Link != "" {
+			r.Commands = []string{"ip link delete " + held.Link}
+		}
+		return []Result{r}
+	default:
+		return []Result{{Status: Warning, Saw: err.Error(), Why: "another tunnel may have the same two ends", Cure: "run goipip doctor as root"}}
+	}
+}
+
+// link looks at the tunnel's link, or at what has its name.
+func (e *exam) link(s *subject) []Result {
+	name := s.Config.Name
+	switch {
+	case s.Away:
+		return ok("%s is in another network namespace", name)
+	case s.Running && !s.Up:
+		return []Result{{
+			Status: Failure, Saw: name + " is down", Why: "no packet passes a link that is down",
+			Commands: []string{"ip link set " + name + " up"},
+		}}
+	case s.Running:
+		return ok("%s is up", name)
+	case name == "":
+		return nil
+	}
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return ok("no link has the name %s yet", name)
+	}
+	return []Result{{
+		Status: Failure, Saw: fmt.Sprintf("there is a link %s already, of type %s", name, l.Type()), Why: "a tunnel makes its own link",
+		Cure: "give another --name, or remove that link", Commands: []string{"ip link delete " + name},
+	}}
+}
+
+// address looks for an inner address.
+func (e *exam) address(s *subject) []Result {
+	if !s.here() {
+		return nil
+	}
+	addrs, err := netlink.AddrList(indexed(s.Index), unix.AF_INET)
+	if err != nil {
+		return nil
+	}
+	if len(addrs) == 0 && len(linkRoutes(s.Index)) == 0 {
+		return []Result{{
+			Status: Warning, Saw: s.Config.Name + " has neither an address nor a route", Why: "no packet of this host goes into the tunnel",
+			Cure: fmt.Sprintf("give it an address: ip addr add ADDRESS peer PEER dev %s", s.Config.Name),
+		}}
+	}
+	return ok("packets find their way into %s", s.Config.Name)
+}
+
+// here reports whether the tunnel runs and its link is in this network namespace.
+func (s *subject) here() bool { return s.Running && !s.Away }
+
+// indexed stands for the link with an index.
+func indexed(index int) netlink.Link {
+	return &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
+}
+
+// linkRoutes returns the destinations of the routes by a link, but not of addresses of this host.
+func linkRoutes(index int) (list []netip.Prefix) {
+	routes, err := netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{LinkIndex: index, Type: unix.RTN_UNICAST},
+		netlink.RT_FILTER_OIF|netlink.RT_FILTER_TYPE|netlink.RT_FILTER_TABLE) // of all tables
+	if err != nil {
+		return nil
+	}
+	for _, r := range routes {
+		if p, ok := destination(r); ok {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// destination returns that of a route; netlink has nil for the default route in some versions.
+func destination(r netlink.Route) (netip.Prefix, bool) {
+	if r.Dst == nil {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0), true
+	}
+	return prefix(r.Dst)
+}
+
+func prefix(n *net.IPNet) (netip.Prefix, bool) {
+	a, ok := netip.AddrFromSlice(n.IP)
+	bits, _ := n.Mask.Size()
+	return netip.PrefixFrom(a.Unmap(), bits), ok
+}
+
+// local looks for the local address.
+func (e *exam) local(s *subject) []Result {
+	local := s.Config.Local
+	switch {
+	case e.watcher == nil:
+		return nil
+	case !local.IsValid() && !s.path.Source.IsValid():
+		return nil // route says so
+	case !local.IsValid():
+		return ok("packets leave from %v", s.path.Source)
+	case !s.path.LocalMissing:
+		return ok("%v is on this host", local)
+	}
+	r := Result{
+		Status: Failure, Saw: fmt.Sprintf("the local address %v is not on this host", local),
+		Why:  "no packet leaves from an address that is not here, and none comes",
+		Cure: "give an address of this host as --local, or none, or add the address",
+	}
+	if s.device != (link{}) {
+		r.Commands = []string{fmt.Sprintf("ip addr add %v/32 dev %s", local, s.device.name)}
+	}
+	return []Result{r}
+}
+
+// remote looks for a remote address that is none of another host.
+func (e *exam) remote(s *subject) []Result {
+	switch s.path.RouteType {
+	case 0:
+		return nil
+	case unix.RTN_LOCAL:
+		return []Result{{
+			Status: Failure, Saw: fmt.Sprintf("the remote address %v is this host's own", s.Config.Remote),
+			Why: "packets of the tunnel come back to this host", Cure: "give the other end's address as --remote",
+		}}
+	case unix.RTN_BROADCAST, unix.RTN_MULTICAST:
+		return []Result{{
+			Status: Failure, Saw: fmt.Sprintf("the remote address %v is a broadcast address", s.Config.Remote),
+			Why: "the kernel refuses packets to it", Cure: "give the address of one host as --remote",
+		}}
+	}
+	return ok("%v is another host's address", s.Config.Remote)
+}
+
+// routeTypes are the types of routes that lead nowhere, as ip-route(8) names them.
+var routeTypes = map[int]string{unix.RTN_BLACKHOLE: "blackhole", unix.RTN_UNREACHABLE: "unreachable", unix.RTN_PROHIBIT: "prohibit"}
+
+// route looks for a route to the remote end.
+func (e *exam) route(s *subject) []Result {
+	if s.path.Reason == "" {
+		saw := fmt.Sprintf("%v is reached by %s", s.Config.Remote, s.device.name)
+		if s.device == (link{}) {
+			saw = fmt.Sprintf("there is a route to %v", s.Config.Remote)
+		}
+		if g := s.path.Gateway; g.IsValid() && g != s.Config.Remote {
+			saw += fmt.Sprintf(", gateway %v", g)
+		}
+		return ok("%s", saw)
+	}
+	r := Result{
+		Status: Failure, Saw: fmt.Sprintf("no route to %v: %s", s.Config.Remote, s.path.Reason),
+		Why:  "no packet of the tunnel leaves",
+		Cure: fmt.Sprintf("add a route: ip route add %v via GATEWAY", s.Config.Remote),
+	}
+	if s.Config.Device != "" && s.path.Bound == 0 {
+		r.Saw = "there is no device " + s.Config.Device
+		r.Cure = "give the device of outer packets as --dev, or none"
+		return []Result{r}
+	}
+	if down := e.downLink(s); down != "" {
+		r.Saw += "; " + down + " is down"
+		r.Cure, r.Commands = "", []string{"ip link set " + down + " up"}
+		return []Result{r}
+	}
+	if best, ok := bestRoute(s.Config.Remote, 0); ok && routeTypes[best.Type] != "" {
+		to, _ := destination(best)
+		word := routeTypes[best.Type]
+		r.Saw = fmt.Sprintf("the route to %v is %s %v", s.Config.Remote, word, to)
+		r.Cure, r.Commands = "remove that route, if another leads to the remote end", []string{fmt.Sprintf("ip route delete %s %v", word, to)}
+	}
+	return []Result{r}
+}
+
+// downLink returns the name of a link that is down and would lead to the remote end, or has
+// the local address.
+func (e *exam) downLink(s *subject) string {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return ""
+	}
+	for _, l := range links {
+		if l.Attrs().Flags&net.FlagUp != 0 {
+			continue
+		}
+		addrs, err := netlink.AddrList(l, unix.AF_INET)
+		if err != nil {
+			continue
+		}
+		for _, a := range addrs {
+			if p, ok := prefix(a.IPNet); ok && (p.Addr() == s.Config.Local || p.Contains(s.Config.Remote)) {
+				return l.Attrs().Name
+			}
+		}
+	}
+	return ""
+}
+
+// bestRoute returns the route of the main table to an address, unless it is by the link with an
+// index.
+func bestRoute(to netip.Addr, except int) (best netlink.Route, found bool) {
+	routes, err := netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return best, false
+	}
+	bits := -1
+	for _, r := range routes {
+		p, ok := destination(r)
+		if !ok || !p.Contains(to) || except != 0 && r.LinkIndex == except {
+			continue
+		}
+		if p.Bits() > bits || p.Bits() == bits && r.Priority < best.Priority {
+			best, bits, found = r, p.Bits(), true
+		}
+	}
+	return best, found
+}
+
+// loop looks for a route to the remote end that leads into the tunnel, or will when it starts.
+func (e *exam) loop(s *subject) []Result {
+	var via netip.Prefix // that leads into the tunnel
+	if s.here() {
+		if s.path.Reason == "" && s.path.Device != s.Index || s.path.Device == 0 {
+			return ok("the route to %v does not lead into the tunnel", s.Config.Remote)
+		}
+		via = netip.PrefixFrom(s.Config.Remote, 32)
+	} else if !s.Running {
+		for _, p := range wantedPrefixes(s.Config) {
+			if p.Contains(s.Config.Remote) && p.Bits() >= via.Bits() {
+				via = p
+			}
+		}
+	}
+	if !via.IsValid() {
+		return ok("the route to %v does not lead into the tunnel", s.Config.Remote)
+	}
+	other, found := bestRoute(s.Config.Remote, s.Index)
+	if p, isOne := destination(other); found && isOne && !s.Running && p.Bits() > via.Bits() {
+		return ok("the route to %v is more specific than %v by the tunnel", s.Config.Remote, via)
+	}
+	r := Result{
+		Status: Failure, Saw: fmt.Sprintf("the route to %v leads into the tunnel itself", s.Config.Remote),
+		Why:  "packets of the tunnel would go into the tunnel: it drops them",
+		Cure: fmt.Sprintf("give %v a route of its own: ip route add %[1]v via GATEWAY", s.Config.Remote),
+	}
+	if found {
+		to := fmt.Sprintf("ip route replace %v/32", s.Config.Remote)
+		if other.Gw != nil {
+			to += " via " + other.Gw.String()
+		}
+		if l, err := netlink.LinkByIndex(other.LinkIndex); err == nil {
+			r.Cure, r.Commands = "", []string{to + " dev " + l.Attrs().Name}
+		}
+	}
+	return []Result{r}
+}
+
+// wantedPrefixes returns the destinations that a tunnel will have routes to by its link.
+func wantedPrefixes(c tunnel.Config) (list []netip.Prefix) {
+	for _, r := range c.Routes {
+		if r.Table == 0 || r.Table == unix.RT_TABLE_MAIN {
+			list = append(list, r.To)
+		}
+	}
+	for _, a := range append([]netip.Prefix{c.Address}, c.Addresses...) {
+		if a.IsValid() {
+			list = append(list, a.Masked())
+		}
+	}
+	if c.Peer.IsValid() {
+		list = append(list, netip.PrefixFrom(c.Peer, 32))
+	}
+	return list
+}
+
+// nextHop looks for a next hop that does not answer.
+func (e *exam) nextHop(s *subject) []Result {
+	if s.path.Reason != "" || s.device == (link{}) || !s.path.Gateway.IsValid() {
+		return nil
+	}
+	neighbours, err := netlink.NeighList(s.device.index, unix.AF_INET)
+	if err != nil {
+		return nil
+	}
+	for _, n := range neighbours {
+		a, _ := netip.AddrFromSlice(n.IP)
+		if a.Unmap() == s.path.Gateway && n.State&(netlink.NUD_FAILED|netlink.NUD_INCOMPLETE) != 0 {
+			return []Result{{
+				Status: Failure, Saw: fmt.Sprintf("%v does not answer ARP on %s", a, s.device.name),
+				Why:  "it is the next hop, and what is sent to it is lost",
+				Cure: "look whether that host is up, and whether its address and the cable, VLAN or bridge are right",
+			}}
+		}
+	}
+	return ok("next hop %v", s.path.Gateway)
+}
+
+// mtu compares the link's MTU with that of the path.
+func (e *exam) mtu(s *subject) []Result {
+	if s.path.Reason != "" || s.path.MTU == 0 {
+		return nil
+	}
+	fits, has := s.path.MTU-encap.IPIP.HdrLen, s.Config.MTU
+	if s.Running {
+		has = s.MTU
+	}
+	if has <= fits {
+		return ok("the path takes %d bytes, %d within the tunnel", s.path.MTU, fits)
+	}
+	r := Result{
+		Status: Warning, Saw: fmt.Sprintf("the tunnel's MTU is %d, and the path takes %d bytes, %d within the tunnel", has, s.path.MTU, fits),
+		Why:  "longer packets are fragmented, or refused with DF: where ICMP is filtered, connections hang",
+		Cure: fmt.Sprintf("--mtu %d", fits),
+	}
+	if s.here() {
+		r.Commands = []string{fmt.Sprintf("ip link set %s mtu %d", s.Config.Name, fits)}
+	}
+	return []Result{r}
+}
+
+// silence looks for a remote end that has never sent anything.
+func (e *exam) silence(s *subject) []Result {
+	if !s.Running {
+		return nil
+	}
+	if s.Sent > 0 && s.Received == 0 {
+		return []Result{{
+			Status: Warning, Saw: fmt.Sprintf("%d packets were sent, and none has come", s.Sent),
+			Why:  "the other end does not answer, or its answers do not arrive",
+			Cure: "goipip doctor --probe " + s.Config.Remote.String(),
+		}}
+	}
+	return ok("%d packets sent, %d received", s.Sent, s.Received)
+}
+
+// routeTo looks up the route to an address as for a packet without a mark.
+func routeTo(to, from netip.Addr) (device int, err error) {
+	o := &netlink.RouteGetOptions{}
+	if from.IsValid() {
+		o.SrcAddr = from.AsSlice()
+	}
+	routes, err := netlink.RouteGetWithOptions(to.AsSlice(), o)
+	if err != nil {
+		return 0, err
+	}
+	if len(routes) == 0 {
+		return 0, syscall.ENETUNREACH
+	}
+	return routes[0].LinkIndex, nil
+}
