@@ -127,6 +127,7 @@ var (
 		{"forwarding", (*exam).forwarding},
 		{"filter-input", (*exam).filterInput},
 		{"filter-output", (*exam).filterOutput},
+		{"filter-forward", (*exam).filterForward},
 		{"silence", (*exam).silence},
 	}
 	deviceChecks = []about[link]{ // by which outer packets leave

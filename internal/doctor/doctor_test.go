@@ -273,7 +273,7 @@ var setups = []broken{
 	{
 		name: "nftables' policy drops what comes", check: "filter-input", status: "failure", also: []string{"filter-cost"},
 		on01: `nft 'table inet f { chain in { type filter hook input priority 0; policy drop; iifname lo accept; tcp dport 22 accept; }; }'`,
-		saw:  "chain inet f in drops protocol 4: policy drop", cure: "nft insert rule inet f in ip saddr 192.168.8.101 ip protocol 4 accept",
+		saw:  "chain inet f in drops protocol 4 from 192.168.8.101: policy drop", cure: "nft insert rule inet f in ip saddr 192.168.8.101 ip protocol 4 accept",
 	},
 	{
 		name: "nftables accepts others only", check: "filter-input", status: "failure", also: []string{"filter-cost"},
@@ -291,7 +291,7 @@ var setups = []broken{
 	{
 		name: "nftables limits what comes", check: "filter-input", status: "warning", also: []string{"filter-cost"},
 		on01: `nft 'table ip f { chain in { type filter hook prerouting priority 0; ip protocol 4 limit rate over 10/second drop; }; }'`,
-		saw:  "chain ip f in drops protocol 4: rule with handle", cure: "nft insert rule ip f in ip saddr 192.168.8.101 ip protocol 4 accept",
+		saw:  "chain ip f in drops protocol 4 from 192.168.8.101: rule with handle", cure: "nft insert rule ip f in ip saddr 192.168.8.101 ip protocol 4 accept",
 	},
 	{
 		name: "nftables drops at the device", check: "filter-input", status: "failure",
@@ -299,14 +299,19 @@ var setups = []broken{
 		saw:  "chain netdev f in drops protocol 4", cure: "nft insert rule netdev f in ip saddr 192.168.8.101 ip protocol 4 accept",
 	},
 	{
+		name: "nftables asks for connections too early", check: "filter-input", status: "failure", also: []string{"filter-cost"},
+		on01: `nft 'table inet f { chain pre { type filter hook prerouting priority raw; ct state invalid drop; }; }'`,
+		saw:  "chain inet f pre drops protocol 4", cure: "nft insert rule inet f pre ip saddr 192.168.8.101 ip protocol 4 accept",
+	},
+	{
 		name: "nftables rejects what leaves", check: "filter-output", status: "failure", also: []string{"filter-cost"},
 		on01: `nft 'table ip f { chain out { type filter hook output priority 0; oifname "veth01" goto wan; }; chain wan { ip protocol 1 accept; reject; }; }'`,
-		saw:  "chain ip f out drops protocol 4: rule with handle", cure: "nft insert rule ip f out ip daddr 192.168.8.101 ip protocol 4 accept",
+		saw:  "chain ip f out drops protocol 4 to 192.168.8.101: rule with handle", cure: "nft insert rule ip f out ip daddr 192.168.8.101 ip protocol 4 accept",
 	},
 	{
 		name: "iptables' policy drops what comes", check: "filter-input", status: "failure", also: []string{"filter-cost"},
 		on01: "iptables-legacy -P INPUT DROP; iptables-legacy -A INPUT -p tcp -j ACCEPT; iptables-legacy -A INPUT ! -s 192.168.8.0/24 -j ACCEPT",
-		saw:  "chain INPUT of iptables, table filter drops protocol 4: policy drop", cure: "iptables-legacy -I INPUT -s 192.168.8.101 -p 4 -j ACCEPT",
+		saw:  "chain INPUT of iptables, table filter drops protocol 4 from 192.168.8.101: policy drop", cure: "iptables-legacy -I INPUT -s 192.168.8.101 -p 4 -j ACCEPT",
 	},
 	{
 		name: "iptables drops what leaves", check: "filter-output", status: "failure", also: []string{"filter-cost"},
@@ -400,6 +405,18 @@ var setups = []broken{
 		name: "no forwarding", check: "forwarding", status: "warning", saw: "172.20.0.0/16 is reached by the tunnel, lan has another network",
 		setup: runs, on01: "sysctl -qw net.ipv4.ip_forward=0; ip link add lan type veth peer name lan1; ip addr add 172.19.0.1/16 dev lan; ip link set lan up; ip link set lan1 up; ip route add 172.20.0.0/16 dev tun01",
 		args: []string{}, cure: "sysctl -w net.ipv4.ip_forward=1",
+	},
+	{
+		name: "no forwarding by nftables", check: "filter-forward", status: "failure", saw: "drops packets between lan and tun01: policy drop", also: []string{"filter-cost"},
+		setup: runs, on01: "sysctl -qw net.ipv4.ip_forward=1; ip link add lan type veth peer name lan1; ip addr add 172.19.0.1/16 dev lan; ip link set lan up; ip link set lan1 up; ip route add 172.20.0.0/16 dev tun01; " +
+			`nft 'table ip f { chain f { type filter hook forward priority 0; policy drop; iifname "docker0" accept; }; }'`,
+		args: []string{}, cure: "nft insert rule ip f f iifname lan oifname tun01 accept\nnft insert rule ip f f iifname tun01 oifname lan accept",
+	},
+	{
+		name: "no forwarding of new connections by iptables", check: "filter-forward", status: "warning", saw: "policy drop", also: []string{"filter-cost"},
+		setup: runs, on01: "sysctl -qw net.ipv4.ip_forward=1; ip link add lan type veth peer name lan1; ip addr add 172.19.0.1/16 dev lan; ip link set lan up; ip link set lan1 up; ip route add 172.20.0.0/16 dev tun01; " +
+			`iptables-legacy -P FORWARD DROP; iptables-legacy -A FORWARD -i tun01 -j ACCEPT; iptables-legacy -A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT`,
+		args: []string{}, cure: "iptables-legacy -I FORWARD -i lan -o tun01 -j ACCEPT",
 	},
 	{
 		name: "another tunnel has the pair", check: "pair", status: "failure", saw: "has the same two ends",

@@ -86,12 +86,22 @@ func (e *exam) filterCost(host) []Result {
 
 // filterInput looks for chains that drop packets from the remote end.
 func (e *exam) filterInput(s *subject) []Result {
-	return e.blocked(flow{inbound: true, device: s.device, source: s.Config.Remote, dest: s.source()}, "from")
+	return e.blocked(fmt.Sprintf("protocol 4 from %v", s.Config.Remote), outerFrom(s.Config.Remote, s.source(), s.device))
 }
 
 // filterOutput looks for chains that drop packets to the remote end.
 func (e *exam) filterOutput(s *subject) []Result {
-	return e.blocked(flow{device: s.device, source: s.source(), dest: s.Config.Remote, mark: s.Config.Mark}, "to")
+	return e.blocked(fmt.Sprintf("protocol 4 to %v", s.Config.Remote), outerTo(s.Config.Remote, s.source(), s.device, s.Config.Mark))
+}
+
+// filterForward looks for chains that drop packets between the tunnel and a network behind this host.
+func (e *exam) filterForward(s *subject) []Result {
+	network, behind := e.routed(s)
+	if !network.IsValid() {
+		return nil
+	}
+	tun := link{s.Index, s.Config.Name}
+	return e.blocked(fmt.Sprintf("packets between %s and %s", behind.name, tun.name), forwarded(behind, tun), forwarded(tun, behind))
 }
 
 // source is the outer address of this end; not valid if not known.
@@ -102,42 +112,34 @@ func (s *subject) source() netip.Addr {
 	return s.path.Source
 }
 
-// blocked is the result for a flow.
-func (e *exam) blocked(f flow, direction string) []Result {
+// blocked is the result for flows, which what names.
+func (e *exam) blocked(what string, flows ...flow) []Result {
 	if e.rulesErr != nil {
 		return nil // filterProtocol says so
 	}
 	var found []blocker
-	for _, s := range e.rules {
-		found = append(found, s.blockers(f)...)
+	for _, f := range flows {
+		for _, s := range e.rules {
+			found = append(found, s.blockers(f)...)
+		}
 	}
 	if len(found) == 0 {
-		return ok("no firewall drops protocol 4 %s %v", direction, f.peer())
+		return ok("no firewall drops %s", what)
 	}
-	worst := slices.MinFunc(found, func(a, b blocker) int { return int(a.kind) - int(b.kind) }).kind
-	r := Result{Status: Failure}
-	switch worst {
-	case dropsAll:
-		r.Why = fmt.Sprintf("no packet of the tunnel %s %v passes", direction, f.peer())
+	r := Result{Status: Failure, Why: "none of these packets pass"}
+	switch slices.MinFunc(found, func(a, b blocker) int { return int(a.kind) - int(b.kind) }).kind {
 	case dropsNew:
-		r.Status = Warning
-		r.Why = fmt.Sprintf("packets %s %v pass as replies only: the tunnel works in that direction only while packets go the other way",
-			direction, f.peer())
+		r.Status, r.Why = Warning, "they pass as replies only: in this direction the tunnel works while packets go the other way"
 	case dropsSome:
-		r.Status = Warning
-		r.Why = fmt.Sprintf("some packets %s %v may not pass: the rule has conditions that depend on the packet or the time", direction, f.peer())
+		r.Status, r.Why = Warning, "some of them may not pass: the rule has conditions that depend on the packet or the time"
 	}
 	var saw []string
 	for _, b := range found {
-		text := b.chain + " drops protocol 4: " + b.by
-		if !slices.Contains(saw, text) {
-			saw = append(saw, text)
-			r.Commands = append(r.Commands, b.insert)
-		}
+		saw = append(saw, fmt.Sprintf("%s drops %s: %s", b.chain, what, b.by))
+		r.Commands = append(r.Commands, b.insert)
 	}
-	slices.Sort(r.Commands)
-	r.Commands = slices.Compact(r.Commands)
 	slices.Sort(saw)
-	r.Saw = strings.Join(saw, "; ")
+	slices.Sort(r.Commands)
+	r.Saw, r.Commands = strings.Join(slices.Compact(saw), "; "), slices.Compact(r.Commands)
 	return []Result{r}
 }

@@ -8,7 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
+
+	"goipip/internal/packet"
 )
 
 // errNoIPTables means that legacy iptables has rules here that cannot be read.
@@ -57,14 +60,8 @@ func parseIPTables(table, listing string) ruleset {
 		}
 		switch words[0] {
 		case "-P":
-			c.base = &base{hook: hook(strings.ToLower(name)), drops: slices.Contains(words, "DROP")}
-			c.base.insert = func(f *flow) string {
-				match := " -p 4"
-				if peer := f.peer(); peer.IsValid() {
-					match = fmt.Sprintf(" %s %v -p 4", map[bool]string{true: "-s", false: "-d"}[f.inbound], peer)
-				}
-				return fmt.Sprintf("%s -I %s%s -j ACCEPT", command, name, match)
-			}
+			c.base = &base{hook: hook(strings.ToLower(name)), drops: slices.Contains(words, "DROP"), early: table == "raw"}
+			c.base.insert = func(f *flow) string { return fmt.Sprintf("%s -I %s %s-j ACCEPT", command, name, iptablesMatch(f)) }
 		case "-A":
 			r := parseRule(words[2:])
 			r.name = "rule " + line
@@ -79,6 +76,19 @@ func parseIPTables(table, listing string) ruleset {
 		}
 	}
 	return s
+}
+
+// iptablesMatch is as nftMatch.
+func iptablesMatch(f *flow) string {
+	switch {
+	case f.in != nil && f.out != nil:
+		return fmt.Sprintf("-i %s -o %s ", f.in.name, f.out.name)
+	case f.in != nil && f.source.IsValid():
+		return fmt.Sprintf("-s %v -p 4 ", f.source)
+	case f.out != nil && f.dest.IsValid():
+		return fmt.Sprintf("-d %v -p 4 ", f.dest)
+	}
+	return "-p 4 "
 }
 
 // words94 are what a rule for protocol 94 has, whose name is ipip in /etc/protocols.
@@ -121,22 +131,18 @@ func parseRule(words []string) rule {
 		switch word {
 		case "-p":
 			is94 = is94 || !invert && (value == "ipip" || value == "94")
-			c = func(*flow) truth { return when(true, value == "4" || value == "ipencap" || value == "all") }
+			c = func(f *flow) truth { return f.has(value) }
 		case "-s":
 			c = func(f *flow) truth { return inPrefix(f.source, value) }
 		case "-d":
 			c = func(f *flow) truth { return inPrefix(f.dest, value) }
 		case "-i":
-			c = func(f *flow) truth { return f.by(true, value) }
+			c = func(f *flow) truth { return by(f.in, value) }
 		case "-o":
-			c = func(f *flow) truth { return f.by(false, value) }
+			c = func(f *flow) truth { return by(f.out, value) }
 		case "--ctstate", "--state":
 			c = func(f *flow) truth {
-				state := "NEW"
-				if f.reply {
-					state = "ESTABLISHED"
-				}
-				return when(true, slices.Contains(strings.Split(value, ","), state))
+				return when(true, slices.Contains(strings.Split(value, ","), connStates[f.state()]))
 			}
 		case "-m", "--comment", "--reject-with", "--log-prefix", "--log-level", "--set-xmark", "--to-source", "--to-destination":
 		case "-j":
@@ -201,14 +207,22 @@ func inPrefix(a netip.Addr, text string) truth {
 	return when(a.IsValid(), p.Contains(a))
 }
 
-// by is the truth of a condition about the device by which packets come, or else leave; a +
-// at its end stands for anything.
-func (f *flow) by(in bool, device string) truth {
-	if in != f.inbound {
+// has is the truth of a condition about the protocol.
+func (f *flow) has(protocol string) truth {
+	if protocol == "all" {
+		return yes
+	}
+	return when(f.protocol != 0, protocol == strconv.Itoa(int(f.protocol)) || f.protocol == packet.ProtoIPIP && protocol == "ipencap")
+}
+
+// by is the truth of a condition about the device by which packets come or leave; a + at its end
+// stands for anything.
+func by(l *link, device string) truth {
+	if l == nil {
 		return no
 	}
 	if prefix, ok := strings.CutSuffix(device, "+"); ok {
-		return when(f.device.name != "", strings.HasPrefix(f.device.name, prefix))
+		return when(*l != link{}, strings.HasPrefix(l.name, prefix))
 	}
-	return when(f.device.name != "", f.device.name == device)
+	return when(*l != link{}, l.name == device)
 }

@@ -2,18 +2,14 @@ package doctor
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
-	"slices"
 	"syscall"
 
 	"goipip/internal/packet"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
-	"github.com/google/nftables/xt"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -94,6 +90,12 @@ func (t *nftTable) read() (ruleset, error) {
 	if err != nil {
 		return nil, err
 	}
+	var devices map[string][]string
+	if t.family == "netdev" {
+		if devices, err = chainDevices(); err != nil {
+			return nil, err
+		}
+	}
 	all := ruleset{}
 	for _, c := range chains {
 		if c.Table.Name != t.table.Name {
@@ -104,25 +106,71 @@ func (t *nftTable) read() (ruleset, error) {
 			return nil, err
 		}
 		all[c.Name] = t.chain(c, rules)
+		if t.family == "netdev" && c.Hooknum != nil {
+			all[c.Name].base.early, all[c.Name].base.devices = true, devices[t.table.Name+" "+c.Name]
+		}
 	}
 	return all, nil
+}
+
+// chainDevices returns the devices of the chains at devices, by the names of table and chain, which
+// the library does not read.
+func chainDevices() (map[string][]string, error) {
+	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP)
+	req.AddData(&nl.Nfgenmsg{NfgenFamily: uint8(nftables.TableFamilyNetdev)})
+	chains, err := req.Execute(unix.NETLINK_NETFILTER, unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWCHAIN)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string][]string{}
+	for _, c := range chains {
+		attrs := nftAttributes(c[min(nl.SizeofNfgenmsg, len(c)):])
+		key := unix.ByteSliceToString(attrs[unix.NFTA_CHAIN_TABLE]) + " " + unix.ByteSliceToString(attrs[unix.NFTA_CHAIN_NAME])
+		hook := nftAttributes(attrs[unix.NFTA_CHAIN_HOOK])
+		if one, ok := hook[unix.NFTA_HOOK_DEV]; ok {
+			all[key] = []string{unix.ByteSliceToString(one)}
+			continue
+		}
+		list, err := nl.ParseRouteAttr(hook[nftaHookDevs])
+		if err != nil {
+			return nil, err
+		}
+		for _, device := range list {
+			all[key] = append(all[key], unix.ByteSliceToString(device.Value))
+		}
+	}
+	return all, nil
+}
+
+// NFTA_HOOK_DEVS of linux/netfilter/nf_tables.h, and the flags of linux/netlink.h in a type.
+const (
+	nftaHookDevs = 4
+	nlaFlags     = unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER
+)
+
+// nftAttributes returns attributes by type.
+func nftAttributes(b []byte) map[uint16][]byte {
+	list, err := nl.ParseRouteAttr(b)
+	if err != nil {
+		return nil
+	}
+	all := map[uint16][]byte{}
+	for _, a := range list {
+		all[a.Attr.Type&^nlaFlags] = a.Value
+	}
+	return all
 }
 
 func (t *nftTable) chain(c *nftables.Chain, rules []*nftables.Rule) *chain {
 	place := fmt.Sprintf("%s %s %s", t.family, t.table.Name, c.Name)
 	out := &chain{name: "chain " + place}
 	if c.Hooknum != nil {
+		at := nftHooks[t.family == "netdev"][*c.Hooknum]
 		out.base = &base{
-			hook:   nftHooks[t.family == "netdev"][*c.Hooknum],
+			hook:   at,
 			drops:  c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop,
-			device: c.Device,
-			insert: func(f *flow) string {
-				match := "ip protocol 4"
-				if peer := f.peer(); peer.IsValid() {
-					match = fmt.Sprintf("ip %s %v %s", map[bool]string{true: "saddr", false: "daddr"}[f.inbound], peer, match)
-				}
-				return fmt.Sprintf("nft insert rule %s %s accept", place, match)
-			},
+			early:  (at == hookPrerouting || at == hookOutput) && *c.Priority <= *nftables.ChainPriorityConntrack,
+			insert: func(f *flow) string { return fmt.Sprintf("nft insert rule %s %saccept", place, nftMatch(f)) },
 		}
 	}
 	for _, r := range rules {
@@ -135,6 +183,20 @@ func (t *nftTable) chain(c *nftables.Chain, rules []*nftables.Rule) *chain {
 		out.rules = append(out.rules, n)
 	}
 	return out
+}
+
+// nftMatch is the conditions of a rule that accepts a flow, each with a space behind it. The remote
+// end says enough of its packets.
+func nftMatch(f *flow) string {
+	switch {
+	case f.in != nil && f.out != nil:
+		return fmt.Sprintf("iifname %s oifname %s ", f.in.name, f.out.name)
+	case f.in != nil && f.source.IsValid():
+		return fmt.Sprintf("ip saddr %v ip protocol 4 ", f.source)
+	case f.out != nil && f.dest.IsValid():
+		return fmt.Sprintf("ip daddr %v ip protocol 4 ", f.dest)
+	}
+	return "ip protocol 4 "
 }
 
 // wrong94 reports whether a rule lets protocol 94 pass, but not 4, and whether it says nothing else.
@@ -173,385 +235,3 @@ func (t *nftTable) wrong94(exprs []expr.Any) (wrong, simple bool) {
 	}
 	return wrong && passes, wrong && passes && others == 0
 }
-
-// eval reports whether a flow matches a rule, and what that does then.
-func (t *nftTable) eval(exprs []expr.Any, f *flow) (truth, verdict) {
-	m := nftMachine{table: t, flow: f, header: f.header()}
-	all, v := yes, verdict{}
-	for _, e := range exprs {
-		match, does := m.step(e)
-		if match == no {
-			return no, v
-		}
-		all = min(all, match)
-		if does.kind != next {
-			return all, does
-		}
-	}
-	return all, v
-}
-
-// nftMachine is the registers of nftables, of 64 bytes, for the rule that is evaluated.
-type nftMachine struct {
-	table  *nftTable
-	flow   *flow
-	header known
-	bytes  [64]byte
-	knows  [64]bool
-}
-
-// known is bytes, some of which are not known.
-type known struct {
-	bytes []byte
-	knows []bool
-}
-
-// all returns bytes that are known.
-func all(b []byte) known {
-	k := known{b, make([]bool, len(b))}
-	for i := range k.knows {
-		k.knows[i] = true
-	}
-	return k
-}
-
-// Offsets in an IPv4 header are of package packet; netfilter's rules name them too.
-const ipv4ProtocolAt = 9
-
-// header returns the outer header of a packet of the flow.
-func (f *flow) header() known {
-	p := make(packet.IPv4, packet.IPv4HdrLen)
-	p.InitHeader()
-	p.SetProtocol(packet.ProtoIPIP)
-	k := known{p, make([]bool, len(p))}
-	k.knows[0], k.knows[ipv4ProtocolAt] = true, true
-	addresses := len(p) - 8
-	if f.source.IsValid() {
-		p.SetSource(f.source.As4())
-		copy(k.knows[addresses:], all(p[:4]).knows)
-	}
-	if f.dest.IsValid() {
-		p.SetDestination(f.dest.As4())
-		copy(k.knows[addresses+4:], all(p[:4]).knows)
-	}
-	return k
-}
-
-// at returns where a register begins: the four of 16 bytes have the numbers 1 to 4, those of
-// 4 bytes begin with 8 (linux/netfilter/nf_tables.h).
-func at(register uint32) int {
-	const reg32 = 8
-	if register >= reg32 {
-		return int(register-reg32) * 4 % 64
-	}
-	return int(max(register, 1)-1) * 16 % 64
-}
-
-func (m *nftMachine) store(register uint32, k known) {
-	n := copy(m.bytes[at(register):], k.bytes)
-	copy(m.knows[at(register):], k.knows[:n])
-}
-
-func (m *nftMachine) forget(register uint32, n int) {
-	m.store(register, known{make([]byte, n), make([]bool, n)})
-}
-
-// load returns a register, and whether all of it is known.
-func (m *nftMachine) load(register uint32, n int) ([]byte, bool) {
-	start := at(register)
-	end := min(start+n, len(m.bytes))
-	return m.bytes[start:end], !slices.Contains(m.knows[start:end], false)
-}
-
-// step executes one expression.
-func (m *nftMachine) step(e expr.Any) (truth, verdict) {
-	switch e := e.(type) {
-	case *expr.Verdict:
-		return yes, nftVerdict(e)
-	case *expr.Reject:
-		return yes, verdict{kind: drop}
-	case *expr.Queue:
-		return yes, verdict{kind: queue}
-	case *expr.Target:
-		if e.Name == "REJECT" || e.Name == "DROP" {
-			return yes, verdict{kind: drop}
-		}
-	case *expr.Match:
-		return m.match(e), verdict{}
-	case *expr.Meta:
-		return m.meta(e), verdict{}
-	case *expr.Payload:
-		end := int(e.Offset + e.Len)
-		if e.OperationType == expr.PayloadLoad && e.Base == expr.PayloadBaseNetworkHeader && end <= len(m.header.bytes) {
-			m.store(e.DestRegister, known{m.header.bytes[e.Offset:end], m.header.knows[e.Offset:end]})
-		} else if e.OperationType == expr.PayloadLoad {
-			m.forget(e.DestRegister, int(e.Len))
-		}
-	case *expr.Ct:
-		m.ct(e)
-	case *expr.Immediate:
-		m.store(e.Register, all(e.Data))
-	case *expr.Bitwise:
-		m.bitwise(e)
-	case *expr.Cmp:
-		b, ok := m.load(e.Register, len(e.Data))
-		return when(ok, compare(e.Op, bytes.Compare(b, e.Data))), verdict{}
-	case *expr.Range:
-		b, ok := m.load(e.Register, len(e.FromData))
-		in := bytes.Compare(b, e.FromData) >= 0 && bytes.Compare(b, e.ToData) <= 0
-		return when(ok, in == (e.Op == expr.CmpOpEq)), verdict{}
-	case *expr.Lookup:
-		return m.lookup(e)
-	case *expr.Counter, *expr.Log, *expr.Notrack, *expr.Dynset, *expr.NAT, *expr.Masq, *expr.Redir, *expr.FlowOffload, *expr.Dup:
-	default: // such as limit, quota, fib
-		m.knows = [64]bool{}
-		return maybe, verdict{}
-	}
-	return yes, verdict{}
-}
-
-// when is the truth of a condition that may depend on something unknown.
-func when(ok, is bool) truth {
-	switch {
-	case !ok:
-		return maybe
-	case is:
-		return yes
-	}
-	return no
-}
-
-func compare(op expr.CmpOp, n int) bool {
-	switch op {
-	case expr.CmpOpEq:
-		return n == 0
-	case expr.CmpOpNeq:
-		return n != 0
-	case expr.CmpOpLt:
-		return n < 0
-	case expr.CmpOpLte:
-		return n <= 0
-	case expr.CmpOpGt:
-		return n > 0
-	}
-	return n >= 0
-}
-
-func nftVerdict(v *expr.Verdict) verdict {
-	switch v.Kind {
-	case expr.VerdictAccept:
-		return verdict{kind: accept}
-	case expr.VerdictDrop:
-		return verdict{kind: drop}
-	case expr.VerdictQueue:
-		return verdict{kind: queue}
-	case expr.VerdictJump:
-		return verdict{kind: jump, chain: v.Chain}
-	case expr.VerdictGoto:
-		return verdict{kind: goTo, chain: v.Chain}
-	case expr.VerdictReturn:
-		return verdict{kind: back}
-	}
-	return verdict{}
-}
-
-// meta loads what the kernel knows of a packet.
-func (m *nftMachine) meta(e *expr.Meta) truth {
-	if e.SourceRegister {
-		return yes // it sets something
-	}
-	f := m.flow
-	switch e.Key {
-	case expr.MetaKeyL4PROTO:
-		m.store(e.Register, all([]byte{packet.ProtoIPIP}))
-	case expr.MetaKeyNFPROTO:
-		m.store(e.Register, all([]byte{syscall.AF_INET}))
-	case expr.MetaKeyPROTOCOL:
-		m.store(e.Register, all([]byte{0x08, 0x00})) // ETH_P_IP
-	case expr.MetaKeyIIFNAME, expr.MetaKeyIIF, expr.MetaKeyOIFNAME, expr.MetaKeyOIF:
-		return m.device(e)
-	case expr.MetaKeyMARK:
-		if f.inbound {
-			m.forget(e.Register, 4)
-		} else {
-			m.store(e.Register, all(native(f.mark)))
-		}
-	default:
-		m.forget(e.Register, 16)
-	}
-	return yes
-}
-
-// device loads the device by which the packet comes or leaves. A rule about the other one
-// matches nothing.
-func (m *nftMachine) device(e *expr.Meta) truth {
-	f := m.flow
-	in := e.Key == expr.MetaKeyIIFNAME || e.Key == expr.MetaKeyIIF
-	name := e.Key == expr.MetaKeyIIFNAME || e.Key == expr.MetaKeyOIFNAME
-	switch {
-	case in != f.inbound:
-		return no
-	case f.device == link{}:
-		m.forget(e.Register, 16)
-	case name:
-		b := make([]byte, 16) // IFNAMSIZ
-		copy(b, f.device.name)
-		m.store(e.Register, all(b))
-	default:
-		m.store(e.Register, all(native(uint32(f.device.index))))
-	}
-	return yes
-}
-
-// Bits of connection states (NF_CT_STATE_BIT in linux/netfilter/nf_conntrack_common.h).
-const (
-	ctEstablished = 2
-	ctNew         = 8
-)
-
-func (f *flow) state() uint32 {
-	if f.reply {
-		return ctEstablished
-	}
-	return ctNew
-}
-
-func (m *nftMachine) ct(e *expr.Ct) {
-	switch {
-	case e.SourceRegister:
-	case e.Key == expr.CtKeySTATE:
-		m.store(e.Register, all(native(m.flow.state())))
-	default:
-		m.forget(e.Register, 16)
-	}
-}
-
-func (m *nftMachine) bitwise(e *expr.Bitwise) {
-	start, end := at(e.SourceRegister), at(e.DestRegister)
-	for i := range min(int(e.Len), len(e.Mask), len(e.Xor), len(m.bytes)-max(start, end)) {
-		m.knows[end+i] = m.knows[start+i] || e.Mask[i] == 0
-		m.bytes[end+i] = m.bytes[start+i]&e.Mask[i] ^ e.Xor[i]
-	}
-}
-
-// lookup looks a register up in a set or map.
-func (m *nftMachine) lookup(e *expr.Lookup) (truth, verdict) {
-	set, ok := m.table.sets[e.SetName]
-	if !ok || len(set.elements) > 0 && len(set.elements[0].Key) == 0 {
-		return maybe, verdict{}
-	}
-	length := 4
-	if len(set.elements) > 0 {
-		length = len(set.elements[0].Key)
-	}
-	key, known := m.load(e.SourceRegister, length)
-	if !known && len(set.elements) > 0 {
-		if set.IsMap && e.DestRegister == 0 {
-			return maybe, verdict{kind: queue} // one of its verdicts
-		}
-		m.forget(max(e.DestRegister, 1), 16)
-		return maybe, verdict{}
-	}
-	if !set.IsMap {
-		return when(true, set.has(key) == yes != e.Invert), verdict{}
-	}
-	el, ok := set.find(key)
-	switch {
-	case !ok:
-		return no, verdict{}
-	case e.DestRegister == 0:
-		return yes, mapVerdict(el.Val)
-	}
-	m.store(e.DestRegister, all(el.Val))
-	return yes, verdict{}
-}
-
-// mapVerdict returns the verdict that a map has for a key, which the library leaves as attributes
-// (NFTA_VERDICT_CODE and NFTA_VERDICT_CHAIN of linux/netfilter/nf_tables.h).
-func mapVerdict(val []byte) verdict {
-	attrs, err := nl.ParseRouteAttr(val)
-	if err != nil {
-		return verdict{kind: queue} // any
-	}
-	var v expr.Verdict
-	for _, a := range attrs {
-		switch a.Attr.Type {
-		case unix.NFTA_VERDICT_CODE:
-			if len(a.Value) == 4 {
-				v.Kind = expr.VerdictKind(int32(binaryutil.BigEndian.Uint32(a.Value)))
-			}
-		case unix.NFTA_VERDICT_CHAIN:
-			v.Chain = unix.ByteSliceToString(a.Value)
-		}
-	}
-	return nftVerdict(&v)
-}
-
-// has reports whether a set has a key.
-func (s nftSet) has(key []byte) truth {
-	_, ok := s.find(key)
-	return when(true, ok)
-}
-
-// find returns the element for a key.
-func (s nftSet) find(key []byte) (found nftables.SetElement, ok bool) {
-	if s.Set == nil {
-		return found, false
-	}
-	var starts []nftables.SetElement
-	for _, el := range s.elements {
-		n := min(len(key), len(el.Key))
-		switch {
-		case len(el.KeyEnd) > 0: // a concatenation, of which each part is in a range
-			if bytes.Compare(el.Key[:n], key[:n]) <= 0 && bytes.Compare(key[:n], el.KeyEnd[:min(n, len(el.KeyEnd))]) <= 0 {
-				return el, true
-			}
-		case !s.Interval:
-			if bytes.Equal(el.Key[:n], key[:n]) {
-				return el, true
-			}
-		case bytes.Compare(el.Key[:n], key[:n]) <= 0:
-			starts = append(starts, el)
-		}
-	}
-	if len(starts) == 0 {
-		return found, false
-	}
-	// An interval reaches to the next element, which may be the end of none. One begins where another ends.
-	last := slices.MaxFunc(starts, func(a, b nftables.SetElement) int {
-		if n := bytes.Compare(a.Key, b.Key); n != 0 {
-			return n
-		}
-		return cmp.Compare(boolToInt(b.IntervalEnd), boolToInt(a.IntervalEnd))
-	})
-	return last, !last.IntervalEnd
-}
-
-func boolToInt(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-// match is a match of xtables, as iptables-nft makes them.
-func (m *nftMachine) match(e *expr.Match) truth {
-	const stateOnly = 1 // XT_CONNTRACK_STATE of linux/netfilter/xt_conntrack.h
-	var flags, invert, mask uint16
-	switch i := e.Info.(type) {
-	case *xt.ConntrackMtinfo3:
-		flags, invert, mask = i.MatchFlags, i.InvertFlags, i.StateMask
-	case *xt.ConntrackMtinfo2:
-		flags, invert, mask = i.MatchFlags, i.InvertFlags, i.StateMask
-	}
-	switch {
-	case e.Name == "comment":
-		return yes
-	case flags == stateOnly:
-		return when(true, mask&uint16(m.flow.state()) != 0 != (invert&stateOnly != 0))
-	}
-	return maybe
-}
-
-// native returns n in the order of this machine.
-func native(n uint32) []byte { return binaryutil.NativeEndian.PutUint32(n) }

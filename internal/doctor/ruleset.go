@@ -1,6 +1,11 @@
 package doctor
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+
+	"goipip/internal/packet"
+)
 
 // truth is what is known of a condition.
 type truth uint8
@@ -12,15 +17,40 @@ const (
 	yes
 )
 
-// flow is a packet of protocol 4 as a firewall sees it.
+// flow is packets as a firewall sees them.
 type flow struct {
-	inbound bool
-	device  link       // by which it comes or leaves; the zero link for any
-	source  netip.Addr // not valid for any
-	dest    netip.Addr
-	mark    uint32 // of one that leaves
-	reply   bool   // connection tracking knows the pair of addresses, since a packet went the other way before
+	hooks        []hook     // that they pass
+	protocol     uint8      // 0 for any
+	in, out      *link      // by which they come and leave; nil for none, the zero link for any
+	source, dest netip.Addr // not valid for any
+	mark         uint32     // of what this host sends
+	reply        bool       // connection tracking knows the addresses, since a packet went the other way before
+	early        bool       // connection tracking has not seen the packet yet
 }
+
+// state is the packet's connection state. Where tracking has not seen it, that is invalid
+// (nft_ct_get_eval in net/netfilter/nft_ct.c).
+func (f *flow) state() connState {
+	switch {
+	case f.early:
+		return ctInvalid
+	case f.reply:
+		return ctEstablished
+	}
+	return ctNew
+}
+
+// connState is a bit of NF_CT_STATE_BIT in linux/netfilter/nf_conntrack_common.h.
+type connState uint32
+
+const (
+	ctInvalid     connState = 1
+	ctEstablished connState = 2
+	ctNew         connState = 8
+)
+
+// connStates are the names of states in iptables.
+var connStates = map[connState]string{ctInvalid: "INVALID", ctEstablished: "ESTABLISHED", ctNew: "NEW"}
 
 // link names a link.
 type link struct {
@@ -28,20 +58,32 @@ type link struct {
 	name  string
 }
 
-// hooks are those of netfilter that the flow passes.
-func (f *flow) hooks() []hook {
-	if f.inbound {
-		return []hook{hookIngress, hookPrerouting, hookInput}
+// outerFrom returns the flow of outer packets from a remote end, by a device.
+func outerFrom(remote, local netip.Addr, device link) flow {
+	return flow{
+		hooks: []hook{hookIngress, hookPrerouting, hookInput}, protocol: packet.ProtoIPIP,
+		in: &device, source: remote, dest: local,
 	}
-	return []hook{hookOutput, hookPostrouting, hookEgress}
 }
 
-// peer is the other host's address.
-func (f *flow) peer() netip.Addr {
-	if f.inbound {
-		return f.source
+// outerTo returns the flow of outer packets to a remote end.
+func outerTo(remote, local netip.Addr, device link, mark uint32) flow {
+	return flow{
+		hooks: []hook{hookOutput, hookPostrouting, hookEgress}, protocol: packet.ProtoIPIP,
+		out: &device, source: local, dest: remote, mark: mark,
 	}
-	return f.dest
+}
+
+// forwarded returns the flow of all packets between two links.
+func forwarded(in, out link) flow { return flow{hooks: []hook{hookForward}, in: &in, out: &out} }
+
+// at reports whether the flow may pass one of a chain's devices; none stands for all.
+func (f *flow) at(devices []string) bool {
+	by := f.in
+	if by == nil {
+		by = f.out
+	}
+	return len(devices) == 0 || *by == link{} || slices.Contains(devices, by.name)
 }
 
 // hook is one of netfilter's.
@@ -94,9 +136,11 @@ type chain struct {
 
 // base is what makes a chain one that packets enter by themselves.
 type base struct {
-	hook   hook
-	drops  bool   // what no rule decides
-	device string // of a chain at a device; empty otherwise
+	hook  hook
+	drops bool // what no rule decides
+	early bool // connection tracking comes later
+	// devices are those of a chain at devices; empty for any.
+	devices []string
 	// insert returns the command that makes the chain accept packets of a flow.
 	insert func(*flow) string
 }
@@ -125,8 +169,9 @@ func (o *outcome) drop(dropped bool, by string) {
 }
 
 // enter returns what becomes of f in a base chain.
-func (s ruleset) enter(c *chain, f *flow) outcome {
-	o := s.walk(c, f, 0)
+func (s ruleset) enter(c *chain, f flow) outcome {
+	f.early = c.base.early
+	o := s.walk(c, &f, 0)
 	if o.through {
 		o.accepted = o.accepted || !c.base.drops
 		o.drop(c.base.drops, "policy drop")
@@ -189,19 +234,19 @@ const (
 
 // blockers returns the base chains that drop packets of f.
 func (s ruleset) blockers(f flow) (list []blocker) {
-	for _, h := range f.hooks() {
+	for _, h := range f.hooks {
 		for _, c := range s {
-			if c.base == nil || c.base.hook != h || c.base.device != "" && f.device.name != "" && c.base.device != f.device.name {
+			if c.base == nil || c.base.hook != h || !f.at(c.base.devices) {
 				continue
 			}
-			first, later := f, f
+			later := f
 			later.reply = true
-			o := s.enter(c, &first)
+			o := s.enter(c, f)
 			if !o.dropped {
 				continue
 			}
-			b := blocker{chain: c.name, by: o.by, kind: dropsAll, insert: c.base.insert(&first)}
-			switch known := s.enter(c, &later); {
+			b := blocker{chain: c.name, by: o.by, kind: dropsAll, insert: c.base.insert(&f)}
+			switch known := s.enter(c, later); {
 			case o.accepted:
 				b.kind = dropsSome
 			case known.accepted && !known.dropped:

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -91,44 +92,47 @@ func inside(p netip.Prefix) netip.Addr {
 
 // forwarding looks whether this host would have to forward packets for the tunnel, and does not.
 func (e *exam) forwarding(s *subject) []Result {
-	if !s.here() || s.Config.Name == "" {
-		return nil
-	}
-	var network netip.Prefix // that is reached by the tunnel
-	for _, p := range linkRoutes(s.Index) {
-		if p.Bits() < 32 {
-			network = p
-		}
-	}
-	inside := e.insideLink(s)
-	if !network.IsValid() || inside == "" {
+	network, behind := e.routed(s)
+	switch {
+	case !network.IsValid():
 		return nil // nothing suggests that it should
-	}
-	if ipv4Conf(s.Config.Name, "forwarding") != 0 && ipv4Conf(inside, "forwarding") != 0 {
-		return ok("packets are forwarded between %s and %s", inside, s.Config.Name)
+	case ipv4Conf(s.Config.Name, "forwarding") != 0 && ipv4Conf(behind.name, "forwarding") != 0:
+		return ok("packets are forwarded between %s and %s", behind.name, s.Config.Name)
 	}
 	return []Result{{
-		Status: Warning, Saw: fmt.Sprintf("%v is reached by the tunnel, %s has another network, and this host does not forward packets", network, inside),
+		Status: Warning, Saw: fmt.Sprintf("%v is reached by the tunnel, %s has another network, and this host does not forward packets", network, behind.name),
 		Why:      "hosts behind this one do not reach those behind the other end",
 		Cure:     "let it forward, if it is to be a router; below /etc/sysctl.d the setting stays",
 		Commands: []string{"sysctl -w net.ipv4.ip_forward=1"},
 	}}
 }
 
-// insideLink returns the name of a link with a network that is neither the tunnel nor the way to
-// its remote end.
-func (e *exam) insideLink(s *subject) string {
+// routed returns a network that is reached by a tunnel that runs, and a link to another network, if
+// there are both: then this host may be a router between the two.
+func (e *exam) routed(s *subject) (network netip.Prefix, behind link) {
+	if !s.here() {
+		return network, behind
+	}
+	behind = e.insideLink()
+	for _, p := range linkRoutes(s.Index) {
+		if p.Bits() < 32 && behind != (link{}) {
+			network = p
+		}
+	}
+	return network, behind
+}
+
+// insideLink returns a link with a network that is neither a tunnel nor the way to a remote end, or
+// the zero link.
+func (e *exam) insideLink() link {
 	links, err := netlink.LinkList()
 	if err != nil {
-		return ""
+		return link{}
 	}
 	for _, l := range links {
 		a := l.Attrs()
-		tunnels := false
-		for _, other := range e.subjects {
-			tunnels = tunnels || other.Running && other.Index == a.Index || other.device.index == a.Index
-		}
-		if tunnels || a.Index == s.Index || a.Flags&net.FlagUp == 0 || a.Flags&net.FlagLoopback != 0 {
+		outside := func(s *subject) bool { return s.Running && s.Index == a.Index || s.device.index == a.Index }
+		if a.Flags&net.FlagUp == 0 || a.Flags&net.FlagLoopback != 0 || slices.ContainsFunc(e.subjects, outside) {
 			continue
 		}
 		addrs, err := netlink.AddrList(l, unix.AF_INET)
@@ -137,9 +141,9 @@ func (e *exam) insideLink(s *subject) string {
 		}
 		for _, addr := range addrs {
 			if p, ok := prefix(addr.IPNet); ok && p.Bits() < 32 && addr.Scope == unix.RT_SCOPE_UNIVERSE {
-				return a.Name
+				return link{a.Index, a.Name}
 			}
 		}
 	}
-	return ""
+	return link{}
 }
