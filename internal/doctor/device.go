@@ -33,7 +33,7 @@ func features(device string) map[string]ethtool.FeatureState {
 
 // gro looks for receive offloads that merge what is no stream, at the device or what is below it.
 func (e *exam) gro(d link) (list []Result) {
-	for _, name := range receivers(d) {
+	for _, name := range receivers(d, e.links()) {
 		all := features(name)
 		for _, f := range []string{featureGROList, featureGROUDP} {
 			if all[featureGRO].Active && all[f].Active {
@@ -53,12 +53,8 @@ func (e *exam) gro(d link) (list []Result) {
 
 // receivers returns the names of a device and of what it receives by: the parent of a VLAN or
 // macvlan, and the ports of a bond or bridge.
-func receivers(d link) []string {
+func receivers(d link, all []netlink.Link) []string {
 	names := []string{d.name}
-	all, err := netlink.LinkList()
-	if err != nil {
-		return names
-	}
 	for _, l := range all {
 		if l.Attrs().Index != d.index {
 			continue

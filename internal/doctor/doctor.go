@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"goipip/internal/tunnel"
@@ -84,7 +85,9 @@ type subject struct {
 // exam is what checks share.
 type exam struct {
 	Options
+	survey
 	subjects []*subject
+	inside   func() link       // see insideLink
 	watcher  *underlay.Watcher // nil if the namespace cannot be watched
 	rules    []ruleset
 	rulesErr error
@@ -167,7 +170,8 @@ func (c about[T]) results(e *exam, of T) []Result {
 // Run makes all checks, in the network namespace of the calling thread. ctx ends a probe, which
 // takes three seconds at most.
 func Run(ctx context.Context, o Options) []Result {
-	e := &exam{Options: o}
+	e := &exam{Options: o, survey: newSurvey()}
+	e.inside = sync.OnceValue(e.insideLink)
 	watcher, err := underlay.Open(slog.New(slog.DiscardHandler))
 	if err == nil {
 		e.watcher = watcher

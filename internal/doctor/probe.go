@@ -18,14 +18,13 @@ import (
 	"goipip/internal/packet"
 
 	"github.com/google/nftables/binaryutil"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 )
 
-// How long a probe takes: rounds of packets until there is an answer, a while for further
-// answers after an ICMP error, and the search for the path MTU.
+// How long a probe takes: rounds of packets until something comes back, a while for what comes
+// beside that, and the search for the path MTU.
 const (
 	probeRounds   = 3
 	probeInterval = 600 * time.Millisecond
@@ -79,7 +78,7 @@ func (e *exam) probe(ctx context.Context, s *subject) []Result {
 			Why: "packets of the tunnel would fare no better", Cure: "look at the other checks: route, local, filter-output, net-raw",
 		}}
 	}
-	p, err := openProbe(ctx, s)
+	p, err := e.openProbe(ctx, s)
 	if err != nil {
 		return fail(err)
 	}
@@ -99,12 +98,12 @@ func (e *exam) probe(ctx context.Context, s *subject) []Result {
 }
 
 // openProbe opens the sockets, and begins to receive.
-func openProbe(ctx context.Context, s *subject) (*probe, error) {
+func (e *exam) openProbe(ctx context.Context, s *subject) (*probe, error) {
 	p := &probe{
 		subject: s, local: s.source(), remote: s.Config.Remote, id: 1 + rand.IntN(0xffff),
 		answers: map[int]answerKind{}, changed: make(chan struct{}, 1),
 	}
-	p.inner = s.innerAddresses()
+	p.inner = e.innerAddresses(s)
 	if !p.local.IsValid() {
 		return nil, errors.New("no address to send from: " + s.path.Reason)
 	}
@@ -151,16 +150,12 @@ func (s *subject) setLookup(_, _ string, c syscall.RawConn) (err error) {
 }
 
 // innerAddresses returns those of the tunnel: as configured, or as its link has them.
-func (s *subject) innerAddresses() (a [2]netip.Addr) {
+func (e *exam) innerAddresses(s *subject) (a [2]netip.Addr) {
 	a[0], a[1] = s.Config.Address.Addr(), s.Config.Peer
 	if a[1].IsValid() || !s.here() {
 		return a
 	}
-	addrs, err := netlink.AddrList(indexed(s.Index), unix.AF_INET)
-	if err != nil {
-		return a
-	}
-	for _, l := range addrs {
+	for _, l := range e.addresses()[s.Index] {
 		own, _ := netip.AddrFromSlice(l.IP.To4())
 		if l.Peer != nil && !l.Peer.IP.Equal(l.IP) {
 			peer, _ := netip.AddrFromSlice(l.Peer.IP.To4())
@@ -196,22 +191,13 @@ func (p *probe) rounds(ctx context.Context) error {
 		if err := p.ping(); err != nil {
 			return err
 		}
-		if p.wait(ctx, probeInterval, func() bool { return p.answers[p.best()] != 0 }) {
-			return nil
-		}
-		if p.failed() {
-			p.wait(ctx, probeGrace, func() bool { return p.answers[p.best()] != 0 })
+		answered := func() bool { return p.answers[p.best()] != 0 }
+		if p.wait(ctx, probeInterval, func() bool { return answered() || len(p.errors) > 0 }) {
+			p.wait(ctx, probeGrace, func() bool { return answered() && len(p.errors) > 0 })
 			return nil
 		}
 	}
 	return nil
-}
-
-// failed reports whether there was an ICMP error.
-func (p *probe) failed() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.errors) > 0
 }
 
 func (p *probe) answered(seq int) answerKind {

@@ -5,12 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // ipv4Conf reads a variable of a device, or of all or default; 0 where it cannot.
@@ -59,7 +55,7 @@ func (e *exam) rpFilter(s *subject) []Result {
 		}
 	}
 	if s.here() && rpFilterOf(s.Config.Name) == strict {
-		for _, p := range linkRoutes(s.Index) {
+		for _, p := range e.routes()[s.Index] {
 			if back, err := routeTo(inside(p), netip.Addr{}); err == nil && back != s.Index {
 				list = append(list, strictResult(s.Config.Name,
 					fmt.Sprintf("the route back to %v is not by %s, and rp_filter is strict there", inside(p), s.Config.Name),
@@ -113,8 +109,8 @@ func (e *exam) routed(s *subject) (network netip.Prefix, behind link) {
 	if !s.here() {
 		return network, behind
 	}
-	behind = e.insideLink()
-	for _, p := range linkRoutes(s.Index) {
+	behind = e.inside()
+	for _, p := range e.routes()[s.Index] {
 		if p.Bits() < 32 && behind != (link{}) {
 			network = p
 		}
@@ -125,24 +121,15 @@ func (e *exam) routed(s *subject) (network netip.Prefix, behind link) {
 // insideLink returns a link with a network that is neither a tunnel nor the way to a remote end, or
 // the zero link.
 func (e *exam) insideLink() link {
-	links, err := netlink.LinkList()
-	if err != nil {
-		return link{}
+	outside := map[int]bool{}
+	for _, s := range e.subjects {
+		outside[s.device.index] = true
+		outside[s.Index] = true
 	}
-	for _, l := range links {
+	for _, l := range e.links() {
 		a := l.Attrs()
-		outside := func(s *subject) bool { return s.Running && s.Index == a.Index || s.device.index == a.Index }
-		if a.Flags&net.FlagUp == 0 || a.Flags&net.FlagLoopback != 0 || slices.ContainsFunc(e.subjects, outside) {
-			continue
-		}
-		addrs, err := netlink.AddrList(l, unix.AF_INET)
-		if err != nil {
-			continue
-		}
-		for _, addr := range addrs {
-			if p, ok := prefix(addr.IPNet); ok && p.Bits() < 32 && addr.Scope == unix.RT_SCOPE_UNIVERSE {
-				return link{a.Index, a.Name}
-			}
+		if a.Flags&net.FlagUp != 0 && a.Flags&net.FlagLoopback == 0 && !outside[a.Index] && e.hasNetwork(a.Index) {
+			return link{a.Index, a.Name}
 		}
 	}
 	return link{}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"syscall"
 
 	"goipip/encap"
 	"goipip/internal/tunnel"
@@ -69,11 +68,7 @@ func (e *exam) address(s *subject) []Result {
 	if !s.here() {
 		return nil
 	}
-	addrs, err := netlink.AddrList(indexed(s.Index), unix.AF_INET)
-	if err != nil {
-		return nil
-	}
-	if len(addrs) == 0 && len(linkRoutes(s.Index)) == 0 {
+	if len(e.addresses()[s.Index]) == 0 && len(e.routes()[s.Index]) == 0 {
 		return []Result{{
 			Status: Warning, Saw: s.Config.Name + " has neither an address nor a route", Why: "no packet of this host goes into the tunnel",
 			Cure: fmt.Sprintf("give it an address: ip addr add ADDRESS peer PEER dev %s", s.Config.Name),
@@ -84,40 +79,6 @@ func (e *exam) address(s *subject) []Result {
 
 // here reports whether the tunnel runs and its link is in this network namespace.
 func (s *subject) here() bool { return s.Running && !s.Away }
-
-// indexed stands for the link with an index.
-func indexed(index int) netlink.Link {
-	return &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
-}
-
-// linkRoutes returns the destinations of the routes by a link, but not of addresses of this host.
-func linkRoutes(index int) (list []netip.Prefix) {
-	routes, err := netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{LinkIndex: index, Type: unix.RTN_UNICAST},
-		netlink.RT_FILTER_OIF|netlink.RT_FILTER_TYPE|netlink.RT_FILTER_TABLE) // of all tables
-	if err != nil {
-		return nil
-	}
-	for _, r := range routes {
-		if p, ok := destination(r); ok {
-			list = append(list, p)
-		}
-	}
-	return list
-}
-
-// destination returns that of a route; netlink has nil for the default route in some versions.
-func destination(r netlink.Route) (netip.Prefix, bool) {
-	if r.Dst == nil {
-		return netip.PrefixFrom(netip.IPv4Unspecified(), 0), true
-	}
-	return prefix(r.Dst)
-}
-
-func prefix(n *net.IPNet) (netip.Prefix, bool) {
-	a, ok := netip.AddrFromSlice(n.IP)
-	bits, _ := n.Mask.Size()
-	return netip.PrefixFrom(a.Unmap(), bits), ok
-}
 
 // local looks for the local address.
 func (e *exam) local(s *subject) []Result {
@@ -204,45 +165,17 @@ func (e *exam) route(s *subject) []Result {
 // downLink returns the name of a link that is down and would lead to the remote end, or has
 // the local address.
 func (e *exam) downLink(s *subject) string {
-	links, err := netlink.LinkList()
-	if err != nil {
-		return ""
-	}
-	for _, l := range links {
+	for _, l := range e.links() {
 		if l.Attrs().Flags&net.FlagUp != 0 {
 			continue
 		}
-		addrs, err := netlink.AddrList(l, unix.AF_INET)
-		if err != nil {
-			continue
-		}
-		for _, a := range addrs {
+		for _, a := range e.addresses()[l.Attrs().Index] {
 			if p, ok := prefix(a.IPNet); ok && (p.Addr() == s.Config.Local || p.Contains(s.Config.Remote)) {
 				return l.Attrs().Name
 			}
 		}
 	}
 	return ""
-}
-
-// bestRoute returns the route of the main table to an address, unless it is by the link with an
-// index.
-func bestRoute(to netip.Addr, except int) (best netlink.Route, found bool) {
-	routes, err := netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-	if err != nil {
-		return best, false
-	}
-	bits := -1
-	for _, r := range routes {
-		p, ok := destination(r)
-		if !ok || !p.Contains(to) || except != 0 && r.LinkIndex == except {
-			continue
-		}
-		if p.Bits() > bits || p.Bits() == bits && r.Priority < best.Priority {
-			best, bits, found = r, p.Bits(), true
-		}
-	}
-	return best, found
 }
 
 // loop looks for a route to the remote end that leads into the tunnel, or will when it starts.
@@ -307,19 +240,12 @@ func (e *exam) nextHop(s *subject) []Result {
 	if s.path.Reason != "" || s.device == (link{}) || !s.path.Gateway.IsValid() {
 		return nil
 	}
-	neighbours, err := netlink.NeighList(s.device.index, unix.AF_INET)
-	if err != nil {
-		return nil
-	}
-	for _, n := range neighbours {
-		a, _ := netip.AddrFromSlice(n.IP)
-		if a.Unmap() == s.path.Gateway && n.State&(netlink.NUD_FAILED|netlink.NUD_INCOMPLETE) != 0 {
-			return []Result{{
-				Status: Failure, Saw: fmt.Sprintf("%v does not answer ARP on %s", a, s.device.name),
-				Why:  "it is the next hop, and what is sent to it is lost",
-				Cure: "look whether that host is up, and whether its address and the cable, VLAN or bridge are right",
-			}}
-		}
+	if e.neighbours()[neighbour{s.device.index, s.path.Gateway}]&(netlink.NUD_FAILED|netlink.NUD_INCOMPLETE) != 0 {
+		return []Result{{
+			Status: Failure, Saw: fmt.Sprintf("%v does not answer ARP on %s", s.path.Gateway, s.device.name),
+			Why:  "it is the next hop, and what is sent to it is lost",
+			Cure: "look whether that host is up, and whether its address and the cable, VLAN or bridge are right",
+		}}
 	}
 	return ok("next hop %v", s.path.Gateway)
 }
@@ -360,20 +286,4 @@ func (e *exam) silence(s *subject) []Result {
 		}}
 	}
 	return ok("%d packets sent, %d received", s.Sent, s.Received)
-}
-
-// routeTo looks up the route to an address as for a packet without a mark.
-func routeTo(to, from netip.Addr) (device int, err error) {
-	o := &netlink.RouteGetOptions{}
-	if from.IsValid() {
-		o.SrcAddr = from.AsSlice()
-	}
-	routes, err := netlink.RouteGetWithOptions(to.AsSlice(), o)
-	if err != nil {
-		return 0, err
-	}
-	if len(routes) == 0 {
-		return 0, syscall.ENETUNREACH
-	}
-	return routes[0].LinkIndex, nil
 }
