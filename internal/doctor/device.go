@@ -46,7 +46,7 @@ func (e *exam) gro(d link) (list []Result) {
 		}
 	}
 	if list == nil {
-		return ok("%s merges no datagrams on receipt", d.name)
+		return good("%s merges no datagrams on receipt", d.name)
 	}
 	return list
 }
@@ -81,9 +81,9 @@ func (e *exam) segmentation(d link) []Result {
 	case !known:
 		return nil
 	case f.Active:
-		return ok("%s takes superpackets of the fast path whole", d.name)
+		return good("%s takes superpackets of the fast path whole", d.name)
 	case !fast:
-		return ok("%s does not take superpackets of a fast path, which no tunnel asks for", d.name)
+		return good("%s does not take superpackets of a fast path, which no tunnel asks for", d.name)
 	}
 	r := Result{
 		Status: Warning, Saw: fmt.Sprintf("%s has %s off", d.name, featureGSO),

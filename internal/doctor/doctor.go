@@ -93,18 +93,18 @@ type exam struct {
 	rulesErr error
 }
 
-// about is a check of something.
-type about[T any] struct {
+// check is one that is about a T.
+type check[T any] struct {
 	name string
 	run  func(*exam, T) []Result
 }
 
-// host stands for what a check is about that is not about one tunnel or device.
+// host stands for this host, which needs no name.
 type host struct{}
 
 // The checks, in the order in which they are made. One that does not apply has no result.
 var (
-	hostChecks = []about[host]{
+	hostChecks = []check[host]{
 		{"tun", (*exam).tun},
 		{"net-admin", (*exam).netAdmin},
 		{"net-raw", (*exam).netRaw},
@@ -116,7 +116,7 @@ var (
 		{"filter-protocol", (*exam).filterProtocol},
 		{"filter-cost", (*exam).filterCost},
 	}
-	tunnelChecks = []about[*subject]{
+	tunnelChecks = []check[*subject]{
 		{"pair", (*exam).pair},
 		{"link", (*exam).link},
 		{"address", (*exam).address},
@@ -133,7 +133,7 @@ var (
 		{"filter-forward", (*exam).filterForward},
 		{"silence", (*exam).silence},
 	}
-	deviceChecks = []about[link]{ // by which outer packets leave
+	deviceChecks = []check[link]{ // by which outer packets leave
 		{"gro", (*exam).gro},
 		{"segmentation", (*exam).segmentation},
 	}
@@ -151,7 +151,7 @@ func Checks() []string {
 	return append(append(list, names(deviceChecks)...), checkProbe, checkProbeMTU)
 }
 
-func names[T any](checks []about[T]) (list []string) {
+func names[T any](checks []check[T]) (list []string) {
 	for _, c := range checks {
 		list = append(list, c.name)
 	}
@@ -159,7 +159,7 @@ func names[T any](checks []about[T]) (list []string) {
 }
 
 // results makes one check.
-func (c about[T]) results(e *exam, of T) []Result {
+func (c check[T]) results(e *exam, of T) []Result {
 	list := c.run(e, of)
 	for i := range list {
 		list[i].Check = c.name
@@ -262,7 +262,7 @@ func (*pathHolder) LinkChanged(underlay.Link, bool) {}
 func (*pathHolder) Sent() uint64                    { return 0 }
 func (*pathHolder) Settle()                         {}
 
-// ok is the result of a check that finds nothing wrong.
-func ok(format string, args ...any) []Result {
+// good is the result of a check that finds nothing wrong.
+func good(format string, args ...any) []Result {
 	return []Result{{Status: OK, Saw: fmt.Sprintf(format, args...)}}
 }

@@ -59,6 +59,8 @@ type site struct {
 	goipip string   // the program
 	prefix []string // of its command line
 	mounts []string // of commands that are to see its mounts
+
+	options []string // of tunnels that start
 }
 
 // Ends of the tunnel.
@@ -127,7 +129,7 @@ func (s *site) start(t *testing.T, hosts ...*netlab.Host) {
 		if h == s.ns02 {
 			args = []string{"-name", "tun02", "-local", outer02, "-remote", outer01, "-address", "172.66.2.101", "-peer", "172.66.1.101"}
 		}
-		if _, err := h.Start(exec.Command(s.goipip, args...)); err != nil {
+		if _, err := h.Start(exec.Command(s.goipip, append(args, s.options...)...)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -237,6 +239,12 @@ var setups = []broken{
 		setup: func(_ *testing.T, s *site) { s.prefix = without("-bpf,-sys_admin") },
 		args:  append([]string{"-fast-path", "on"}, wanted...),
 		text:  "--fast-path off",
+	},
+	{
+		name: "capabilities of another user namespace", check: "net-admin", status: "failure", saw: "does not count in this network namespace",
+		also:  []string{"net-raw", "user-namespace", "filter-protocol", "filter-cost"},
+		setup: func(_ *testing.T, s *site) { s.prefix = []string{"unshare", "--user", "--map-root-user"} },
+		text:  "the user namespace that made the network namespace",
 	},
 	{
 		name: "a user namespace", check: "user-namespace", status: "warning", saw: "rootless container",

@@ -43,7 +43,7 @@ func (e *exam) filterProtocol(host) []Result {
 		}
 	}
 	if len(wrong) == 0 {
-		return ok("no rule of a firewall is for protocol 94")
+		return good("no rule of a firewall is for protocol 94")
 	}
 	slices.Sort(wrong)
 	slices.Sort(commands)
@@ -72,9 +72,9 @@ func (e *exam) filterCost(host) []Result {
 	}
 	switch {
 	case found == "":
-		return ok("nothing filters IPv4 here")
+		return good("nothing filters IPv4 here")
 	case !minded:
-		return ok("%s, and no tunnel minds", found)
+		return good("%s, and no tunnel minds", found)
 	}
 	return []Result{{
 		Status: Warning, Saw: found,
@@ -124,7 +124,7 @@ func (e *exam) blocked(what string, flows ...flow) []Result {
 		}
 	}
 	if len(found) == 0 {
-		return ok("no firewall drops %s", what)
+		return good("no firewall drops %s", what)
 	}
 	r := Result{Status: Failure, Why: "none of these packets pass"}
 	switch slices.MinFunc(found, func(a, b blocker) int { return int(a.kind) - int(b.kind) }).kind {

@@ -102,3 +102,16 @@ func TestGoodRules(t *testing.T) {
 		})
 	}
 }
+
+// Replies that the kernel takes out of the tunnel by itself are seen too.
+func TestProbe_FastPath(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.options = []string{"-fast-path", "on"}
+	s.start(t, s.ns01, s.ns02)
+	s.does(t, s.ns01, "ping -q -c 1 172.66.2.101")
+	r := s.doctor(t, "--probe", outer02)
+	if p, mtu := r.of("probe"), r.of("probe-mtu"); p.Saw != "172.66.2.101 answers within the tunnel" || mtu.Saw != "packets of 1500 bytes arrive, 1480 within the tunnel" {
+		t.Errorf("%+v, %+v", p, mtu)
+	}
+}

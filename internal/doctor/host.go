@@ -27,7 +27,7 @@ func (e *exam) tun(host) []Result {
 	file, err := os.OpenFile(tunDevice, os.O_RDWR, 0)
 	if err == nil {
 		file.Close()
-		return ok("%s opens", tunDevice)
+		return good("%s opens", tunDevice)
 	}
 	r := Result{Status: Failure, Saw: err.Error(), Why: whyTUN}
 	switch {
@@ -75,7 +75,7 @@ func (e *exam) netAdmin(host) []Result {
 	} else if err != nil && !errors.Is(err, errOpenTUN) {
 		return []Result{{Status: Failure, Saw: err.Error(), Why: whyTUN, Cure: "see what the error says"}}
 	}
-	return ok("CAP_NET_ADMIN is there")
+	return good("CAP_NET_ADMIN is there")
 }
 
 // errOpenTUN is what tun reports already.
@@ -104,7 +104,7 @@ func (e *exam) netRaw(host) []Result {
 	r, err := rawsock.NewReceiver(0, 1)
 	if err == nil {
 		r.Close()
-		return ok("a raw socket opens")
+		return good("a raw socket opens")
 	}
 	const why = "outer packets come and go by raw sockets"
 	if !effective(unix.CAP_NET_RAW) {
@@ -145,7 +145,7 @@ const initialUserNamespace = 0xeffffffd
 func (e *exam) userNamespace(host) []Result {
 	var s unix.Stat_t
 	if err := unix.Stat("/proc/self/ns/user", &s); err != nil || s.Ino == initialUserNamespace {
-		return ok("the machine's own user namespace")
+		return good("the machine's own user namespace")
 	}
 	return []Result{{
 		Status: Warning, Saw: "a user namespace of its own (rootless container, unshare --user)",
@@ -158,7 +158,7 @@ func (e *exam) userNamespace(host) []Result {
 // descriptors is what the caller has found.
 func (e *exam) descriptors(host) []Result {
 	if e.Descriptors == nil {
-		return ok("there are enough file descriptors")
+		return good("there are enough file descriptors")
 	}
 	return []Result{{
 		Status: Failure, Saw: e.Descriptors.Error(), Why: "a process that may not open enough files does not start",
@@ -180,7 +180,7 @@ func (e *exam) bpf(host) []Result {
 			Cure: "give goipip CAP_BPF (--cap-add BPF), on a machine whose kernel permits it",
 		}}
 	}
-	return ok("sockets take eBPF filters")
+	return good("sockets take eBPF filters")
 }
 
 // fastPath loads the programs of the fast path.
@@ -188,7 +188,7 @@ func (e *exam) fastPath(host) []Result {
 	h, err := fastpath.Open()
 	if err == nil {
 		h.Close()
-		return ok("can be had (--fast-path)")
+		return good("can be had (--fast-path)")
 	}
 	status := Warning
 	wanted := len(e.subjects) == 0
@@ -199,7 +199,7 @@ func (e *exam) fastPath(host) []Result {
 		}
 	}
 	if !wanted {
-		return ok("no tunnel asks for it; cannot be had: %v", err)
+		return good("no tunnel asks for it; cannot be had: %v", err)
 	}
 	return []Result{{
 		Status: status, Saw: err.Error(), Why: "packets pass goipip, at a tenth of the speed that the kernel alone would have",
@@ -218,7 +218,7 @@ func (e *exam) module(host) []Result {
 // moduleResult is the result for what underlay's Conflict returns.
 func moduleResult(found string) []Result {
 	if found == "" {
-		return ok("nothing else here answers ipip packets")
+		return good("nothing else here answers ipip packets")
 	}
 	r := Result{
 		Status: Failure, Saw: "this kernel handles ipip packets too: " + found,

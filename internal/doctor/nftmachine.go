@@ -48,8 +48,8 @@ type known struct {
 	knows []bool
 }
 
-// all returns bytes that are known.
-func all(b []byte) known {
+// certain returns bytes that are all known.
+func certain(b []byte) known {
 	k := known{b, make([]bool, len(b))}
 	for i := range k.knows {
 		k.knows[i] = true
@@ -70,11 +70,11 @@ func (f *flow) header() known {
 	addresses := len(p) - 8
 	if f.source.IsValid() {
 		p.SetSource(f.source.As4())
-		copy(k.knows[addresses:], all(p[:4]).knows)
+		copy(k.knows[addresses:], certain(p[:4]).knows)
 	}
 	if f.dest.IsValid() {
 		p.SetDestination(f.dest.As4())
-		copy(k.knows[addresses+4:], all(p[:4]).knows)
+		copy(k.knows[addresses+4:], certain(p[:4]).knows)
 	}
 	return k
 }
@@ -137,7 +137,7 @@ func (m *nftMachine) step(e expr.Any) (truth, verdict) {
 	case *expr.Ct:
 		m.ct(e)
 	case *expr.Immediate:
-		m.store(e.Register, all(e.Data))
+		m.store(e.Register, certain(e.Data))
 	case *expr.Bitwise:
 		m.bitwise(e)
 	case *expr.Cmp:
@@ -212,16 +212,16 @@ func (m *nftMachine) meta(e *expr.Meta) truth {
 	case expr.MetaKeyL4PROTO:
 		m.store(e.Register, known{[]byte{f.protocol}, []bool{f.protocol != 0}})
 	case expr.MetaKeyNFPROTO:
-		m.store(e.Register, all([]byte{syscall.AF_INET}))
+		m.store(e.Register, certain([]byte{syscall.AF_INET}))
 	case expr.MetaKeyPROTOCOL:
-		m.store(e.Register, all([]byte{0x08, 0x00})) // ETH_P_IP
+		m.store(e.Register, certain([]byte{0x08, 0x00})) // ETH_P_IP
 	case expr.MetaKeyIIFNAME, expr.MetaKeyIIF, expr.MetaKeyOIFNAME, expr.MetaKeyOIF:
 		return m.device(e)
 	case expr.MetaKeyMARK:
 		if f.in != nil {
 			m.forget(e.Register, 4)
 		} else {
-			m.store(e.Register, all(native(f.mark)))
+			m.store(e.Register, certain(native(f.mark)))
 		}
 	default:
 		m.forget(e.Register, 16)
@@ -244,9 +244,9 @@ func (m *nftMachine) device(e *expr.Meta) truth {
 	case e.Key == expr.MetaKeyIIFNAME || e.Key == expr.MetaKeyOIFNAME:
 		b := make([]byte, unix.IFNAMSIZ)
 		copy(b, by.name)
-		m.store(e.Register, all(b))
+		m.store(e.Register, certain(b))
 	default:
-		m.store(e.Register, all(native(uint32(by.index))))
+		m.store(e.Register, certain(native(uint32(by.index))))
 	}
 	return yes
 }
@@ -255,7 +255,7 @@ func (m *nftMachine) ct(e *expr.Ct) {
 	switch {
 	case e.SourceRegister:
 	case e.Key == expr.CtKeySTATE:
-		m.store(e.Register, all(native(uint32(m.flow.state()))))
+		m.store(e.Register, certain(native(uint32(m.flow.state()))))
 	default:
 		m.forget(e.Register, 16)
 	}
@@ -297,7 +297,7 @@ func (m *nftMachine) lookup(e *expr.Lookup) (truth, verdict) {
 	case e.DestRegister == 0:
 		return yes, mapVerdict(el.Val)
 	}
-	m.store(e.DestRegister, all(el.Val))
+	m.store(e.DestRegister, certain(el.Val))
 	return yes, verdict{}
 }
 

@@ -48,6 +48,7 @@ type probe struct {
 	id      int           // of echo requests
 
 	tunnel, plain net.PacketConn // protocol 4, and ICMP
+	link          net.PacketConn // ICMP to the inner address; nil if that is not here
 
 	mu      sync.Mutex
 	answers map[int]answerKind // by sequence number
@@ -116,6 +117,14 @@ func (e *exam) openProbe(ctx context.Context, s *subject) (*probe, error) {
 		p.tunnel.Close()
 		return nil, err
 	}
+	// What the fast path carries does not come by the socket of protocol 4.
+	if p.knowsInner() {
+		if p.link, err = config.ListenPacket(ctx, "ip4:icmp", p.inner[0].String()); err != nil {
+			p.link = nil
+		} else {
+			go p.receive(p.link, p.takeLink)
+		}
+	}
 	go p.receive(p.tunnel, p.takeTunnel)
 	go p.receive(p.plain, p.takeICMP)
 	return p, nil
@@ -124,6 +133,9 @@ func (e *exam) openProbe(ctx context.Context, s *subject) (*probe, error) {
 func (p *probe) close() {
 	p.tunnel.Close()
 	p.plain.Close()
+	if p.link != nil {
+		p.link.Close()
+	}
 }
 
 // setLookup has a socket's packets take the tunnel's way, and be as long as the device permits.
@@ -298,6 +310,13 @@ func (p *probe) takeTunnel(from netip.Addr, b []byte) {
 	inner := packet.IPv4(b)
 	if from == p.remote && inner.Valid() && inner.Protocol() == packet.ProtoICMP && inner.FragmentOffset() == 0 {
 		p.takeReply(inner.Payload(), byTunnel)
+	}
+}
+
+// takeLink takes an ICMP message that came out of the tunnel.
+func (p *probe) takeLink(from netip.Addr, b []byte) {
+	if from == p.inner[1] {
+		p.takeReply(b, byTunnel)
 	}
 }
 

@@ -65,7 +65,7 @@ func (e *exam) rpFilter(s *subject) []Result {
 		}
 	}
 	if list == nil {
-		return ok("rp_filter drops nothing of the tunnel")
+		return good("rp_filter drops nothing of the tunnel")
 	}
 	return list
 }
@@ -93,7 +93,7 @@ func (e *exam) forwarding(s *subject) []Result {
 	case !network.IsValid():
 		return nil // nothing suggests that it should
 	case ipv4Conf(s.Config.Name, "forwarding") != 0 && ipv4Conf(behind.name, "forwarding") != 0:
-		return ok("packets are forwarded between %s and %s", behind.name, s.Config.Name)
+		return good("packets are forwarded between %s and %s", behind.name, s.Config.Name)
 	}
 	return []Result{{
 		Status: Warning, Saw: fmt.Sprintf("%v is reached by the tunnel, %s has another network, and this host does not forward packets", network, behind.name),

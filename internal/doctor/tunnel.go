@@ -16,12 +16,12 @@ import (
 // pair looks for another tunnel with the same two ends.
 func (e *exam) pair(s *subject) []Result {
 	if s.Running {
-		return ok("this tunnel has its two ends")
+		return good("this tunnel has its two ends")
 	}
 	var held tunnel.HeldError
 	switch err := tunnel.PairHeld(s.Config); {
 	case err == nil:
-		return ok("no other tunnel has the same two ends")
+		return good("no other tunnel has the same two ends")
 	case errors.As(err, &held):
 		r := Result{
 			Status: Failure, Saw: held.Error(),
@@ -42,20 +42,20 @@ func (e *exam) link(s *subject) []Result {
 	name := s.Config.Name
 	switch {
 	case s.Away:
-		return ok("%s is in another network namespace", name)
+		return good("%s is in another network namespace", name)
 	case s.Running && !s.Up:
 		return []Result{{
 			Status: Failure, Saw: name + " is down", Why: "no packet passes a link that is down",
 			Commands: []string{"ip link set " + name + " up"},
 		}}
 	case s.Running:
-		return ok("%s is up", name)
+		return good("%s is up", name)
 	case name == "":
 		return nil
 	}
 	l, err := netlink.LinkByName(name)
 	if err != nil {
-		return ok("no link has the name %s yet", name)
+		return good("no link has the name %s yet", name)
 	}
 	return []Result{{
 		Status: Failure, Saw: fmt.Sprintf("there is a link %s already, of type %s", name, l.Type()), Why: "a tunnel makes its own link",
@@ -74,7 +74,7 @@ func (e *exam) address(s *subject) []Result {
 			Cure: fmt.Sprintf("give it an address: ip addr add ADDRESS peer PEER dev %s", s.Config.Name),
 		}}
 	}
-	return ok("packets find their way into %s", s.Config.Name)
+	return good("packets find their way into %s", s.Config.Name)
 }
 
 // here reports whether the tunnel runs and its link is in this network namespace.
@@ -89,9 +89,9 @@ func (e *exam) local(s *subject) []Result {
 	case !local.IsValid() && !s.path.Source.IsValid():
 		return nil // route says so
 	case !local.IsValid():
-		return ok("packets leave from %v", s.path.Source)
+		return good("packets leave from %v", s.path.Source)
 	case !s.path.LocalMissing:
-		return ok("%v is on this host", local)
+		return good("%v is on this host", local)
 	}
 	r := Result{
 		Status: Failure, Saw: fmt.Sprintf("the local address %v is not on this host", local),
@@ -120,7 +120,7 @@ func (e *exam) remote(s *subject) []Result {
 			Why: "the kernel refuses packets to it", Cure: "give the address of one host as --remote",
 		}}
 	}
-	return ok("%v is another host's address", s.Config.Remote)
+	return good("%v is another host's address", s.Config.Remote)
 }
 
 // routeTypes are the types of routes that lead nowhere, as ip-route(8) names them.
@@ -136,7 +136,7 @@ func (e *exam) route(s *subject) []Result {
 		if g := s.path.Gateway; g.IsValid() && g != s.Config.Remote {
 			saw += fmt.Sprintf(", gateway %v", g)
 		}
-		return ok("%s", saw)
+		return good("%s", saw)
 	}
 	r := Result{
 		Status: Failure, Saw: fmt.Sprintf("no route to %v: %s", s.Config.Remote, s.path.Reason),
@@ -183,7 +183,7 @@ func (e *exam) loop(s *subject) []Result {
 	var via netip.Prefix // that leads into the tunnel
 	if s.here() {
 		if s.path.Reason == "" && s.path.Device != s.Index || s.path.Device == 0 {
-			return ok("the route to %v does not lead into the tunnel", s.Config.Remote)
+			return good("the route to %v does not lead into the tunnel", s.Config.Remote)
 		}
 		via = netip.PrefixFrom(s.Config.Remote, 32)
 	} else if !s.Running {
@@ -194,11 +194,11 @@ func (e *exam) loop(s *subject) []Result {
 		}
 	}
 	if !via.IsValid() {
-		return ok("the route to %v does not lead into the tunnel", s.Config.Remote)
+		return good("the route to %v does not lead into the tunnel", s.Config.Remote)
 	}
 	other, found := bestRoute(s.Config.Remote, s.Index)
 	if p, isOne := destination(other); found && isOne && !s.Running && p.Bits() > via.Bits() {
-		return ok("the route to %v is more specific than %v by the tunnel", s.Config.Remote, via)
+		return good("the route to %v is more specific than %v by the tunnel", s.Config.Remote, via)
 	}
 	r := Result{
 		Status: Failure, Saw: fmt.Sprintf("the route to %v leads into the tunnel itself", s.Config.Remote),
@@ -247,7 +247,7 @@ func (e *exam) nextHop(s *subject) []Result {
 			Cure: "look whether that host is up, and whether its address and the cable, VLAN or bridge are right",
 		}}
 	}
-	return ok("next hop %v", s.path.Gateway)
+	return good("next hop %v", s.path.Gateway)
 }
 
 // mtu compares the link's MTU with that of the path.
@@ -260,7 +260,7 @@ func (e *exam) mtu(s *subject) []Result {
 		has = s.MTU
 	}
 	if has <= fits {
-		return ok("the path takes %d bytes, %d within the tunnel", s.path.MTU, fits)
+		return good("the path takes %d bytes, %d within the tunnel", s.path.MTU, fits)
 	}
 	r := Result{
 		Status: Warning, Saw: fmt.Sprintf("the tunnel's MTU is %d, and the path takes %d bytes, %d within the tunnel", has, s.path.MTU, fits),
@@ -285,5 +285,5 @@ func (e *exam) silence(s *subject) []Result {
 			Cure: "goipip doctor --probe " + s.Config.Remote.String(),
 		}}
 	}
-	return ok("%d packets sent, %d received", s.Sent, s.Received)
+	return good("%d packets sent, %d received", s.Sent, s.Received)
 }
