@@ -79,7 +79,7 @@ needs:
 
 # Each fuzz target for FUZZTIME.
 fuzz:
-	@for dir in internal/packet encap rawsock internal/daemon/config internal/daemon/control internal/iproute; do \
+	@for dir in internal/packet encap rawsock internal/daemon/config internal/daemon/control internal/iproute internal/doctor; do \
 		for target in $$(grep -ho 'func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -c6-); do \
 			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./$$dir || exit 1; \
 		done; \

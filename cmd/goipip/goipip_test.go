@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"goipip/internal/netlab/labtest"
+
+	"github.com/creack/pty"
 )
 
 func TestMain(m *testing.M) { labtest.Main(m) }
@@ -278,6 +281,29 @@ func TestDoctor(t *testing.T) {
 	} {
 		if r := goipip(t, append([]string{"doctor"}, strings.Fields(args)...)...); r.status != 2 || !strings.Contains(r.stderr, want) {
 			t.Errorf("%s: %+v, want status 2 and %q", args, r, want)
+		}
+	}
+}
+
+// Statuses are in colour on a terminal, unless NO_COLOR is set.
+func TestDoctor_Colour(t *testing.T) {
+	labtest.Need(t, "root", "tun", "bpf")
+	for env, want := range map[string]string{"TERM=xterm": "\x1b[32mok     \x1b[0m  tun", "NO_COLOR=1": "ok       tun"} {
+		ptmx, tty, err := pty.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ptmx.Close()
+		cmd := exec.CommandContext(labtest.Context(t), "unshare", "--net", labtest.BuildGoipip(t), "doctor")
+		cmd.Env, cmd.Stdout = append(os.Environ(), "TERM=xterm", env), tty
+		err = cmd.Start()
+		tty.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, _ := io.ReadAll(ptmx) // EIO at the end
+		if err := cmd.Wait(); err != nil || !strings.HasPrefix(string(out), want) {
+			t.Errorf("%s: %v: %q, want %q first", env, err, out, want)
 		}
 	}
 }

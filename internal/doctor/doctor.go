@@ -185,6 +185,13 @@ func Run(ctx context.Context, o Options) []Result {
 	for _, c := range hostChecks {
 		all = append(all, c.results(e, host{})...)
 	}
+	if len(e.subjects) == 0 { // look at the firewall all the same
+		for _, c := range tunnelChecks {
+			if c.name == "filter-input" || c.name == "filter-output" {
+				all = append(all, c.results(e, &subject{})...)
+			}
+		}
+	}
 	var devices []link
 	for _, s := range e.subjects {
 		for _, c := range tunnelChecks {

@@ -14,6 +14,10 @@ import (
 
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 )
 
 func TestMain(m *testing.M) { labtest.Main(m) }
@@ -208,6 +212,11 @@ var setups = []broken{
 		text: "nodev: start the container with --device /dev/net/tun",
 	},
 	{
+		name: "TUN device denied to the control group", check: "tun", status: "failure", saw: "operation not permitted",
+		setup: deniesTUN,
+		text:  "DeviceAllow=/dev/net/tun",
+	},
+	{
 		name: "no CAP_NET_ADMIN", check: "net-admin", status: "failure", saw: "CAP_NET_ADMIN is missing", also: []string{"bpf", "filter-protocol", "filter-cost"},
 		setup: func(_ *testing.T, s *site) { s.prefix = without("-net_admin") },
 		text:  "--cap-add NET_ADMIN",
@@ -282,6 +291,11 @@ var setups = []broken{
 		name: "nftables' policy drops what comes", check: "filter-input", status: "failure", also: []string{"filter-cost"},
 		on01: `nft 'table inet f { chain in { type filter hook input priority 0; policy drop; iifname lo accept; tcp dport 22 accept; }; }'`,
 		saw:  "chain inet f in drops protocol 4 from 192.168.8.101: policy drop", cure: "nft insert rule inet f in ip saddr 192.168.8.101 ip protocol 4 accept",
+	},
+	{
+		name: "nftables' policy drops what comes from anywhere", check: "filter-input", status: "failure", also: []string{"filter-cost"},
+		on01: `nft 'table inet f { chain in { type filter hook input priority 0; policy drop; udp dport 53 accept; }; }'`, args: []string{},
+		saw: "chain inet f in drops protocol 4 from anywhere: policy drop", cure: "nft insert rule inet f in ip protocol 4 accept",
 	},
 	{
 		name: "nftables accepts others only", check: "filter-input", status: "failure", also: []string{"filter-cost"},
@@ -560,6 +574,33 @@ func (s *site) secondWay(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// deniesTUN has the doctor run in a control group whose program for devices denies all, as that of a
+// container does for those that it was not given.
+func deniesTUN(t *testing.T, s *site) {
+	t.Helper()
+	dir := t.TempDir()
+	s.hidesTUN(t, "mount -t cgroup2 none "+dir)
+	seen := filepath.Join("/proc", s.mounts[len(s.mounts)-1], "root", dir)
+	group := "doctor-test-" + strconv.Itoa(os.Getpid())
+	if err := os.Mkdir(filepath.Join(seen, group), 0o755); err != nil {
+		t.Skip("no control group can be made here: ", err)
+	}
+	t.Cleanup(func() { os.Remove(filepath.Join(seen, group)) })
+	deny, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.CGroupDevice, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer deny.Close()
+	attached, err := link.AttachCgroup(link.CgroupOptions{Path: filepath.Join(seen, group), Attach: ebpf.AttachCGroupDevice, Program: deny})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { attached.Close() })
+	s.prefix = []string{"sh", "-c", "echo 0 >" + dir + "/" + group + `/cgroup.procs; exec "$@"`, "sh"}
 }
 
 // copyForNobody has the program be one that another user may start, and that user start it.

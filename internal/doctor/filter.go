@@ -86,12 +86,12 @@ func (e *exam) filterCost(host) []Result {
 
 // filterInput looks for chains that drop packets from the remote end.
 func (e *exam) filterInput(s *subject) []Result {
-	return e.blocked(fmt.Sprintf("protocol 4 from %v", s.Config.Remote), outerFrom(s.Config.Remote, s.source(), s.device))
+	return e.blocked("protocol 4 from "+s.remote(), outerFrom(s.Config.Remote, s.source(), s.device))
 }
 
 // filterOutput looks for chains that drop packets to the remote end.
 func (e *exam) filterOutput(s *subject) []Result {
-	return e.blocked(fmt.Sprintf("protocol 4 to %v", s.Config.Remote), outerTo(s.Config.Remote, s.source(), s.device, s.Config.Mark))
+	return e.blocked("protocol 4 to "+s.remote(), outerTo(s.Config.Remote, s.source(), s.device, s.Config.Mark))
 }
 
 // filterForward looks for chains that drop packets between the tunnel and a network behind this host.
@@ -102,6 +102,14 @@ func (e *exam) filterForward(s *subject) []Result {
 	}
 	tun := link{s.Index, s.Config.Name}
 	return e.blocked(fmt.Sprintf("packets between %s and %s", behind.name, tun.name), forwarded(behind, tun), forwarded(tun, behind))
+}
+
+// remote is the remote address as text.
+func (s *subject) remote() string {
+	if !s.Config.Remote.IsValid() {
+		return "anywhere"
+	}
+	return s.Config.Remote.String()
 }
 
 // source is the outer address of this end; not valid if not known.

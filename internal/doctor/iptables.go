@@ -96,13 +96,28 @@ var words94 = []string{"-p ipip", "-p 94"}
 
 // splitWords splits a line at spaces that are not within quotation marks.
 func splitWords(line string) (words []string) {
-	quoted := false
-	return strings.FieldsFunc(line, func(r rune) bool {
-		if r == '"' {
+	var word strings.Builder
+	quoted, escaped := false, false
+	for _, r := range line + " " {
+		switch {
+		case escaped:
+			escaped = false
+		case r == '\\':
+			escaped = true
+			continue
+		case r == '"':
 			quoted = !quoted
+			continue
+		case r == ' ' && !quoted:
+			if word.Len() > 0 {
+				words = append(words, word.String())
+				word.Reset()
+			}
+			continue
 		}
-		return r == ' ' && !quoted
-	})
+		word.WriteRune(r)
+	}
+	return words
 }
 
 // condition is one of a rule.

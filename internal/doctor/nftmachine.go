@@ -2,7 +2,6 @@ package doctor
 
 import (
 	"bytes"
-	"cmp"
 	"slices"
 	"syscall"
 
@@ -100,6 +99,7 @@ func (m *nftMachine) store(register uint32, k known) {
 }
 
 func (m *nftMachine) forget(register uint32, n int) {
+	n = min(n, len(m.bytes))
 	m.store(register, known{make([]byte, n), make([]bool, n)})
 }
 
@@ -128,7 +128,7 @@ func (m *nftMachine) step(e expr.Any) (truth, verdict) {
 	case *expr.Meta:
 		return m.meta(e), verdict{}
 	case *expr.Payload:
-		end := int(e.Offset + e.Len)
+		end := int(e.Offset) + int(e.Len)
 		if e.OperationType == expr.PayloadLoad && e.Base == expr.PayloadBaseNetworkHeader && end <= len(m.header.bytes) {
 			m.store(e.DestRegister, known{m.header.bytes[e.Offset:end], m.header.knows[e.Offset:end]})
 		} else if e.OperationType == expr.PayloadLoad {
@@ -333,7 +333,6 @@ func (s nftSet) find(key []byte) (found nftables.SetElement, ok bool) {
 	if s.Set == nil {
 		return found, false
 	}
-	var starts []nftables.SetElement
 	for _, el := range s.elements {
 		n := min(len(key), len(el.Key))
 		switch {
@@ -346,27 +345,15 @@ func (s nftSet) find(key []byte) (found nftables.SetElement, ok bool) {
 				return el, true
 			}
 		case bytes.Compare(el.Key[:n], key[:n]) <= 0:
-			starts = append(starts, el)
+			// An interval reaches to the next element, which may be the end of none. One begins
+			// where another ends.
+			order := bytes.Compare(el.Key, found.Key)
+			if found.Key == nil || order > 0 || order == 0 && found.IntervalEnd {
+				found = el
+			}
 		}
 	}
-	if len(starts) == 0 {
-		return found, false
-	}
-	// An interval reaches to the next element, which may be the end of none. One begins where another ends.
-	last := slices.MaxFunc(starts, func(a, b nftables.SetElement) int {
-		if n := bytes.Compare(a.Key, b.Key); n != 0 {
-			return n
-		}
-		return cmp.Compare(boolToInt(b.IntervalEnd), boolToInt(a.IntervalEnd))
-	})
-	return last, !last.IntervalEnd
-}
-
-func boolToInt(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
+	return found, found.Key != nil && !found.IntervalEnd
 }
 
 // match is a match of xtables, as iptables-nft makes them.

@@ -148,9 +148,6 @@ type base struct {
 // ruleset is a set of chains that can jump to each other.
 type ruleset map[string]*chain
 
-// maxJumps is the kernel's NFT_JUMP_STACK_SIZE.
-const maxJumps = 16
-
 // outcome is what can become of a packet in a chain.
 type outcome struct {
 	accepted, dropped, through bool
@@ -171,7 +168,7 @@ func (o *outcome) drop(dropped bool, by string) {
 // enter returns what becomes of f in a base chain.
 func (s ruleset) enter(c *chain, f flow) outcome {
 	f.early = c.base.early
-	o := s.walk(c, &f, 0)
+	o := s.walk(c, &f, map[*chain]outcome{})
 	if o.through {
 		o.accepted = o.accepted || !c.base.drops
 		o.drop(c.base.drops, "policy drop")
@@ -179,7 +176,13 @@ func (s ruleset) enter(c *chain, f flow) outcome {
 	return o
 }
 
-func (s ruleset) walk(c *chain, f *flow, depth int) (o outcome) {
+// walk returns what becomes of f in a chain, and remembers it in seen.
+func (s ruleset) walk(c *chain, f *flow, seen map[*chain]outcome) (o outcome) {
+	if known, ok := seen[c]; ok {
+		return known
+	}
+	seen[c] = outcome{through: true} // for a chain that jumps to itself, which the kernel refuses
+	defer func() { seen[c] = o }()
 	for _, r := range c.rules {
 		m, v := r.eval(f)
 		if m == no {
@@ -199,10 +202,10 @@ func (s ruleset) walk(c *chain, f *flow, depth int) (o outcome) {
 			o.through, decided = true, true
 		case jump, goTo:
 			to, ok := s[v.chain]
-			if !ok || depth == maxJumps {
+			if !ok {
 				continue
 			}
-			sub := s.walk(to, f, depth+1)
+			sub := s.walk(to, f, seen)
 			o.add(sub)
 			o.through = o.through || v.kind == goTo && sub.through
 			decided = v.kind == goTo || !sub.through
