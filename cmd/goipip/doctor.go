@@ -56,7 +56,8 @@ explains each check. Colours appear on terminals only, and not if NO_COLOR is se
 			if d.json {
 				err = doctor.WriteJSON(out, results)
 			} else {
-				err = doctor.WriteText(out, results, newView(out).Colour)
+				view := newView(out)
+				err = doctor.WriteText(out, results, doctor.Layout{Width: view.Width, Colour: view.Colour})
 			}
 			if err == nil && doctor.Worst(results) == doctor.Failure {
 				err = statusError(exitError)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // WriteJSON writes one document with all results, and the worst status.
@@ -22,10 +23,17 @@ func WriteJSON(w io.Writer, results []Result) error {
 // colours are SGR parameters by status (ECMA-48 §8.3.117).
 var colours = [...]string{OK: "32", Warning: "33", Failure: "1;31"}
 
+// Layout says how WriteText writes.
+type Layout struct {
+	Width  int // columns, at which text is wrapped; 0 for no limit
+	Colour bool
+}
+
 // WriteText writes results for people: of what is wrong, why that matters and the cure. With several
-// tunnels each line names its own, but what is ok for more than one is one line.
-func WriteText(w io.Writer, results []Result, colour bool) error {
-	width := 0
+// tunnels each line names its own, but what is ok for more than one is one line. Commands are never
+// wrapped, so that they can be copied.
+func WriteText(w io.Writer, results []Result, layout Layout) error {
+	width := len("  cure")
 	tunnels, fine := map[string]bool{}, map[string]int{} // and how many of them a check is ok for
 	for _, r := range results {
 		width = max(width, len(r.Check))
@@ -40,6 +48,12 @@ func WriteText(w io.Writer, results []Result, colour bool) error {
 	row := func(first, second, text string) {
 		fmt.Fprintf(&b, "%s  %-*s  %s\n", first, width, second, printable(text))
 	}
+	wrapped := func(first, second, text string) {
+		for _, line := range wrap(text, layout.Width-len("failure    ")-width) {
+			row(first, second, line)
+			first, second = "       ", ""
+		}
+	}
 	for _, r := range results {
 		saw := r.Saw
 		if len(tunnels) > 1 && r.Tunnel != "" {
@@ -52,16 +66,16 @@ func WriteText(w io.Writer, results []Result, colour bool) error {
 			}
 		}
 		status := fmt.Sprintf("%-7s", r.Status)
-		if colour {
+		if layout.Colour {
 			status = "\x1b[" + colours[r.Status] + "m" + status + "\x1b[0m"
 		}
-		row(status, r.Check, saw)
+		wrapped(status, r.Check, saw)
 		if r.Status == OK {
 			continue
 		}
-		row("       ", "  why", r.Why)
+		wrapped("       ", "  why", r.Why)
 		if r.Cure != "" {
-			row("       ", "  cure", r.Cure)
+			wrapped("       ", "  cure", r.Cure)
 		}
 		for _, c := range r.Commands {
 			row("       ", "  type", c)
@@ -69,6 +83,31 @@ func WriteText(w io.Writer, results []Result, colour bool) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// leastWidth is that of a column in which it makes sense to wrap text.
+const leastWidth = 20
+
+// wrap breaks text at spaces into lines of at most n columns, of more only for longer words. It does
+// not if n is too small.
+func wrap(text string, n int) (lines []string) {
+	if n < leastWidth {
+		return []string{text}
+	}
+	line, columns := "", 0
+	for word := range strings.FieldsSeq(text) {
+		w := utf8.RuneCountInString(word)
+		switch {
+		case line == "":
+			line, columns = word, w
+		case columns+1+w > n:
+			lines = append(lines, line)
+			line, columns = word, w
+		default:
+			line, columns = line+" "+word, columns+1+w
+		}
+	}
+	return append(lines, line)
 }
 
 // printable replaces control characters, which names of links may have and a terminal obeys.

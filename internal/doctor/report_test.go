@@ -18,30 +18,48 @@ var results = []Result{
 }
 
 func TestWriteText(t *testing.T) {
-	const want = `ok       tun    /dev/net/tun opens
-ok       route  for 2 tunnels
-warning  mtu    tun01: 1500
-           why  too long
-         cure   --mtu 1400
-         type   ip link set tun01 mtu 1400
-ok       mtu    tun?2: 1480
-failure  loop   tun?2: into itself
-           why  it is lost
+	const want = `ok       tun     /dev/net/tun opens
+ok       route   for 2 tunnels
+warning  mtu     tun01: 1500
+           why   too long
+           cure  --mtu 1400
+           type  ip link set tun01 mtu 1400
+ok       mtu     tun?2: 1480
+failure  loop    tun?2: into itself
+           why   it is lost
 `
 	var plain, colour, one bytes.Buffer
-	for _, err := range []error{WriteText(&plain, results, false), WriteText(&colour, results, true), WriteText(&one, results[:2], false)} {
+	for _, err := range []error{WriteText(&plain, results, Layout{}), WriteText(&colour, results, Layout{Colour: true}), WriteText(&one, results[:2], Layout{Width: 80})} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	if diff := cmp.Diff(strings.Fields(want), strings.Fields(plain.String())); diff != "" {
+	if diff := cmp.Diff(want, plain.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if !strings.Contains(colour.String(), "\x1b[1;31mfailure\x1b[0m  loop   tun?2") || strings.Contains(plain.String(), "\x1b") {
+	if !strings.Contains(colour.String(), "\x1b[1;31mfailure\x1b[0m  loop    tun?2") || strings.Contains(plain.String(), "\x1b") {
 		t.Errorf("in colour:\n%s", &colour)
 	}
-	if got := one.String(); !strings.HasSuffix(got, "\nok       route  by eth0\n") {
+	if got := one.String(); !strings.HasSuffix(got, "\nok       route   by eth0\n") {
 		t.Errorf("of one tunnel:\n%s", got)
+	}
+}
+
+func TestWriteText_Wrapped(t *testing.T) {
+	const want = `warning  probe   what was seen, in more
+                 words than a line has
+           why   because
+           cure  a-word-that-is-longer-than-a-line
+                 and more
+           type  a command that is never wrapped
+`
+	var b bytes.Buffer
+	err := WriteText(&b, []Result{{
+		Check: "probe", Status: Warning, Saw: "what was seen, in more words than a line has", Why: "because",
+		Cure: "a-word-that-is-longer-than-a-line and more", Commands: []string{"a command that is never wrapped"},
+	}}, Layout{Width: 41})
+	if diff := cmp.Diff(want, b.String()); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
 }
 
