@@ -40,7 +40,7 @@ func (e *exam) gro(d link) (list []Result) {
 				list = append(list, Result{
 					Status: Failure, Saw: fmt.Sprintf("%s has %s on", name, f),
 					Why:      "the kernel merges UDP datagrams within outer packets, so that they come out of the tunnel as one that is too long",
-					Commands: []string{fmt.Sprintf("ethtool -K %s %s off", name, f)},
+					Commands: []string{command("ethtool", "-K", name, f, "off")},
 				})
 			}
 		}
@@ -91,7 +91,7 @@ func (e *exam) segmentation(d link) []Result {
 		Cure: "the device cannot do it: nothing is to be done",
 	}
 	if f.Available && !f.NeverChanged {
-		r.Cure, r.Commands = "", []string{fmt.Sprintf("ethtool -K %s %s on", d.name, featureGSO)}
+		r.Cure, r.Commands = "", []string{command("ethtool", "-K", d.name, featureGSO, "on")}
 	}
 	return []Result{r}
 }

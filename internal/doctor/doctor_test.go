@@ -182,6 +182,7 @@ type broken struct {
 	status string   // "warning" or "failure"
 	saw    string   // a part of what it sees
 	also   []string // checks that find something too
+	cured  []string // those of them that the cure mends
 	// cure is the command that mends it, or several, each on a line; or text is a part of what to do.
 	cure, text string
 
@@ -281,16 +282,18 @@ var setups = []broken{
 	{
 		name: "iptables accepts 94", check: "filter-protocol", status: "warning", also: []string{"filter-cost"},
 		on01: "iptables-legacy -A INPUT -s 192.168.8.0/24 -p ipip -m comment --comment 'for the tunnel' -j ACCEPT",
-		saw:  "chain INPUT of iptables", cure: `iptables-legacy -R INPUT 1 -s 192.168.8.0/24 -p 4 -m comment --comment "for the tunnel" -j ACCEPT`,
+		saw:  "chain INPUT of iptables", cure: `iptables-legacy -R INPUT 1 -s 192.168.8.0/24 -p 4 -m comment --comment 'for the tunnel' -j ACCEPT`,
 	},
 	{
 		name: "chains cost the packet socket", check: "filter-cost", status: "warning", saw: "nftables or iptables has a chain",
 		on01: `nft 'table ip f { chain in { type filter hook input priority 0; }; }'`, text: "--tx raw",
 	},
 	{
-		name: "nftables' policy drops what comes", check: "filter-input", status: "failure", also: []string{"filter-cost"},
-		on01: `nft 'table inet f { chain in { type filter hook input priority 0; policy drop; iifname lo accept; tcp dport 22 accept; }; }'`,
-		saw:  "chain inet f in drops protocol 4 from 192.168.8.101: policy drop", cure: "nft insert rule inet f in ip saddr 192.168.8.101 ip protocol 4 accept",
+		name: "nftables' policy drops what comes", check: "filter-input", status: "failure", also: []string{"filter-cost", "probe"}, cured: []string{"probe"},
+		setup: func(t *testing.T, s *site) { s.start(t, s.ns02) },
+		on01:  `nft 'table inet f { chain in { type filter hook input priority 0; policy drop; iifname lo accept; tcp dport 22 accept; }; }'`,
+		args:  append([]string{"-address", "172.66.1.101", "-peer", "172.66.2.101"}, probing...),
+		saw:   "chain inet f in drops protocol 4 from 192.168.8.101: policy drop", cure: "nft insert rule inet f in ip saddr 192.168.8.101 ip protocol 4 accept",
 	},
 	{
 		name: "nftables' policy drops what comes from anywhere", check: "filter-input", status: "failure", also: []string{"filter-cost"},
@@ -407,12 +410,18 @@ var setups = []broken{
 	},
 	{
 		name: "rp_filter is strict on the device", check: "rp-filter", status: "failure", saw: "the route back to 192.168.8.101 is not by veth11",
-		setup: func(t *testing.T, s *site) { s.secondWay(t) },
-		on01:  "sysctl -qw net.ipv4.conf.veth11.rp_filter=1", args: []string{"-local", outer01, "-remote", outer02, "-dev", "veth11"},
-		cure: "sysctl -w net/ipv4/conf/veth11/rp_filter=2",
+		setup: func(t *testing.T, s *site) {
+			s.secondWay(t)
+			s.does(t, s.ns02, "ip route add 192.168.7.0/24 via 192.168.8.1")
+			s.options = []string{"-remote", "192.168.7.101"}
+			s.start(t, s.ns02)
+		},
+		on01: "sysctl -qw net.ipv4.conf.veth11.rp_filter=1; ip route add 192.168.8.0/24 via 192.168.7.1 metric 9",
+		args: []string{"-local", "192.168.7.101", "-remote", outer02, "-dev", "veth11", "--probe", outer02},
+		cure: "sysctl -w net/ipv4/conf/veth11/rp_filter=2", also: []string{"probe"}, cured: []string{"probe"},
 	},
 	{
-		name: "rp_filter is strict everywhere, and a mark chooses the route", check: "rp-filter", status: "failure", saw: "is not by veth11",
+		name: "rp_filter is strict everywhere, and a mark chooses the route", check: "rp-filter", status: "warning", saw: "is not by veth11",
 		setup: func(t *testing.T, s *site) { s.secondWay(t) },
 		on01: "sysctl -qw net.ipv4.conf.all.rp_filter=1; ip route add default via 192.168.7.1 dev veth11 table 7; " +
 			"ip rule add fwmark 7 table 7",
@@ -660,6 +669,11 @@ func TestBrokenSetups(t *testing.T) {
 			}
 			s.does(t, s.ns01, cure)
 			labtest.WaitFor(t, "the cure to work", func() bool { return s.doctor(t, args...).of(b.check).Status == "ok" })
+			for _, check := range b.cured {
+				if f := s.doctor(t, args...).of(check); f.Status != "ok" {
+					t.Errorf("after the cure: %+v", f)
+				}
+			}
 		})
 	}
 }

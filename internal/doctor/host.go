@@ -133,7 +133,7 @@ func noCapability(capability uintptr, name, why string) []Result {
 		return []Result{r}
 	}
 	r.Cure = "run as root, or give the program its capabilities"
-	r.Commands = []string{"setcap cap_net_admin,cap_net_raw+ep " + program}
+	r.Commands = []string{command("setcap", "cap_net_admin,cap_net_raw+ep", program)}
 	return []Result{r}
 }
 

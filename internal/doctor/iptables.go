@@ -41,9 +41,9 @@ func readIPTables() (all []ruleset, err error) {
 
 // parseIPTables reads what iptables -S prints.
 func parseIPTables(table, listing string) ruleset {
-	command := "iptables-legacy"
+	program := []string{"iptables-legacy"}
 	if table != "filter" {
-		command += " -t " + table
+		program = append(program, "-t", table)
 	}
 	s := ruleset{}
 	for line := range strings.Lines(listing) {
@@ -61,16 +61,15 @@ func parseIPTables(table, listing string) ruleset {
 		switch words[0] {
 		case "-P":
 			c.base = &base{hook: hook(strings.ToLower(name)), drops: slices.Contains(words, "DROP"), early: table == "raw"}
-			c.base.insert = func(f *flow) string { return fmt.Sprintf("%s -I %s %s-j ACCEPT", command, name, iptablesMatch(f)) }
+			c.base.insert = func(f *flow) string {
+				return command(slices.Concat(program, []string{"-I", name}, iptablesMatch(f), []string{"-j", "ACCEPT"})...)
+			}
 		case "-A":
 			r := parseRule(words[2:])
 			r.name = "rule " + line
 			if r.wrong94 {
-				fixed := strings.TrimPrefix(line, "-A "+name+" ")
-				for _, protocol := range words94 {
-					fixed = strings.Replace(fixed, protocol, "-p 4", 1)
-				}
-				r.replace94 = fmt.Sprintf("%s -R %s %d %s", command, name, len(c.rules)+1, fixed)
+				words[slices.Index(words, "-p")+1] = "4"
+				r.replace94 = command(slices.Concat(program, []string{"-R", name, strconv.Itoa(len(c.rules) + 1)}, words[2:])...)
 			}
 			c.rules = append(c.rules, r)
 		}
@@ -79,20 +78,17 @@ func parseIPTables(table, listing string) ruleset {
 }
 
 // iptablesMatch is as nftMatch.
-func iptablesMatch(f *flow) string {
+func iptablesMatch(f *flow) []string {
 	switch {
 	case f.in != nil && f.out != nil:
-		return fmt.Sprintf("-i %s -o %s ", f.in.name, f.out.name)
+		return []string{"-i", f.in.name, "-o", f.out.name}
 	case f.in != nil && f.source.IsValid():
-		return fmt.Sprintf("-s %v -p 4 ", f.source)
+		return []string{"-s", f.source.String(), "-p", "4"}
 	case f.out != nil && f.dest.IsValid():
-		return fmt.Sprintf("-d %v -p 4 ", f.dest)
+		return []string{"-d", f.dest.String(), "-p", "4"}
 	}
-	return "-p 4 "
+	return []string{"-p", "4"}
 }
-
-// words94 are what a rule for protocol 94 has, whose name is ipip in /etc/protocols.
-var words94 = []string{"-p ipip", "-p 94"}
 
 // splitWords splits a line at spaces that are not within quotation marks.
 func splitWords(line string) (words []string) {

@@ -2,6 +2,8 @@ package doctor
 
 import (
 	"net/netip"
+	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -25,4 +27,19 @@ func FuzzIPTables(f *testing.F) {
 		s.blockers(forwarded(link{1, "eth0"}, link{2, "tun0"}))
 		s.wrong94()
 	})
+}
+
+// Names that others have given must not become commands of whoever types what is advised.
+func TestCommand(t *testing.T) {
+	for _, words := range [][]string{
+		{"ip", "link", "set", "tun01", "up"}, {"echo", "$(id)", "a;b", "it's", "", "`id`", "a b", "~", "*", "\\", "#x", "x=$PATH"},
+	} {
+		out, err := exec.Command("sh", "-c", `printf '%s\n' `+command(words...)).Output()
+		if diff := cmp.Diff(strings.Join(words, "\n")+"\n", string(out)); err != nil || diff != "" {
+			t.Errorf("%v (-want +got):\n%s", err, diff)
+		}
+	}
+	if got := command("nft", "insert", "rule", "inet", "f", "in"); got != "nft insert rule inet f in" {
+		t.Errorf("quoted without need: %s", got)
+	}
 }

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"goipip/internal/packet"
@@ -162,15 +165,17 @@ func nftAttributes(b []byte) map[uint16][]byte {
 }
 
 func (t *nftTable) chain(c *nftables.Chain, rules []*nftables.Rule) *chain {
-	place := fmt.Sprintf("%s %s %s", t.family, t.table.Name, c.Name)
-	out := &chain{name: "chain " + place}
+	place := []string{t.family, t.table.Name, c.Name}
+	out := &chain{name: "chain " + strings.Join(place, " ")}
 	if c.Hooknum != nil {
 		at := nftHooks[t.family == "netdev"][*c.Hooknum]
 		out.base = &base{
 			hook:   at,
 			drops:  c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop,
 			early:  (at == hookPrerouting || at == hookOutput) && *c.Priority <= *nftables.ChainPriorityConntrack,
-			insert: func(f *flow) string { return fmt.Sprintf("nft insert rule %s %saccept", place, nftMatch(f)) },
+			insert: func(f *flow) string {
+				return command(slices.Concat([]string{"nft", "insert", "rule"}, place, nftMatch(f), []string{"accept"})...)
+			},
 		}
 	}
 	for _, r := range rules {
@@ -178,25 +183,25 @@ func (t *nftTable) chain(c *nftables.Chain, rules []*nftables.Rule) *chain {
 		n.eval = func(f *flow) (truth, verdict) { return t.eval(r.Exprs, f) }
 		var simple bool
 		if n.wrong94, simple = t.wrong94(r.Exprs); simple {
-			n.replace94 = fmt.Sprintf("nft replace rule %s handle %d ip protocol 4 accept", place, r.Handle)
+			n.replace94 = command(slices.Concat([]string{"nft", "replace", "rule"}, place,
+				[]string{"handle", strconv.FormatUint(r.Handle, 10), "ip", "protocol", "4", "accept"})...)
 		}
 		out.rules = append(out.rules, n)
 	}
 	return out
 }
 
-// nftMatch is the conditions of a rule that accepts a flow, each with a space behind it. The remote
-// end says enough of its packets.
-func nftMatch(f *flow) string {
+// nftMatch is the conditions of a rule that accepts a flow. The remote end says enough of its packets.
+func nftMatch(f *flow) []string {
 	switch {
 	case f.in != nil && f.out != nil:
-		return fmt.Sprintf("iifname %s oifname %s ", f.in.name, f.out.name)
+		return []string{"iifname", f.in.name, "oifname", f.out.name}
 	case f.in != nil && f.source.IsValid():
-		return fmt.Sprintf("ip saddr %v ip protocol 4 ", f.source)
+		return []string{"ip", "saddr", f.source.String(), "ip", "protocol", "4"}
 	case f.out != nil && f.dest.IsValid():
-		return fmt.Sprintf("ip daddr %v ip protocol 4 ", f.dest)
+		return []string{"ip", "daddr", f.dest.String(), "ip", "protocol", "4"}
 	}
-	return "ip protocol 4 "
+	return []string{"ip", "protocol", "4"}
 }
 
 // wrong94 reports whether a rule lets protocol 94 pass, but not 4, and whether it says nothing else.

@@ -498,7 +498,7 @@ func (p *probe) searchMTU(ctx context.Context) Result {
 		r.Cure = "let ICMP 3/4 pass on the way, and look for what drops long packets"
 	} else if s.here() {
 		r.Cure = "the MTU, or let ICMP 3/4 pass on the way"
-		r.Commands = []string{fmt.Sprintf("ip link set %s mtu %d", s.Config.Name, fits)}
+		r.Commands = []string{setMTU(s.Config.Name, fits)}
 	}
 	return r
 }

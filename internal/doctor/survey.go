@@ -3,6 +3,7 @@ package doctor
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -74,7 +75,15 @@ func newSurvey() survey {
 	}
 }
 
-// hasNetwork returns whether a link has an address with others on its network.
+// has reports whether an address is on a link.
+func (s survey) has(index int, own netip.Addr) bool {
+	return slices.ContainsFunc(s.addresses()[index], func(a netlink.Addr) bool {
+		p, ok := prefix(a.IPNet)
+		return ok && p.Addr() == own
+	})
+}
+
+// hasNetwork reports whether a link has an address with others on its network.
 func (s survey) hasNetwork(index int) bool {
 	for _, a := range s.addresses()[index] {
 		if p, ok := prefix(a.IPNet); ok && p.Bits() < 32 && a.Scope == unix.RT_SCOPE_UNIVERSE {

@@ -25,7 +25,7 @@ func ipv4Conf(device, name string) int {
 // setConf is the command that sets such a variable. A slash separates what a dot in the name of
 // a device would.
 func setConf(device, name string, value int) string {
-	return fmt.Sprintf("sysctl -w net/ipv4/conf/%s/%s=%d", device, name, value)
+	return command("sysctl", "-w", fmt.Sprintf("net/ipv4/conf/%s/%s=%d", device, name, value))
 }
 
 // strict is the rp_filter that drops what comes by another way than it would be answered
@@ -49,9 +49,13 @@ func (e *exam) rpFilter(s *subject) []Result {
 		// Lookups for the filter are without the tunnel's --dev, and without its mark unless src_valid_mark.
 		back, err := routeTo(s.Config.Remote, s.source())
 		if err != nil || back != s.device.index {
-			list = append(list, strictResult(device,
+			r := strictResult(device,
 				fmt.Sprintf("the route back to %v is not by %s, and rp_filter is strict there", s.Config.Remote, device),
-				"the kernel drops what the remote end sends: the tunnel works in one direction only"))
+				fmt.Sprintf("the kernel drops what the remote end sends by %s: the tunnel works in one direction only", device))
+			if !e.has(s.device.index, s.source()) { // then packets may come by another device
+				r.Status = Warning
+			}
+			list = append(list, r)
 		}
 	}
 	if s.here() && rpFilterOf(s.Config.Name) == strict {

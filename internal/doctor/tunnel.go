@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 
 	"goipip/encap"
 	"goipip/internal/tunnel"
@@ -29,7 +30,7 @@ func (e *exam) pair(s *subject) []Result {
 			Cure: "end that tunnel, if it is not the one that is wanted",
 		}
 		if held.Link != "" {
-			r.Commands = []string{"ip link delete " + held.Link}
+			r.Commands = []string{command("ip", "link", "delete", held.Link)}
 		}
 		return []Result{r}
 	default:
@@ -46,7 +47,7 @@ func (e *exam) link(s *subject) []Result {
 	case s.Running && !s.Up:
 		return []Result{{
 			Status: Failure, Saw: name + " is down", Why: "no packet passes a link that is down",
-			Commands: []string{"ip link set " + name + " up"},
+			Commands: []string{command("ip", "link", "set", name, "up")},
 		}}
 	case s.Running:
 		return good("%s is up", name)
@@ -59,7 +60,7 @@ func (e *exam) link(s *subject) []Result {
 	}
 	return []Result{{
 		Status: Failure, Saw: fmt.Sprintf("there is a link %s already, of type %s", name, l.Type()), Why: "a tunnel makes its own link",
-		Cure: "give another --name, or remove that link", Commands: []string{"ip link delete " + name},
+		Cure: "give another --name, or remove that link", Commands: []string{command("ip", "link", "delete", name)},
 	}}
 }
 
@@ -99,7 +100,7 @@ func (e *exam) local(s *subject) []Result {
 		Cure: "give an address of this host as --local, or none, or add the address",
 	}
 	if s.device != (link{}) {
-		r.Commands = []string{fmt.Sprintf("ip addr add %v/32 dev %s", local, s.device.name)}
+		r.Commands = []string{command("ip", "addr", "add", local.String()+"/32", "dev", s.device.name)}
 	}
 	return []Result{r}
 }
@@ -150,14 +151,14 @@ func (e *exam) route(s *subject) []Result {
 	}
 	if down := e.downLink(s); down != "" {
 		r.Saw += "; " + down + " is down"
-		r.Cure, r.Commands = "", []string{"ip link set " + down + " up"}
+		r.Cure, r.Commands = "", []string{command("ip", "link", "set", down, "up")}
 		return []Result{r}
 	}
 	if best, ok := bestRoute(s.Config.Remote, 0); ok && routeTypes[best.Type] != "" {
 		to, _ := destination(best)
 		word := routeTypes[best.Type]
 		r.Saw = fmt.Sprintf("the route to %v is %s %v", s.Config.Remote, word, to)
-		r.Cure, r.Commands = "remove that route, if another leads to the remote end", []string{fmt.Sprintf("ip route delete %s %v", word, to)}
+		r.Cure, r.Commands = "remove that route, if another leads to the remote end", []string{command("ip", "route", "delete", word, to.String())}
 	}
 	return []Result{r}
 }
@@ -206,12 +207,12 @@ func (e *exam) loop(s *subject) []Result {
 		Cure: fmt.Sprintf("give %v a route of its own: ip route add %[1]v via GATEWAY", s.Config.Remote),
 	}
 	if found {
-		to := fmt.Sprintf("ip route replace %v/32", s.Config.Remote)
+		words := []string{"ip", "route", "replace", s.Config.Remote.String() + "/32"}
 		if other.Gw != nil {
-			to += " via " + other.Gw.String()
+			words = append(words, "via", other.Gw.String())
 		}
 		if l, err := netlink.LinkByIndex(other.LinkIndex); err == nil {
-			r.Cure, r.Commands = "", []string{to + " dev " + l.Attrs().Name}
+			r.Cure, r.Commands = "", []string{command(append(words, "dev", l.Attrs().Name)...)}
 		}
 	}
 	return []Result{r}
@@ -268,9 +269,14 @@ func (e *exam) mtu(s *subject) []Result {
 		Cure: fmt.Sprintf("--mtu %d", fits),
 	}
 	if s.here() {
-		r.Commands = []string{fmt.Sprintf("ip link set %s mtu %d", s.Config.Name, fits)}
+		r.Commands = []string{setMTU(s.Config.Name, fits)}
 	}
 	return []Result{r}
+}
+
+// setMTU is the command that sets a link's MTU, in bytes.
+func setMTU(link string, mtu int) string {
+	return command("ip", "link", "set", link, "mtu", strconv.Itoa(mtu))
 }
 
 // silence looks for a remote end that has never sent anything.
