@@ -548,7 +548,7 @@ var setups = []broken{
 			runs(t, s)
 			onRouter(`nft 'table ip f { chain f { type filter hook forward priority 0; ip length > 1405 drop; }; }'`)(t, s)
 		},
-		args: []string{"--probe", outer02}, cure: "ip link set tun01 mtu 1380",
+		args: []string{"--probe", outer02}, cure: "ip link set tun01 mtu 1380", text: "let ICMP 3/4 pass",
 	},
 }
 

@@ -38,6 +38,10 @@ func TestHealthy(t *testing.T) {
 	}
 	in := "cd " + dir + "; PATH=" + filepath.Dir(s.goipip) + ":$PATH; "
 	s.start(t, s.ns02)
+	// A route by the tunnel that covers the remote end is none to it while a longer prefix has another.
+	if r := s.doctor(t, append([]string{"-address", "192.168.9.7/16"}, wanted...)...); r.wrong() != nil {
+		t.Errorf("with a network that contains the remote end's: %v", r.wrong())
+	}
 	for _, state := range []string{"before", "while"} {
 		if state == "while" {
 			s.start(t, s.ns01)
@@ -69,7 +73,7 @@ func TestGoodRules(t *testing.T) {
 	t.Parallel()
 	for name, rules := range map[string]string{
 		"nftables": `nft 'table inet f {
-			set peers { type ipv4_addr; flags interval; elements = { 192.168.8.0/28, 192.168.8.100-192.168.8.110 }; };
+			set peers { type ipv4_addr; flags interval; elements = { 192.168.8.0/28, 192.168.8.100, 192.168.8.101, 192.168.8.102-192.168.8.110 }; };
 			set old { type ipv4_addr; elements = { 192.168.8.102, 192.168.8.103 }; };
 			map zones { type ifname : verdict; elements = { "lo" : accept, "veth01" : goto wan }; };
 			chain no { type filter hook prerouting priority -150; ip saddr @old drop; ip ttl 1 meta l4proto != 4 drop; ct state invalid drop; };

@@ -170,9 +170,9 @@ func (t *nftTable) chain(c *nftables.Chain, rules []*nftables.Rule) *chain {
 	if c.Hooknum != nil {
 		at := nftHooks[t.family == "netdev"][*c.Hooknum]
 		out.base = &base{
-			hook:   at,
-			drops:  c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop,
-			early:  (at == hookPrerouting || at == hookOutput) && *c.Priority <= *nftables.ChainPriorityConntrack,
+			hook:  at,
+			drops: c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop,
+			early: (at == hookPrerouting || at == hookOutput) && *c.Priority <= *nftables.ChainPriorityConntrack,
 			insert: func(f *flow) string {
 				return command(slices.Concat([]string{"nft", "insert", "rule"}, place, nftMatch(f), []string{"accept"})...)
 			},

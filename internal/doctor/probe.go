@@ -357,9 +357,7 @@ func (p *probe) takeReply(b []byte, how answerKind) {
 		return
 	}
 	p.mu.Lock()
-	if p.answers[reply.Seq] != byTunnel {
-		p.answers[reply.Seq] = how
-	}
+	p.answers[reply.Seq] = how
 	p.mu.Unlock()
 	p.wake()
 }
@@ -497,7 +495,7 @@ func (p *probe) searchMTU(ctx context.Context) Result {
 		r.Saw = fmt.Sprintf("packets of %d bytes and less vanish without an ICMP error", sizes[len(sizes)-1])
 		r.Cure = "let ICMP 3/4 pass on the way, and look for what drops long packets"
 	} else if s.here() {
-		r.Cure = "the MTU, or let ICMP 3/4 pass on the way"
+		r.Cure = "lower the MTU, or let ICMP 3/4 pass on the way"
 		r.Commands = []string{setMTU(s.Config.Name, fits)}
 	}
 	return r

@@ -32,7 +32,7 @@ func claim(cfg Config) (*claimed, error) {
 	}
 	var missing []error
 	for _, dir := range dirs {
-		c, err := claimIn(dir, fmt.Sprintf("%s-%v", cfg.LocalText(), cfg.Remote))
+		c, err := claimIn(dir, cfg.ends())
 		if err == nil {
 			return c, nil
 		}
@@ -43,6 +43,9 @@ func claim(cfg Config) (*claimed, error) {
 	}
 	return &claimed{missing: errors.Join(missing...)}, nil
 }
+
+// ends is the name of the file that stands for the pair of addresses.
+func (c Config) ends() string { return fmt.Sprintf("%s-%v", c.LocalText(), c.Remote) }
 
 // claimIn claims ends by the file of that name in dir.
 func claimIn(dir rundir.Dir, ends string) (*claimed, error) {
