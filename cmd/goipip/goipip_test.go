@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"goipip/internal/netlab/labtest"
+
+	"github.com/creack/pty"
 )
 
 func TestMain(m *testing.M) { labtest.Main(m) }
@@ -262,16 +265,50 @@ func TestDoctor(t *testing.T) {
 		return runCommand(t, exec.CommandContext(labtest.Context(t), "unshare", "--net", "--mount",
 			"sh", "-c", script, "sh", labtest.BuildGoipip(t), "doctor"))
 	}
-	if r := doctor(`exec "$@"`); r.status != 0 || strings.Count(r.stdout, "ok       ") != 4 {
-		t.Errorf("with everything there: %+v", r)
+	healthy := doctor(`exec "$@"`)
+	if lines := strings.Count(healthy.stdout, "\n"); healthy.status != 0 || lines < 10 || strings.Count("\n"+healthy.stdout, "\nok       ") != lines {
+		t.Errorf("with everything there: %+v", healthy)
 	}
 	r := doctor(`exec setpriv --bounding-set=-net_raw "$@"`)
-	if r.status != 1 || !strings.Contains(r.stdout, "not ok   a raw socket: open raw socket: permission denied: needs CAP_NET_RAW") {
+	if r.status != 1 || !strings.Contains(r.stdout, "failure  net-raw          CAP_NET_RAW is missing\n") || !strings.Contains(r.stdout, "--cap-add NET_RAW") {
 		t.Errorf("without CAP_NET_RAW: %+v", r)
 	}
 	r = doctor(`exec setpriv --bounding-set=-bpf,-sys_admin "$@"`)
-	if r.status != 0 || !strings.Contains(r.stdout, "without  a fast path in the kernel (--fast-path): operation not permitted: needs CAP_BPF") {
+	if r.status != 0 || !strings.Contains(r.stdout, "warning  fast-path        operation not permitted: needs CAP_BPF") {
 		t.Errorf("without CAP_BPF: %+v", r)
+	}
+	for args, want := range map[string]string{
+		"--probe gateway":                            "--probe gateway: not an IPv4 address",
+		"--config a.toml --remote 192.0.2.1":         "give either --config or the options of a tunnel",
+		"--local 192.0.2.1":                          "--remote is missing",
+		"--local 192.0.2.1 --remote 192.0.2.2 other": "unknown word other",
+	} {
+		if r := goipip(t, append([]string{"doctor"}, strings.Fields(args)...)...); r.status != 2 || !strings.Contains(r.stderr, want) {
+			t.Errorf("%s: %+v, want status 2 and %q", args, r, want)
+		}
+	}
+}
+
+// Statuses are in colour on a terminal, unless NO_COLOR is set.
+func TestDoctor_Colour(t *testing.T) {
+	labtest.Need(t, "root", "tun", "bpf")
+	for env, want := range map[string]string{"TERM=xterm": "\x1b[32mok     \x1b[0m  tun", "NO_COLOR=1": "ok       tun"} {
+		ptmx, tty, err := pty.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ptmx.Close()
+		cmd := exec.CommandContext(labtest.Context(t), "unshare", "--net", labtest.BuildGoipip(t), "doctor")
+		cmd.Env, cmd.Stdout = append(os.Environ(), "TERM=xterm", env), tty
+		err = cmd.Start()
+		tty.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, _ := io.ReadAll(ptmx) // EIO at the end
+		if err := cmd.Wait(); err != nil || !strings.HasPrefix(string(out), want) {
+			t.Errorf("%s: %v: %q, want %q first", env, err, out, want)
+		}
 	}
 }
 

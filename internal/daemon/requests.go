@@ -229,9 +229,11 @@ func sortByIndex(tunnels []control.TunnelStatus) {
 
 // ownStatus describes the process, without its tunnels, of which those are given that run.
 func (d *Daemon) ownStatus(running map[string]*member) control.Status {
-	s := control.Status{Process: d.process, Tunnels: []control.TunnelStatus{}, Unattributed: d.host.Unattributed()}
-	if err := d.host.Conflict(); err != nil {
-		s.Conflict = err.Error()
+	s := control.Status{
+		Process:      d.process,
+		Tunnels:      []control.TunnelStatus{},
+		Unattributed: d.host.Unattributed(),
+		Conflict:     d.host.Conflict(),
 	}
 	s.Missing = d.missing(running)
 	if d.process.Config != "" {

@@ -19,10 +19,11 @@ const root = "../.."
 // Tests may import more.
 var rooms = map[string][]string{
 	"cmd/goipip": {
-		"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/capture", "internal/iproute", "internal/metrics",
-		"internal/show", "internal/top", "internal/tunnel", "internal/logqueue", "internal/netlab",
+		"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/capture", "internal/doctor", "internal/iproute",
+		"internal/metrics", "internal/show", "internal/top", "internal/tunnel", "internal/logqueue", "internal/netlab",
 	},
 	"internal/capture":        {},
+	"internal/doctor":         {"internal/fastpath", "internal/tunnel", "internal/underlay", "encap", "tun", "rawsock", "internal/packet"},
 	"internal/iproute":        {"internal/dsfield", "internal/tunnel"},
 	"internal/show":           {"internal/daemon/config", "internal/daemon/control", "internal/stats"},
 	"internal/top":            {"internal/daemon/control", "internal/show"},
@@ -61,11 +62,15 @@ var rooms = map[string][]string{
 var homes = map[string][]string{
 	"unsafe":                                   {"tun", "rawsock", "internal/netlab"},
 	"encoding/binary":                          {"internal/packet", "internal/capture", "internal/fastpath", "internal/netlab"},
-	"golang.org/x/sys/unix":                    {"cmd/goipip", "internal/capture", "internal/daemon/control", "internal/fastpath", "internal/underlay", "tun", "rawsock", "internal/descriptor", "internal/netlab", "internal/netlab/labtest"},
-	"golang.org/x/net/ipv4":                    {"rawsock", "internal/netlab", "bench/naive"},
+	"golang.org/x/sys/unix":                    {"cmd/goipip", "internal/capture", "internal/daemon/control", "internal/doctor", "internal/fastpath", "internal/underlay", "tun", "rawsock", "internal/descriptor", "internal/netlab", "internal/netlab/labtest"},
+	"golang.org/x/net/icmp":                    {"internal/doctor", "internal/netlab"},
+	"golang.org/x/net/ipv4":                    {"internal/doctor", "rawsock", "internal/netlab", "bench/naive"},
 	"golang.org/x/net/bpf":                     {"rawsock", "internal/capture", "internal/netlab"},
 	"github.com/songgao/water":                 {"tun", "bench/naive"},
-	"github.com/vishvananda/netlink":           {"tun", "internal/underlay", "internal/tunnel", "internal/netlab"},
+	"github.com/vishvananda/netlink":           {"tun", "internal/doctor", "internal/underlay", "internal/tunnel", "internal/netlab"},
+	"github.com/google/nftables":               {"internal/doctor"},
+	"github.com/google/nftables/expr":          {"internal/doctor"},
+	"github.com/safchain/ethtool":              {"internal/doctor"},
 	"github.com/spf13/cobra":                   {"cmd/goipip"},
 	"github.com/spf13/pflag":                   {"cmd/goipip"},
 	"github.com/pelletier/go-toml/v2":          {"internal/daemon/config"},

@@ -32,7 +32,7 @@ func claim(cfg Config) (*claimed, error) {
 	}
 	var missing []error
 	for _, dir := range dirs {
-		c, err := claimIn(dir, fmt.Sprintf("%s-%v", cfg.LocalText(), cfg.Remote))
+		c, err := claimIn(dir, cfg.ends())
 		if err == nil {
 			return c, nil
 		}
@@ -43,6 +43,9 @@ func claim(cfg Config) (*claimed, error) {
 	}
 	return &claimed{missing: errors.Join(missing...)}, nil
 }
+
+// ends is the name of the file that stands for the pair of addresses.
+func (c Config) ends() string { return fmt.Sprintf("%s-%v", c.LocalText(), c.Remote) }
 
 // claimIn claims ends by the file of that name in dir.
 func claimIn(dir rundir.Dir, ends string) (*claimed, error) {
@@ -76,25 +79,26 @@ func (c *claimed) release() {
 // ErrHeld means that another tunnel of this network namespace has the same two ends.
 var ErrHeld = errors.New("same two ends")
 
-// heldError is ErrHeld with the content of the file.
-type heldError struct {
-	pid  int    // 0 if unknown
-	link string // "" if unknown
+// HeldError is ErrHeld with the content of the file.
+type HeldError struct {
+	PID  int    // 0 if unknown
+	Link string // "" if unknown
 }
 
-func (e heldError) Is(target error) bool { return target == ErrHeld }
+// Is reports whether target is ErrHeld.
+func (e HeldError) Is(target error) bool { return target == ErrHeld }
 
-func (e heldError) Error() string {
+func (e HeldError) Error() string {
 	switch {
-	case e.link != "":
-		return fmt.Sprintf("goipip with process id %d has the same two ends (ip link delete %s)", e.pid, e.link)
-	case e.pid != 0:
-		return fmt.Sprintf("goipip with process id %d has the same two ends (kill %[1]d)", e.pid)
+	case e.Link != "":
+		return fmt.Sprintf("goipip with process id %d has the same two ends (ip link delete %s)", e.PID, e.Link)
+	case e.PID != 0:
+		return fmt.Sprintf("goipip with process id %d has the same two ends (kill %[1]d)", e.PID)
 	}
 	return "another goipip has the same two ends (ip link delete)"
 }
 
-func readHeld(content string) (e heldError) {
-	_, _ = fmt.Sscanln(content, &e.pid, &e.link)
+func readHeld(content string) (e HeldError) {
+	_, _ = fmt.Sscanln(content, &e.PID, &e.Link)
 	return e
 }

@@ -78,9 +78,9 @@ func (c Config) LocalText() string {
 // the most: the kernel copies each packet to the receiver of every queue.
 func DefaultQueues() int { return max(1, min(runtime.GOMAXPROCS(0)/2, 4)) }
 
-// routeTOS is the TOS by which routes are chosen (ip rule add tos): the configured
+// RouteTOS is the TOS, without ECN bits, by which routes are chosen (ip rule add tos): the configured
 // one. Linux takes each packet's where that is inherited.
-func (c Config) routeTOS() uint8 {
+func (c Config) RouteTOS() uint8 {
 	const ecn = 0x03 // INET_DSCP_MASK has the others
 	if c.InheritTOS {
 		return 0

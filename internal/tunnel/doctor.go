@@ -1,69 +1,25 @@
 package tunnel
 
 import (
-	"log/slog"
+	"os"
 
-	"goipip/internal/fastpath"
-	"goipip/internal/underlay"
-	"goipip/rawsock"
-	"goipip/tun"
+	"goipip/internal/rundir"
 )
 
-// Finding is the result of one of Examine's checks.
-type Finding struct {
-	Need string
-	Err  error // what is wrong and what to do about it; nil if nothing is
-	// Optional tells that tunnels work well without.
-	Optional bool
-}
-
-// Examine checks whether this host can have a tunnel, in the network namespace of
-// the calling thread. It makes a link and a socket for that, which are gone when it
-// returns.
-func Examine() []Finding {
-	return []Finding{
-		{Need: "a TUN device", Err: examineTUN()},
-		{Need: "a raw socket", Err: examineSocket()},
-		{Need: "nothing else that answers ipip packets", Err: examineConflict()},
-		{Need: "a fast path in the kernel (--fast-path)", Err: examineFastPath(), Optional: true},
-	}
-}
-
-func examineFastPath() error {
-	h, err := fastpath.Open()
+// PairHeld returns the [HeldError] of another tunnel of this network namespace that has the two
+// ends of cfg, and nil if there is none. A tunnel that starts meanwhile is not disturbed, unless a
+// killed one with the same ends has left its file.
+func PairHeld(cfg Config) error {
+	dirs, err := rundir.Dirs()
 	if err != nil {
 		return err
 	}
-	h.Close()
+	for _, dir := range dirs {
+		if _, err := os.Lstat(dir.Path(cfg.ends())); err == nil {
+			c, err := claim(cfg)
+			c.release()
+			return err
+		}
+	}
 	return nil
-}
-
-func examineTUN() error {
-	h, err := tun.NewHost()
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	d, err := h.Open(tun.Config{Queues: 1, Offload: true})
-	if err != nil {
-		return err
-	}
-	return d.Close()
-}
-
-func examineSocket() error {
-	r, err := rawsock.NewReceiver(0, 1)
-	if err != nil {
-		return err
-	}
-	return r.Close()
-}
-
-func examineConflict() error {
-	w, err := underlay.Open(slog.New(slog.DiscardHandler))
-	if err != nil {
-		return err
-	}
-	defer w.Close()
-	return w.Conflict()
 }

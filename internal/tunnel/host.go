@@ -95,7 +95,7 @@ func (h *Host) Alive() bool {
 }
 
 // Conflict is the Watcher's.
-func (h *Host) Conflict() error { return h.underlay.Conflict() }
+func (h *Host) Conflict() string { return h.underlay.Conflict() }
 
 // Err is the Engine's.
 func (h *Host) Err() error {

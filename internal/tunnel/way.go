@@ -146,7 +146,7 @@ func (w *way) Sent() (n uint64) {
 // plan is what w's settings and path come to.
 func (w *way) plan(s *situation) engine.Plan {
 	c := &w.cfg
-	route := rawsock.Route{Remote: c.Remote, Device: s.path.Bound, TOS: c.routeTOS(), Mark: c.Mark, Hop: w.chooseHop(s)}
+	route := rawsock.Route{Remote: c.Remote, Device: s.path.Bound, TOS: c.RouteTOS(), Mark: c.Mark, Hop: w.chooseHop(s)}
 	if c.Device != "" && s.path.Bound == 0 {
 		route.Device = w.bound // which is gone: packets must not leave by another
 	}
@@ -181,7 +181,7 @@ func (w *way) query() underlay.Query {
 		Local:   w.cfg.Local,
 		Remote:  w.cfg.Remote,
 		Device:  w.cfg.Device,
-		TOS:     w.cfg.routeTOS(),
+		TOS:     w.cfg.RouteTOS(),
 		Mark:    w.cfg.Mark,
 		Link:    w.device.Index(),
 		NextHop: w.cfg.Transmit != TransmitRaw || w.cfg.Fast != FastOff,
@@ -194,6 +194,6 @@ func (w *way) query() underlay.Query {
 // probe asks the kernel for the MTU in bytes and the source of the path.
 func (w *way) probe(device int) (mtu int, source netip.Addr, err error) {
 	return w.host.probe(rawsock.Route{
-		Local: w.cfg.Local, Remote: w.cfg.Remote, Device: device, TOS: w.cfg.routeTOS(), Mark: w.cfg.Mark,
+		Local: w.cfg.Local, Remote: w.cfg.Remote, Device: device, TOS: w.cfg.RouteTOS(), Mark: w.cfg.Mark,
 	})
 }

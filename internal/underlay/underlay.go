@@ -140,15 +140,12 @@ func (w *Watcher) SetMTU(index, mtu int) error { return w.kernel.setMTU(index, m
 // another namespace, this takes CAP_SYS_ADMIN.
 func (w *Watcher) Do(f func() error) error { return w.kernel.namespace.do(f) }
 
-// Conflict returns an error that names what else in this kernel handles ipip packets, and
-// the remedy; nil if nothing does.
-func (w *Watcher) Conflict() error {
+// Conflict names what else in this kernel handles ipip packets: tunnel4 and the modules that
+// use it, or a link. It is empty if nothing does.
+func (w *Watcher) Conflict() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.conflict == "" {
-		return nil
-	}
-	return fmt.Errorf("%s: %s", w.conflict, conflictRemedy)
+	return w.conflict
 }
 
 // request asks for a pass of run. Requests coalesce. It takes no lock of the Watcher.
