@@ -18,6 +18,10 @@ const (
 	fieldNoPMTUDisc field = "nopmtudisc"
 	fieldDev        field = "dev"
 	fieldQueues     field = "queues"
+
+	fieldResolveInterval  field = "resolve-interval"
+	fieldKeepalive        field = "keepalive"
+	fieldKeepaliveRetries field = "keepalive-retries"
 )
 
 // FieldError says which setting of a Config is wrong, and how to mend it. Where the
