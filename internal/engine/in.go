@@ -86,6 +86,9 @@ func (in *in) deliverAll(packets []packet.IPv4) {
 		if why.Dropped() {
 			continue
 		}
+		if plan.Keepalive != nil && plan.Keepalive.took(inner) {
+			continue
+		}
 		in.coalescer.Add(inner, &port.link)
 		in.ports[n] = port
 		n++

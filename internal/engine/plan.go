@@ -20,6 +20,8 @@ type Plan struct {
 	Away bool
 	// RelayICMP has inner senders told at once of ICMP errors, as RFC 2003 §4 has it.
 	RelayICMP bool
+	// Keepalive is told of packets from the remote end; nil without.
+	Keepalive *Keepalive
 }
 
 // Path is the way to the remote end.

@@ -19,7 +19,7 @@ type Link struct {
 	MTU      int    // in bytes
 	Ethernet bool   // its link layer
 	Up       bool
-	carrier  bool // its lower layer is up
+	Carrier  bool // it is up, and so is its lower layer
 	observed linkObservers
 }
 
@@ -73,7 +73,7 @@ func parseLink(message []byte) (l Link, ok bool) {
 	l.Index = int(header.Index)
 	l.Ethernet = header.Type == syscall.ARPHRD_ETHER
 	l.Up = header.Flags&syscall.IFF_UP != 0
-	l.carrier = header.Flags&unix.IFF_LOWER_UP != 0
+	l.Carrier = header.Flags&unix.IFF_LOWER_UP != 0
 	for _, a := range attributes(message[syscall.SizeofIfInfomsg:]) {
 		switch a.Attr.Type &^ nlaFlags {
 		case syscall.IFLA_IFNAME:
@@ -190,7 +190,7 @@ func (w *Watcher) setLink(l Link) {
 	w.doubtLink(l)
 	// A link that comes up may revive routes without an event about them. Those into
 	// Followers' own links are announced.
-	if l.Up && l.carrier && !(before.Up && before.carrier) && len(followers) == 0 {
+	if l.Up && l.Carrier && !(before.Up && before.Carrier) && len(followers) == 0 {
 		w.followings.unreachable.doubt()
 	}
 }

@@ -22,7 +22,7 @@ func TestSettings(t *testing.T) {
 		"tx":      {"auto": "auto", "raw": "raw", "packet": "packet"},
 
 		"resolve-interval": {"30s": "30s", "1m30s": "1m30s", "24h": "24h"},
-		"keepalive":        {"10s": "10s", "1h": "1h", "1h0m10s": "1h0m10s", "100ms": "100ms", "1.5s": "1.5s"},
+		"keepalive":        {"10s": "10s", "1h": "1h", "10m0s": "10m", "100ms": "100ms", "1.5s": "1.5s"},
 
 		"fast-path": {"off": "off", "auto": "auto", "on": "on"},
 	} {
