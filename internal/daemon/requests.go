@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"goipip/internal/daemon/config"
@@ -35,7 +37,22 @@ func (d *Daemon) Add(cfg tunnel.Config) (name string, err error) {
 	}
 	d.changing.Lock()
 	defer d.changing.Unlock()
-	return d.start(fromConfig(cfg), true)
+	w := fromConfig(cfg)
+	if cfg.Named() {
+		if cfg.Name == "" || cfg.Name != numbered.Name {
+			return "", errors.New("a tunnel whose end is a name needs a name itself")
+		}
+		if d.running()[cfg.Name] != nil || d.waiting()[cfg.Name] != nil {
+			return "", fmt.Errorf("tunnel %q: %w", cfg.Name, syscall.EEXIST)
+		}
+		d.follow(w, nil, true)
+		return cfg.Name, nil
+	}
+	m, err := d.start(w, w, true)
+	if err != nil {
+		return "", err
+	}
+	return m.name, nil
 }
 
 // Expect has Wait wait for the first request to add a tunnel, at most for timeout.
@@ -107,6 +124,12 @@ func fromConfig(cfg tunnel.Config) config.Tunnel {
 		w.Routes = append(w.Routes, config.Route(r))
 	}
 	w.Config.Addresses, w.Config.Routes = nil, nil
+	if cfg.LocalDevice != "" {
+		w.Config.Local = netip.Addr{}
+	}
+	if cfg.RemoteName != "" {
+		w.Config.Remote = netip.Addr{}
+	}
 	return w
 }
 
@@ -145,12 +168,7 @@ func (d *Daemon) Change(name string, cfg tunnel.Config) error {
 	}
 	w := fromConfig(cfg)
 	w.File, w.Line = m.want.File, m.want.Line
-	if err := m.tunnel.Change(settings(w)); err != nil {
-		return err
-	}
-	m.want = w
-	d.log.Info("tunnel has changed", "tunnel", m.name, "local", cfg.LocalText(), "remote", cfg.Remote, "mtu", m.tunnel.MTU())
-	return nil
+	return d.changeTo(m, w)
 }
 
 var errDeleted = errors.New("deleted")
@@ -160,6 +178,12 @@ func (d *Daemon) Delete(name string) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()
 	m, err := d.find(name)
+	if f := d.waiting()[name]; err != nil && f != nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.unfollow(f)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -190,6 +214,10 @@ func (d *Daemon) Status(name string) (control.Status, error) {
 	s := control.Status{Process: d.process, Tunnels: []control.TunnelStatus{}}
 	if name != "" {
 		m, err := d.find(name)
+		if f := d.waiting()[name]; err != nil && f != nil {
+			s.Tunnels = append(s.Tunnels, d.statusWaiting(f))
+			return s, nil
+		}
 		if err == nil {
 			s.Tunnels = append(s.Tunnels, d.status(m))
 		}
@@ -198,8 +226,20 @@ func (d *Daemon) Status(name string) (control.Status, error) {
 	for _, m := range slices.Collect(maps.Values(d.running())) {
 		s.Tunnels = append(s.Tunnels, d.status(m))
 	}
+	for _, f := range d.waiting() {
+		s.Tunnels = append(s.Tunnels, d.statusWaiting(f))
+	}
 	slices.SortFunc(s.Tunnels, func(a, b control.TunnelStatus) int { return cmp.Compare(a.Index, b.Index) })
 	return s, nil
+}
+
+// statusWaiting describes a tunnel that does not exist yet.
+func (d *Daemon) statusWaiting(f *follower) control.TunnelStatus {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := settings(f.want)
+	c.Name = f.name
+	return control.TunnelStatus{Config: c, Trouble: f.why, Link: map[string]uint64{}}
 }
 
 func (d *Daemon) status(m *member) control.TunnelStatus {
@@ -233,6 +273,9 @@ func (d *Daemon) status(m *member) control.TunnelStatus {
 	}
 	if s.Config.Fast != tunnel.FastOff {
 		t.FastPath = &control.FastPath{Used: s.Fast, WhyNot: s.WhyNotFast, Sent: s.FastSent, Received: s.FastReceived}
+	}
+	if s.Config.Keepalive != 0 {
+		t.Keepalive = &control.Keepalive{Carrier: s.SilentSince.IsZero(), SilentSince: s.SilentSince}
 	}
 	t.TX, t.RX = d.sampler.traffic(m, counted)
 	return t

@@ -35,6 +35,7 @@ type sample struct {
 	silent     bool      // the remote end is, as logged
 	asking     time.Time // since when packets have been sent and none came
 	unanswered int       // the intervals since then in which packets were sent
+	lookedUp   time.Time // when a silent remote end's name was; zero while it is not silent
 }
 
 // flow is one direction of a sample.
@@ -111,6 +112,13 @@ func (s *sampler) take(d *Daemon, m *member, now time.Time) {
 	p.at = now
 	sent, came := p.tx.add(counted.TX, now, elapsed), p.rx.add(counted.RX, now, elapsed)
 	m.tell(p.judge(sent, came, now), d.log)
+	switch silent := p.silent || !m.tunnel.SilentSince().IsZero(); {
+	case !silent:
+		p.lookedUp = time.Time{}
+	case now.Sub(p.lookedUp) >= silence:
+		p.lookedUp = now
+		d.lookUpNames(m) // which may have another address by now
+	}
 }
 
 // news is what a sample says of a remote end.

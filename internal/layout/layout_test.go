@@ -18,11 +18,11 @@ const root = "../.."
 // rooms says for each package which of the project's others its code may import.
 // Tests may import more.
 var rooms = map[string][]string{
-	"cmd/goipip":              {"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/iproute", "internal/show", "internal/tunnel", "internal/logqueue", "internal/netlab"},
+	"cmd/goipip":              {"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/iproute", "internal/show", "internal/resolver", "internal/tunnel", "internal/logqueue", "internal/netlab"},
 	"internal/iproute":        {"internal/dsfield", "internal/tunnel"},
 	"internal/show":           {"internal/daemon/config", "internal/daemon/control", "internal/stats"},
 	"internal/dsfield":        {},
-	"internal/daemon":         {"internal/daemon/config", "internal/daemon/control", "internal/stats", "internal/tunnel", "tun"},
+	"internal/daemon":         {"internal/daemon/config", "internal/daemon/control", "internal/resolver", "internal/stats", "internal/tunnel", "tun"},
 	"internal/daemon/config":  {"internal/dsfield", "internal/tunnel"},
 	"internal/daemon/control": {"internal/rundir", "internal/tunnel"},
 	"internal/tunnel":         {"internal/engine", "internal/fastpath", "internal/rundir", "internal/underlay", "encap", "tun", "rawsock", "internal/packet", "internal/stats"},
@@ -32,6 +32,7 @@ var rooms = map[string][]string{
 	"encap":                   {"internal/packet", "internal/stats"},
 	"tun":                     {"internal/descriptor", "internal/packet"},
 	"rawsock":                 {"internal/descriptor", "internal/packet", "internal/stats"},
+	"internal/resolver":       {},
 	"internal/rundir":         {},
 	"internal/descriptor":     {},
 	"internal/logqueue":       {},
@@ -64,6 +65,7 @@ var homes = map[string][]string{
 	"github.com/gopacket/gopacket":             {"internal/netlab"},
 	"github.com/cilium/ebpf":                   {"internal/fastpath", "rawsock", "internal/netlab", "internal/netlab/labtest"},
 	"golang.org/x/perf/benchfmt":               {"bench/report"},
+	"github.com/miekg/dns":                     {"internal/resolver"},
 	"testing":                                  {"internal/netlab/labtest"},
 }
 

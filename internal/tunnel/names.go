@@ -8,6 +8,14 @@ func IsDeviceName(s string) bool {
 	return s != "" && (s[0]|0x20 >= 'a' && s[0]|0x20 <= 'z') && validateName(fieldLocal, s) == nil
 }
 
+// NamesText is the names among the tunnel's ends.
+func (c Config) NamesText() string {
+	if c.LocalDevice != "" && c.RemoteName != "" {
+		return c.LocalDevice + " and " + c.RemoteName
+	}
+	return c.LocalDevice + c.RemoteName
+}
+
 // IsHostName reports whether s is a name that the DNS may have an address for (RFC 1123 §2.1):
 // labels of letters, digits and hyphens, and underscores, which some hosts have. A last label
 // of digits only makes it a mistyped address.

@@ -164,6 +164,11 @@ func (w *Watcher) reload() error {
 	}
 	w.addresses.replace(addresses)
 	w.setOwn()
+	for _, followers := range w.onDevice {
+		for f := range followers {
+			(*f)()
+		}
+	}
 	return nil
 }
 
@@ -174,6 +179,10 @@ func (w *Watcher) setLink(l Link) {
 		return
 	}
 	w.links.set(l)
+	if before.Name != l.Name || before.altNames != l.altNames {
+		w.deviceChanged(before)
+		w.deviceChanged(l)
+	}
 	if before.observed != l.observed {
 		w.setLinkObservers(before, l)
 		if before.observed = l.observed; before == l {
@@ -209,6 +218,7 @@ func (w *Watcher) linkGone(index int) {
 	l := w.links.byIndex[index]
 	l.Index = index
 	w.links.remove(index)
+	w.deviceChanged(l)
 	for f := range w.followings.byOwnLink[index] {
 		f.follower.LinkChanged(Link{Index: index}, false)
 		f.publishAgain()
