@@ -223,7 +223,7 @@ func (f *follower) tell(e *namedEnd, name string, err error) {
 	case failed && !e.failing:
 		f.log.Warn("this name has no address any more: the tunnel keeps the one that it has", "name", name, "address", e.addr, "err", err)
 	case !failed && e.failing:
-		f.log.Info("this name has an address again", "name", name, "address", e.addr)
+		f.log.Info("this name has an address now", "name", name, "address", e.addr)
 	}
 	e.failing = err != nil
 }

@@ -4,6 +4,7 @@
 package resolver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,15 +58,13 @@ func (r *Resolver) Lookup(ctx context.Context, name string) (Answer, error) {
 	if err != nil { // as resolv.conf(5) has it
 		conf = &dns.ClientConfig{Servers: []string{"127.0.0.1"}, Port: "53", Ndots: 1, Timeout: 5, Attempts: 2}
 	}
-	why := errNoSuchName
+	var why error // about the likeliest of the names
 	for _, full := range conf.NameList(name) {
 		a, err := ask(ctx, conf, full)
 		if err == nil {
 			return a, nil
 		}
-		if errors.Is(why, errNoSuchName) { // other errors say more
-			why = err
-		}
+		why = cmp.Or(why, err)
 	}
 	return Answer{}, why
 }
@@ -94,6 +93,9 @@ func ask(ctx context.Context, conf *dns.ClientConfig, name string) (Answer, erro
 			case ctx.Err() != nil:
 				return Answer{}, ctx.Err()
 			case err != nil:
+				if op := new(net.OpError); errors.As(err, &op) {
+					err = op.Err // without the sockets' addresses
+				}
 				why = fmt.Errorf("ask %s: %w", server, err)
 			case reply.Rcode == dns.RcodeNameError:
 				return Answer{}, errNoSuchName
