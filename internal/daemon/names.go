@@ -40,7 +40,8 @@ type follower struct {
 
 	// Under the Daemon's mu.
 	why     string // the tunnel waits
-	waiting bool   // so that Wait waits
+	since   time.Time
+	waiting bool // so that Wait waits
 
 	// Of the follower's goroutine.
 	remote, local namedEnd
@@ -84,7 +85,7 @@ func (d *Daemon) follow(w config.Tunnel, m *member, added bool) {
 	f.ctx, f.stop = context.WithCancel(context.Background())
 	d.followers[name] = f
 	if m == nil {
-		f.why, f.waiting = "waits for the address of "+w.Config.NamesText(), true
+		f.why, f.since, f.waiting = "waits for the address of "+w.Config.NamesText(), time.Now(), true
 		d.hold()
 	}
 	d.following.Go(func() { f.run(w.Config) })

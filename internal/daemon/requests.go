@@ -239,7 +239,7 @@ func (d *Daemon) statusWaiting(f *follower) control.TunnelStatus {
 	defer d.mu.Unlock()
 	c := settings(f.want)
 	c.Name = f.name
-	return control.TunnelStatus{Config: c, Trouble: f.why, Link: map[string]uint64{}}
+	return control.TunnelStatus{Config: c, Since: f.since, Trouble: f.why, Link: map[string]uint64{}}
 }
 
 func (d *Daemon) status(m *member) control.TunnelStatus {
@@ -276,6 +276,9 @@ func (d *Daemon) status(m *member) control.TunnelStatus {
 	}
 	if s.Config.Keepalive != 0 {
 		t.Keepalive = &control.Keepalive{Carrier: s.SilentSince.IsZero(), SilentSince: s.SilentSince}
+		if !t.Keepalive.Carrier && t.Trouble == "" {
+			t.Trouble = "the remote end does not answer: the link has no carrier, and takes no packets"
+		}
 	}
 	t.TX, t.RX = d.sampler.traffic(m, counted)
 	return t

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"goipip/internal/daemon/config"
 	"goipip/internal/daemon/control"
@@ -57,7 +56,11 @@ func (v View) screen(e entry) []line {
 
 	add("options", plain, e.options())
 	add("routes", plain, e.routes())
-	add("running", plain, v.since(e.Since))
+	if e.Index != 0 {
+		add("running", plain, v.since(e.Since))
+	} else {
+		add("waiting", plain, v.since(e.Since))
+	}
 	add("process", plain, v.process(*e.process))
 	return text
 }
@@ -224,7 +227,7 @@ func (v View) keepalive(e entry) (style, string) {
 	case k == nil:
 		return plain, ""
 	case !k.Carrier:
-		return bad, fmt.Sprintf("silent since %s, %s: carrier off", k.SilentSince.In(v.Now.Location()).Format(time.DateTime), v.ago(k.SilentSince))
+		return bad, "silent for " + v.since(k.SilentSince) + ": carrier off"
 	}
 	return plain, "the other end answers"
 }

@@ -36,7 +36,7 @@ const (
 // TunnelStatus describes a tunnel.
 type TunnelStatus struct {
 	Config tunnel.Config `json:"config"` // in force; Config.Name is the link's present name
-	Since  time.Time     `json:"since"`  // when the tunnel was made
+	Since  time.Time     `json:"since"`  // when the tunnel was made, or began to wait
 
 	Index int  `json:"index"` // of the link; 0 while the tunnel waits for the address of a name, as Trouble says
 	Up    bool `json:"up"`    // the link is
