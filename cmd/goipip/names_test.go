@@ -15,10 +15,12 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"goipip/internal/daemon/control"
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
+	"goipip/internal/tunnel"
 )
 
 // site has a host whose names dnsmasq on another host knows, which is also the remote end of tunnels.
@@ -103,11 +105,11 @@ func (s *site) write(t *testing.T, file, text string) {
 	}
 }
 
-// serve starts dnsmasq, with the names in s.hosts, which it reads again at SIGHUP.
-func (s *site) serve(t *testing.T) *netlab.Process {
+// serve starts dnsmasq, with the names in s.hosts, which it reads again at SIGHUP. Its answers hold for ttl seconds.
+func (s *site) serve(t *testing.T, ttl int) *netlab.Process {
 	t.Helper()
 	p, err := s.far.Start(exec.Command("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=", "--user=root",
-		"--no-resolv", "--no-hosts", "--addn-hosts="+s.hosts, "--local-ttl=1", "--local=/example.net/", "--cname=alias.example.net,other.example.net",
+		"--no-resolv", "--no-hosts", "--addn-hosts="+s.hosts, fmt.Sprintf("--local-ttl=%d", ttl), "--local=/example.net/", "--cname=alias.example.net,other.example.net",
 		"--listen-address=192.0.2.53", "--bind-interfaces", "--log-queries", "--log-facility="+s.queries))
 	if err != nil {
 		t.Fatal(err)
@@ -219,7 +221,7 @@ remote = "here.example.net"
 
 	// With one, one name has an address.
 	s.write(t, s.hosts, "192.0.2.11 gw.example.net\n2001:db8::1 six.example.net\n")
-	dns := s.serve(t)
+	dns := s.serve(t, 1)
 	first := s.isAt(t, "tun01", "192.0.2.11")
 	s.says(t, 1, "this name has an address now", "tunnel=tun01", "name=gw.example.net")
 	if out := s.types(t, "goipip show tun01"); !strings.Contains(out, "192.0.2.1 → 192.0.2.11 (gw.example.net)") {
@@ -257,7 +259,7 @@ remote = "here.example.net"
 	s.signal(t, dns, syscall.SIGHUP)
 	before := s.asked(t, "gw.example.net")
 	s.signal(t, p, syscall.SIGHUP)
-	labtest.WaitFor(t, "more lookups", func() bool { return s.asked(t, "gw.example.net") >= before+3 })
+	labtest.WaitFor(t, "more lookups", func() bool { return s.asked(t, "gw.example.net") >= before+2 })
 	s.says(t, 1, "the configuration was read again")
 	s.says(t, 1, "tunnel has changed")
 
@@ -372,4 +374,58 @@ func (s *site) signal(t *testing.T, p *netlab.Process, sig os.Signal) {
 	if err := p.Signal(sig); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A remote end that does not answer is looked up at once, however long the answer holds, and a tunnel may be added by request.
+func TestNames_Silence(t *testing.T) {
+	t.Parallel()
+	s := newNamesSite(t)
+	s.write(t, s.hosts, "192.0.2.11 gw.example.net\n")
+	dns := s.serve(t, 3600)
+	var far []*netlab.Process
+	for _, outer := range []string{"192.0.2.11", "192.0.2.12"} {
+		if err := s.far.AddAddr("eth0", outer+"/24"); err != nil {
+			t.Fatal(err)
+		}
+		p, err := s.far.Start(exec.Command(labtest.BuildGoipip(t), "-local", outer, "-remote", "192.0.2.1", "-address", "10.0.0.2", "-peer", "10.0.0.1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		far = append(far, p)
+	}
+	s.write(t, filepath.Join(s.etc, "goipip.toml"), "[tunnel.other]\nremote = \"192.0.2.99\"\n")
+	s.runs(t, "run", "--config", "/etc/goipip.toml")
+	s.isAt(t, "other", "192.0.2.99")
+	cfg := tunnel.Config{
+		Name: "tun01", Local: netip.MustParseAddr("192.0.2.1"), RemoteName: "gw.example.net",
+		Address: netip.MustParsePrefix("10.0.0.1/32"), Peer: netip.MustParseAddr("10.0.0.2"),
+		Keepalive: tunnel.Duration(100 * time.Millisecond), KeepaliveRetries: 2,
+	}
+	if err := s.adds(cfg); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.adds(cfg); !errors.Is(err, syscall.EEXIST) {
+		t.Errorf("added again: %v", err)
+	}
+	before := s.isAt(t, "tun01", "192.0.2.11")
+	labtest.WaitFor(t, "an answer", func() bool { return s.status(t, "tun01").Keepalive.Carrier })
+
+	s.write(t, s.hosts, "192.0.2.12 gw.example.net\n")
+	s.signal(t, dns, syscall.SIGHUP)
+	if err := far[0].Stop(); err != nil {
+		t.Fatal(err)
+	}
+	s.says(t, 1, "the link's carrier is off", "tunnel=tun01")
+	if after := s.isAt(t, "tun01", "192.0.2.12"); after.Index != before.Index {
+		t.Errorf("another link: index %d, before %d", after.Index, before.Index)
+	}
+	s.says(t, 1, "the link's carrier is on again", "tunnel=tun01", "remote=192.0.2.12")
+}
+
+// adds asks the daemon to add a tunnel.
+func (s *site) adds(cfg tunnel.Config) error {
+	return s.Do(func() error {
+		_, err := control.AddTunnel("", cfg, func() error { return errors.New("no daemon") })
+		return err
+	})
 }
