@@ -4,7 +4,6 @@ package main_test
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -140,15 +139,23 @@ func (s *site) runs(t *testing.T, args ...string) *netlab.Process {
 	return p
 }
 
-// status returns what goipip show says of a tunnel, or nil if there is none.
-func (s *site) status(t *testing.T, name string) *control.TunnelStatus {
+// status returns the status of a tunnel, or nil if there is none.
+func (s *site) status(t *testing.T, name string) (found *control.TunnelStatus) {
 	t.Helper()
-	r := s.tries(t, "goipip show --json "+name)
-	var all []control.Status
-	if r.status != 0 || json.Unmarshal([]byte(r.stdout), &all) != nil || len(all) == 0 {
-		return nil
+	if err := s.Do(func() error {
+		clients, err := control.DialAll("")
+		for _, c := range clients {
+			var st control.Status
+			if c.Call(control.MethodStatus, control.NameParams{Name: name}, &st) == nil && len(st.Tunnels) > 0 {
+				found = &st.Tunnels[0]
+			}
+			c.Close()
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
 	}
-	return &all[0].Tunnels[0]
+	return found
 }
 
 // isAt waits until a tunnel's remote end is at an address, and returns its status.

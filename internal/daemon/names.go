@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"goipip/internal/daemon/config"
+	"goipip/internal/resolver"
 	"goipip/internal/tunnel"
 )
 
@@ -45,7 +46,8 @@ type follower struct {
 
 	// Of the follower's goroutine.
 	remote, local namedEnd
-	failed        string // why the tunnel cannot be between its ends, as logged
+	retry         time.Duration // after the last error; 0 after an answer
+	failed        string        // why the tunnel cannot be between its ends, as logged
 }
 
 // namedEnd is one end of a tunnel.
@@ -145,6 +147,12 @@ func sameNames(a, b tunnel.Config) bool {
 		(a.LocalDevice != "" || a.Local == b.Local) && (a.RemoteName != "" || a.Remote == b.Remote)
 }
 
+// answer is what came of a lookup.
+type answer struct {
+	resolver.Answer
+	err error
+}
+
 // run looks the names of c up until the follower is stopped.
 func (f *follower) run(c tunnel.Config) {
 	f.remote.addr, f.local.addr = c.Remote, c.Local
@@ -153,34 +161,51 @@ func (f *follower) run(c tunnel.Config) {
 		defer cancel()
 		f.findLocal(c.LocalDevice)
 	}
-	retry := minLookup
-	due := time.NewTimer(0)
+	answers := make(chan answer, 1)
+	asking := false
+	due, again := time.NewTimer(0), time.NewTimer(minLookup)
 	defer due.Stop()
+	defer again.Stop()
 	for {
 		select {
 		case <-f.ctx.Done():
 			return
 		case <-f.moved:
 			f.findLocal(c.LocalDevice)
-			f.settle()
-			continue
 		case <-f.lookUp:
+			due.Reset(0)
 		case <-due.C:
-		}
-		next := time.Duration(tunnel.MaxResolveInterval)
-		if c.RemoteName != "" {
-			if ttl, ok := f.findRemote(c.RemoteName); ok {
-				next = min(next, max(ttl, minLookup))
+			if c.RemoteName != "" && !asking {
+				asking = true
+				f.daemon.following.Go(func() { // servers may take their time
+					a, err := f.daemon.resolver.Lookup(f.ctx, c.RemoteName)
+					answers <- answer{a, err}
+				})
 			}
+		case a := <-answers:
+			asking = false
+			due.Reset(f.foundRemote(c.RemoteName, a))
+		case <-again.C:
 		}
-		if done := f.settle(); done && !f.remote.failing {
-			retry = minLookup
-		} else {
-			next = min(next, retry)
-			retry = min(2*retry, maxRetry)
+		if !f.settle() {
+			again.Reset(minLookup)
 		}
-		due.Reset(min(next, f.interval()))
 	}
+}
+
+// foundRemote takes note of an answer, and returns when the next lookup is due. Of several
+// addresses the tunnel keeps the one that it has.
+func (f *follower) foundRemote(name string, a answer) (due time.Duration) {
+	if a.err == nil && !slices.Contains(a.Addrs, f.remote.addr) {
+		f.remote.addr = a.Addrs[0]
+	}
+	f.tell(&f.remote, name, a.err)
+	if a.err != nil {
+		f.retry = min(max(2*f.retry, minLookup), maxRetry)
+		return min(f.retry, f.interval())
+	}
+	f.retry = 0
+	return min(max(a.TTL, minLookup), f.interval())
 }
 
 // interval is the most time between two lookups.
@@ -188,17 +213,6 @@ func (f *follower) interval() time.Duration {
 	f.daemon.mu.Lock()
 	defer f.daemon.mu.Unlock()
 	return time.Duration(cmp.Or(f.want.Config.ResolveInterval, tunnel.MaxResolveInterval))
-}
-
-// findRemote looks the remote end's name up, and returns for how long the answer holds. Of
-// several addresses the tunnel keeps the one that it has.
-func (f *follower) findRemote(name string) (ttl time.Duration, ok bool) {
-	a, err := f.daemon.resolver.Lookup(f.ctx, name)
-	if err == nil && !slices.Contains(a.Addrs, f.remote.addr) {
-		f.remote.addr = a.Addrs[0]
-	}
-	f.tell(&f.remote, name, err)
-	return a.TTL, err == nil
 }
 
 // findLocal reads the address of the local end's device.

@@ -238,7 +238,7 @@ func (d *Daemon) statusWaiting(f *follower) control.TunnelStatus {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c := settings(f.want)
-	c.Name = f.name
+	c.Name = cmp.Or(f.name, "goipip%d") // the first free one
 	return control.TunnelStatus{Config: c, Since: f.since, Trouble: f.why, Link: map[string]uint64{}}
 }
 

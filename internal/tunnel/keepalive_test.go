@@ -58,6 +58,11 @@ func TestKeepalive_Carrier(t *testing.T) {
 			for i, c := range cuts {
 				if cfg.Fast != tunnel.FastOff {
 					n.a.fast(t, true)
+					_, before := n.a.carried()
+					labtest.WaitFor(t, "replies by the fast path", func() bool {
+						_, received := n.a.carried()
+						return received >= before+3
+					})
 				}
 				must(t, c.cut())
 				n.a.hasCarrier(t, false)
@@ -136,6 +141,32 @@ func innerEcho(t testing.TB, c *netlab.Capture, from *site, icmpType byte) []byt
 	}
 	t.Fatal("no such packet")
 	return nil
+}
+
+// Without a peer the request goes to the remote end's outer address, which answers by the tunnel too.
+func TestKeepalive_OuterPeer(t *testing.T) {
+	t.Parallel()
+	n := across(t)
+	strict(t, n.a, n.b)
+	log := n.a.listen()
+	n.b.start(t, config(n.b, n.a))
+	outside := capture(t, n.a.host, "eth0")
+	cfg := config(n.a, n.b)
+	keepalive(&cfg)
+	cfg.Peer, cfg.Address = netip.Addr{}, netip.PrefixFrom(n.a.inner, 24)
+	n.a.start(t, cfg)
+	labtest.WaitFor(t, "replies from the outer address", func() bool {
+		replies := 0
+		for _, p := range outside.Packets() {
+			if len(p.Data) == 64 && p.Data[40] == 0 && netip.AddrFrom4([4]byte(p.Data[32:36])) == n.b.outer {
+				replies++
+			}
+		}
+		return replies >= 5
+	})
+	if log.count("carrier") > 0 {
+		t.Errorf("the tunnel says:\n%s", log)
+	}
 }
 
 // The settings may change while the carrier is off: without a keepalive it is on.
