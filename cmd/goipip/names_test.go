@@ -283,16 +283,33 @@ addresses`, 1)
 		t.Errorf("after a reload: %+v", st)
 	}
 
-	// The server is silent: tunnels stay as they are.
+	// The server is silent, and then gone: tunnels stay as they are, however often it is asked.
 	s.says(t, 1, "this name has no address any more", "tunnel=tun01", "name=gw.example.net", "address=192.0.2.12", "timeout")
 	s.pings(t, "10.0.2.2")
 	s.isAt(t, "late", "192.0.2.13")
-	s.signal(t, dns, syscall.SIGCONT)
+	s.signal(t, dns, syscall.SIGKILL)
+	wire, err := s.far.Capture("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	labtest.WaitFor(t, "questions", func() bool {
+		n := 0
+		for _, p := range wire.Packets() {
+			if !p.Outgoing && strings.Contains(string(p.Data), "\x02gw\x07example\x03net\x00") {
+				n++
+			}
+		}
+		return n >= 3
+	})
+	s.says(t, 1, "this name has no address any more", "tunnel=tun01")
+	s.serve(t, 1)
 	s.says(t, 2, "this name has an address now", "tunnel=tun01")
 	labtest.WaitFor(t, "late to be at its new name's address", func() bool {
 		st := s.status(t, "late")
 		return st.Config.RemoteName == "alias.example.net" && st.Config.Remote.String() == "192.0.2.14"
 	})
+
+	s.says(t, 1, "this name has no address yet", "tunnel=six")
 
 	// What waits ends with its table, or by request.
 	s.write(t, file, "[tunnel.six]\nremote = \"six.example.net\"\n[tunnel.plain]\nlocal = \"192.0.2.1\"\nremote = \"192.0.2.16\"\n")
