@@ -262,7 +262,7 @@ remote = "here.example.net"
 	s.isAt(t, "late", "192.0.2.13")
 
 	// Of several addresses it keeps the one that it has, and a reload changes nothing.
-	s.write(t, s.hosts, "192.0.2.11 gw.example.net\n192.0.2.12 gw.example.net\n192.0.2.13 late.example.net\n192.0.2.14 other.example.net\n")
+	s.write(t, s.hosts, "192.0.2.11 gw.example.net\n192.0.2.12 gw.example.net\n192.0.2.13 late.example.net\n2001:db8::1 six.example.net\n")
 	s.signal(t, dns, syscall.SIGHUP)
 	before := s.asked(t, "gw.example.net")
 	s.signal(t, p, syscall.SIGHUP)
@@ -270,23 +270,53 @@ remote = "here.example.net"
 	s.says(t, 1, "the configuration was read again")
 	s.says(t, 1, "tunnel has changed")
 
-	// A reload takes another setting, by the address that is known, and another name. The old one's end is in the same file.
-	s.signal(t, dns, syscall.SIGSTOP)
-	changed := strings.Replace(conf, `"1s"
-addresses`, `"1s"
-ttl = 7
-addresses`, 1)
-	s.write(t, file, strings.Replace(changed, `"late"`, `"alias.example.net"`, 1))
-	s.signal(t, p, syscall.SIGHUP)
-	s.says(t, 2, "tunnel has changed")
-	if st := s.status(t, "tun01"); st.Config.TTL != 7 || st.Index != first.Index || st.Config.Remote.String() != "192.0.2.12" {
-		t.Errorf("after a reload: %+v", st)
-	}
+	s.says(t, 1, "this name has no address yet", "tunnel=six")
 
-	// The server is silent, and then gone: tunnels stay as they are, however often it is asked.
-	s.says(t, 1, "this name has no address any more", "tunnel=tun01", "name=gw.example.net", "address=192.0.2.12", "timeout")
-	s.pings(t, "10.0.2.2")
-	s.isAt(t, "late", "192.0.2.13")
+	// What waits ends with its table, or by request.
+	s.write(t, file, "[tunnel.six]\nremote = \"six.example.net\"\n[tunnel.plain]\nlocal = \"192.0.2.1\"\nremote = \"192.0.2.16\"\n")
+	s.signal(t, p, syscall.SIGHUP)
+	s.says(t, 1, "the configuration was read again", "tunnels=2")
+	s.types(t, "goipip tunnel del six; ip link delete plain")
+	labtest.WaitFor(t, "the end of all", func() bool { return s.status(t, "plain") == nil && s.status(t, "six") == nil })
+	s.signal(t, p, syscall.SIGTERM)
+	if err := p.Wait(labtest.Context(t)); err != nil {
+		t.Error(err)
+	}
+}
+
+// While the server is silent, or gone, tunnels stay as they are, and a reload changes what it can.
+func TestNames_NoServer(t *testing.T) {
+	t.Parallel()
+	s := newNamesSite(t)
+	file := filepath.Join(s.etc, "goipip.toml")
+	const conf = `
+[tunnel.tun01]
+remote = "gw.example.net"
+resolve-interval = "1s"
+
+[tunnel.tun02]
+remote = "late"
+resolve-interval = "1s"
+`
+	s.write(t, file, conf)
+	s.write(t, s.hosts, "192.0.2.11 gw.example.net\n192.0.2.12 gw.example.net\n192.0.2.13 late.example.net\n192.0.2.14 other.example.net\n")
+	dns := s.serve(t, 1)
+	p := s.runs(t, "run", "--config", "/etc/goipip.toml")
+	s.isAt(t, "tun02", "192.0.2.13")
+	labtest.WaitFor(t, "tun01", func() bool { st := s.status(t, "tun01"); return st != nil && st.Index != 0 })
+	before := s.status(t, "tun01")
+	s.signal(t, dns, syscall.SIGSTOP)
+
+	// By the address that is known, and by one that is not yet.
+	s.write(t, file, strings.NewReplacer(`"gw.example.net"`, "\"gw.example.net\"\nttl = 7", `"late"`, `"alias.example.net"`).Replace(conf))
+	s.signal(t, p, syscall.SIGHUP)
+	s.says(t, 1, "tunnel has changed")
+	if st := s.status(t, "tun01"); st.Config.TTL != 7 || st.Index != before.Index || st.Config.Remote != before.Config.Remote {
+		t.Errorf("after a reload: %+v, before %+v", st, before)
+	}
+	s.says(t, 1, "this name has no address any more", "tunnel=tun01", "name=gw.example.net", "address="+before.Config.Remote.String(), "timeout")
+	s.isAt(t, "tun02", "192.0.2.13")
+
 	s.signal(t, dns, syscall.SIGKILL)
 	wire, err := s.far.Capture("eth0")
 	if err != nil {
@@ -303,23 +333,10 @@ addresses`, 1)
 	})
 	s.says(t, 1, "this name has no address any more", "tunnel=tun01")
 	s.serve(t, 1)
-	s.says(t, 2, "this name has an address now", "tunnel=tun01")
-	labtest.WaitFor(t, "late to be at its new name's address", func() bool {
-		st := s.status(t, "late")
-		return st.Config.RemoteName == "alias.example.net" && st.Config.Remote.String() == "192.0.2.14"
-	})
-
-	s.says(t, 1, "this name has no address yet", "tunnel=six")
-
-	// What waits ends with its table, or by request.
-	s.write(t, file, "[tunnel.six]\nremote = \"six.example.net\"\n[tunnel.plain]\nlocal = \"192.0.2.1\"\nremote = \"192.0.2.16\"\n")
-	s.signal(t, p, syscall.SIGHUP)
-	s.says(t, 1, "the configuration was read again", "tunnels=2")
-	s.types(t, "goipip tunnel del six; ip link delete plain")
-	labtest.WaitFor(t, "the end of all", func() bool { return s.status(t, "plain") == nil && s.status(t, "six") == nil })
-	s.signal(t, p, syscall.SIGTERM)
-	if err := p.Wait(labtest.Context(t)); err != nil {
-		t.Error(err)
+	s.says(t, 1, "this name has an address now", "tunnel=tun01")
+	s.isAt(t, "tun02", "192.0.2.14")
+	if st := s.status(t, "tun01"); st.Config.Remote != before.Config.Remote || st.Index != before.Index {
+		t.Errorf("after all: %+v, before %+v", st, before)
 	}
 }
 
