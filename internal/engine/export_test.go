@@ -3,6 +3,7 @@ package engine
 import (
 	"time"
 
+	"goipip/internal/packet"
 	"goipip/rawsock"
 )
 
@@ -18,3 +19,5 @@ func (s *softErrors) Take(now time.Time) bool { return s.any.Load() && s.take(no
 func (s *softErrors) Any() bool               { return s.any.Load() }
 
 func IsSoftError(e rawsock.ICMPError, inheritTTL bool) bool { return isSoftError(e, inheritTTL) }
+
+func (k *Keepalive) Took(inner packet.IPv4) bool { return k.took(inner) }
