@@ -153,14 +153,21 @@ func (p *sample) judge(sent, came bool, now time.Time) news {
 	return nothing
 }
 
-// tell logs news.
+// tell logs news, unless the tunnel's keepalive has its own.
 func (m *member) tell(n news, log *slog.Logger) {
+	if n == nothing {
+		return
+	}
+	c := m.tunnel.State().Config
+	if c.Keepalive != 0 {
+		return
+	}
 	switch n {
 	case fellSilent:
 		log.Warn("nothing comes from the remote end, although packets are sent there: is it up, and does a firewall drop protocol 4?",
-			"tunnel", m.name, "remote", m.tunnel.State().Config.Remote)
+			"tunnel", m.name, "remote", c.Remote)
 	case cameBack:
-		log.Info("packets come from the remote end again", "tunnel", m.name, "remote", m.tunnel.State().Config.Remote)
+		log.Info("packets come from the remote end again", "tunnel", m.name, "remote", c.Remote)
 	}
 }
 
