@@ -37,6 +37,12 @@ func (b backend) Change(_ context.Context, name string, cfg tunnel.Config) error
 			return control.ErrNotFound
 		}
 		next := l.Tunnels[i].Config
+		if next.Local != cfg.Local {
+			next.LocalDevice = "" // the words are addresses
+		}
+		if next.Remote != cfg.Remote {
+			next.RemoteName, next.ResolveInterval = "", 0
+		}
 		next.Local, next.Remote, next.Device, next.Mark = cfg.Local, cfg.Remote, cfg.Device, cfg.Mark
 		next.TTL, next.TOS, next.InheritTOS = cfg.TTL, cfg.TOS, cfg.InheritTOS
 		next.NoPMTUDisc = cfg.NoPMTUDisc // and never the mode (ip_tunnel_update)

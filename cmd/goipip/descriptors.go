@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"goipip/internal/daemon/config"
+	"goipip/internal/resolver"
 	"goipip/internal/tunnel"
 
 	"golang.org/x/sys/unix"
@@ -16,7 +17,8 @@ import (
 
 // Descriptors that must be free, about half as many again as are used: by the process
 // without workers and tunnels; by a worker, with its sockets; by a tunnel, and by each of its
-// queues; by the fast path, and by a tunnel that uses it; and by the demo.
+// queues; by the fast path, and by a tunnel that uses it; and by the demo. Beside them, each
+// name may need one to be looked up.
 const (
 	processDescriptors = 32
 	workerDescriptors  = 18
@@ -72,17 +74,20 @@ func needDaemonDescriptors(tunnels []config.Tunnel, workers int) error {
 
 // tunnelsNeed returns how many descriptors a process with these tunnels needs.
 func tunnelsNeed(workers int, tunnels ...tunnel.Config) int {
-	n, fast := processDescriptors+workers*workerDescriptors, 0
+	n, fast, names := processDescriptors+workers*workerDescriptors, 0, 0
 	for _, t := range tunnels {
 		n += tunnelDescriptors + t.Queues*queueDescriptors
 		if t.Fast != tunnel.FastOff {
 			fast++
 		}
+		if t.RemoteName != "" {
+			names++
+		}
 	}
 	if fast > 0 {
 		n += fastDescriptors + fast*fastLinkDescriptor
 	}
-	return n
+	return n + min(names, resolver.Concurrent)
 }
 
 // needDemoDescriptors does so for the demo, whose tunnels need theirs.

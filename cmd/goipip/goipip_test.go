@@ -52,7 +52,7 @@ func TestUsageErrors(t *testing.T) {
 		{"", "goipip: --remote is missing"},
 		{local, "goipip: --remote is missing"},
 		{"-local any -remote 0.0.0.0", "goipip: --remote 0.0.0.0: not the address of one host"},
-		{"-local x " + remote, "goipip: --local x: must be an IPv4 address"},
+		{"-local 192.0.2.300 " + remote, "goipip: --local 192.0.2.300: must be an IPv4 address"},
 		{local + " --remote 2001:db8::1", "goipip: --remote 2001:db8::1: ipip runs over IPv4 only"},
 		{local + " " + remote + " -frobnicate", "goipip: unknown flag: --frobnicate"},
 		{local + " " + remote + " --frobnicate=1", "goipip: unknown flag: --frobnicate"},

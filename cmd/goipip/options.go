@@ -29,8 +29,9 @@ func (o *options) register(f *pflag.FlagSet) {
 		f.Var(settingValue{config.Settings[name], c, kind}, name, usage)
 	}
 	f.SortFlags = false
-	setting("local", "address", "outer address of this end, on this host; any for what the route picks")
-	setting("remote", "address", "outer address of the other end")
+	setting("local", "address", "outer address of this end, on this host, or a device for its address; any for what the route picks")
+	setting("remote", "address", "outer address of the other end, or a host name")
+	setting("resolve-interval", "time", "look the name of the other end up at least so often, 1s to 24h (default: by the answer's TTL)")
 	f.StringVar(&c.Name, "name", "", "name of the link (default: the first free of goipip0, goipip1, …)")
 	setting("address", "address", "inner address of this end, A or A/length")
 	setting("peer", "address", "inner address of the other end")
@@ -41,6 +42,8 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&c.Device, "dev", "", "device that outer packets leave by")
 	setting("fwmark", "mark", "of outer packets, by which their route may be chosen (ip rule add fwmark)")
 	setting("icmp", "word", "when to tell senders of ICMP errors: linux, with their next packet, or rfc2003, at once")
+	setting("keepalive", "time", "send an echo request through the tunnel when nothing has come by it for so long, 100ms to 1h (default: send none)")
+	f.Var(&numberValue{p: &c.KeepaliveRetries, least: 1, most: tunnel.MaxKeepaliveRetries}, "keepalive-retries", "how many of them may be lost before the link's carrier goes off, 1 to 100 (default: 3)")
 	c.Queues = tunnel.DefaultQueues()
 	f.Var(&numberValue{p: &c.Queues, least: 1, most: tunnel.MaxQueues}, "queues", "of the link; by default one for every two cores, at most 4")
 	o.registerWorkers(f)

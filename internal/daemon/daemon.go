@@ -17,6 +17,7 @@ import (
 
 	"goipip/internal/daemon/config"
 	"goipip/internal/daemon/control"
+	"goipip/internal/resolver"
 	"goipip/internal/tunnel"
 	"goipip/tun"
 )
@@ -32,10 +33,14 @@ type Daemon struct {
 	failed  chan struct{} // see Failed
 	scraped atomic.Bool   // LastStatus was called, so that queue drops are to be read
 
+	resolver  *resolver.Resolver
+	following sync.WaitGroup // the goroutines of followers
+
 	changing sync.Mutex // held while tunnels are started, changed, and ended on request
 
 	mu         sync.Mutex
 	members    map[string]*member       // by the name that the link was created with
+	followers  map[string]*follower     // in the same way, of tunnels whose ends are names
 	adding     int                      // requests to add a tunnel that are under way, or expected
 	expecting  bool                     // one of these is the first
 	ending     bool                     // no tunnel is added any more
@@ -50,7 +55,8 @@ type Daemon struct {
 type member struct {
 	name   string
 	want   config.Tunnel
-	added  bool // by a request, so that it is not of the configuration
+	is     tunnel.Config // what want has become, with the addresses of its names
+	added  bool          // by a request, so that it is not of the configuration
 	since  time.Time
 	tunnel *tunnel.Tunnel
 	stop   context.CancelCauseFunc
@@ -66,7 +72,10 @@ func Open(p control.Process, log *slog.Logger) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{log: log, host: host, process: p, members: map[string]*member{}, none: make(chan struct{}), failed: make(chan struct{})}
+	d := &Daemon{
+		log: log, host: host, process: p, resolver: resolver.New(), failed: make(chan struct{}),
+		members: map[string]*member{}, followers: map[string]*follower{}, none: make(chan struct{}),
+	}
 	close(d.none)
 	d.sampler.start(d)
 	return d, nil
@@ -85,12 +94,16 @@ func Workers(tunnels []config.Tunnel) int {
 // Close ends all tunnels, and logs why.
 func (d *Daemon) Close(why error) {
 	d.changing.Lock()
-	defer d.changing.Unlock()
 	d.mu.Lock()
 	d.ending = true
+	for _, f := range d.followers {
+		d.unfollow(f)
+	}
 	d.mu.Unlock()
 	d.sampler.close()
 	d.end(slices.Collect(maps.Values(d.running())), why)
+	d.changing.Unlock()
+	d.following.Wait()
 	d.host.Close()
 }
 
@@ -116,7 +129,8 @@ var errUnwanted = errors.New("not wanted any more")
 // one before, changes those that are wanted otherwise, and starts those that do not run.
 // Tunnels that Add has started go on, unless want has one of that name. What keeps a tunnel
 // from that is logged with its name, and returned with that of all others; it does not keep
-// the others from it. A tunnel that cannot be changed goes on as it is.
+// the others from it. A tunnel that cannot be changed goes on as it is. One whose ends are names
+// starts or changes when these have addresses, for which Apply does not wait.
 func (d *Daemon) Apply(want []config.Tunnel) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()
@@ -145,12 +159,23 @@ func (d *Daemon) Apply(want []config.Tunnel) error {
 	d.end(unwanted, errUnwanted)
 	errs := d.change(changes)
 
+	d.mu.Lock()
+	for name, f := range d.followers {
+		if w, ok := wanted[name]; f.waiting && !f.added && !(ok && w.Config.Named()) || ok && f.waiting && f.added {
+			d.unfollow(f)
+		}
+	}
+	d.mu.Unlock()
 	kept := d.running()
 	for _, w := range want {
 		if kept[w.Config.Name] != nil {
 			continue
 		}
-		if _, err := d.start(w, false); err != nil {
+		if w.Config.Named() {
+			d.follow(w, nil, false)
+			continue
+		}
+		if _, err := d.start(w, w, false); err != nil {
 			d.log.Error("the tunnel does not start", "tunnel", w.Config.Name, "err", err)
 			errs = append(errs, fmt.Errorf("tunnel %s: %w", w.Config.Name, err))
 		}
@@ -164,7 +189,7 @@ func (d *Daemon) change(changes map[*member]config.Tunnel) (errs []error) {
 	for progress := true; progress; {
 		progress = false
 		for m, w := range changes {
-			err := m.tunnel.Change(settings(w))
+			err := d.changeTo(m, w)
 			if errors.Is(err, tunnel.ErrHeld) {
 				continue
 			}
@@ -174,10 +199,7 @@ func (d *Daemon) change(changes map[*member]config.Tunnel) (errs []error) {
 			if err != nil && !errors.Is(err, tunnel.ErrDeleted) { // which Apply starts
 				d.log.Error("the tunnel does not change", "tunnel", m.name, "err", err)
 				errs = append(errs, fmt.Errorf("tunnel %s: %w", m.name, err))
-				continue
 			}
-			m.want = w
-			d.log.Info("tunnel has changed", "tunnel", m.name, "local", w.Config.LocalText(), "remote", w.Config.Remote, "mtu", m.tunnel.MTU())
 		}
 	}
 	d.end(slices.Collect(maps.Keys(changes)), errUnwanted)
@@ -203,6 +225,38 @@ func (d *Daemon) Configured(err error) {
 	}
 }
 
+// changeTo makes want what is wanted of a tunnel. Where it has names that the tunnel had not
+// before, the tunnel goes on as it is until they have addresses. It needs changing.
+func (d *Daemon) changeTo(m *member, want config.Tunnel) error {
+	if c := m.want.Config; want.Config.Named() && !sameNames(c, want.Config) {
+		m.want = want
+	} else if err := d.changeOne(m, want, want.Between(m.is.Local, m.is.Remote)); err != nil {
+		return err
+	}
+	d.follow(want, m, m.added)
+	return nil
+}
+
+// changeOne changes a tunnel to what is wanted, of which w has the addresses. It needs changing.
+func (d *Daemon) changeOne(m *member, want, w config.Tunnel) error {
+	next := settings(w)
+	if err := m.tunnel.Change(next); err != nil {
+		return err
+	}
+	m.want, m.is = want, next
+	d.log.Info("tunnel has changed", append([]any{"tunnel", m.name}, m.ends()...)...)
+	return nil
+}
+
+// ends is where a tunnel is, for the log.
+func (m *member) ends() []any {
+	ends := []any{"local", m.is.LocalText(), "remote", m.is.Remote}
+	if m.is.Named() {
+		ends = append(ends, "name", m.is.NamesText())
+	}
+	return append(ends, "mtu", m.tunnel.MTU())
+}
+
 // same reports whether two tables of a configuration have the same tunnel, wherever they
 // stand.
 func same(a, b config.Tunnel) bool {
@@ -221,12 +275,12 @@ func settings(w config.Tunnel) tunnel.Config {
 }
 
 // missing returns the names of the tunnels of the configuration that are not among those that
-// run, but for those that were deleted on request.
+// run, nor wait for the addresses of their names, but for those that were deleted on request.
 func (d *Daemon) missing(running map[string]*member) (names []string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for name := range d.wanted {
-		if running[name] == nil {
+		if f := d.followers[name]; running[name] == nil && (f == nil || !f.waiting) {
 			names = append(names, name)
 		}
 	}
@@ -234,8 +288,8 @@ func (d *Daemon) missing(running map[string]*member) (names []string) {
 	return names
 }
 
-// Len returns how many tunnels run.
-func (d *Daemon) Len() int { return len(d.running()) }
+// Len returns how many tunnels run, or wait for the addresses of their names.
+func (d *Daemon) Len() int { return len(d.running()) + len(d.waiting()) }
 
 // LogCounters logs the counters of all tunnels.
 func (d *Daemon) LogCounters() {
@@ -256,30 +310,41 @@ func (d *Daemon) running() map[string]*member {
 }
 
 // Start starts a tunnel, and returns its name: without one in w, the first free of goipip0,
-// goipip1, …
+// goipip1, … A tunnel whose ends are names starts when these have addresses, and has its name
+// from then on.
 func (d *Daemon) Start(w config.Tunnel) (name string, err error) {
 	d.changing.Lock()
 	defer d.changing.Unlock()
-	return d.start(w, false)
-}
-
-func (d *Daemon) start(w config.Tunnel, added bool) (name string, err error) {
-	defer d.steps.Add(1)
-	t, err := d.host.Open(settings(w), d.log)
+	if w.Config.Named() {
+		d.follow(w, nil, false)
+		return w.Config.Name, nil
+	}
+	m, err := d.start(w, w, false)
 	if err != nil {
 		return "", err
 	}
+	return m.name, nil
+}
+
+// start starts w, which is what is wanted with the addresses of its names. It needs changing.
+func (d *Daemon) start(w, want config.Tunnel, added bool) (*member, error) {
+	defer d.steps.Add(1)
+	cfg := settings(w)
+	t, err := d.host.Open(cfg, d.log)
+	if err != nil {
+		return nil, err
+	}
 	ctx, stop := context.WithCancelCause(context.Background())
-	m := &member{name: t.Name(), want: w, added: added, since: time.Now(), tunnel: t, stop: stop, ended: make(chan struct{})}
+	m := &member{name: t.Name(), want: want, is: cfg, added: added, since: time.Now(), tunnel: t, stop: stop, ended: make(chan struct{})}
 	d.mu.Lock()
 	if len(d.members) == 0 && d.adding == 0 {
 		d.none = make(chan struct{})
 	}
 	d.members[m.name] = m
 	d.mu.Unlock()
-	d.log.Info("tunnel is up", "tunnel", m.name, "local", w.Config.LocalText(), "remote", w.Config.Remote, "mtu", t.MTU())
+	d.log.Info("tunnel is up", append([]any{"tunnel", m.name}, m.ends()...)...)
 	go d.run(ctx, m)
-	return m.name, nil
+	return m, nil
 }
 
 // run carries a tunnel to its end.
@@ -302,6 +367,7 @@ func (d *Daemon) run(ctx context.Context, m *member) {
 	defer d.mu.Unlock()
 	d.failure = err
 	delete(d.members, m.name)
+	d.unfollow(d.followers[m.name])
 	if len(d.members) == 0 && d.adding == 0 {
 		d.empty()
 	}

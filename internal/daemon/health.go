@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -25,7 +26,8 @@ func (d *Daemon) Summary() string {
 	if len(running) == 1 {
 		summary = "1 tunnel up"
 	}
-	return summary + named("without a usable route", stuck) + named("not running", d.missing(running))
+	waiting := slices.Collect(maps.Keys(d.waiting()))
+	return summary + named("without a usable route", stuck) + named("waiting for an address", waiting) + named("not running", d.missing(running))
 }
 
 // named says how many tunnels share a trouble, and which.

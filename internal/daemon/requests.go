@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"goipip/internal/daemon/config"
@@ -38,7 +40,22 @@ func (d *Daemon) Add(cfg tunnel.Config) (name string, err error) {
 	}
 	d.changing.Lock()
 	defer d.changing.Unlock()
-	return d.start(fromConfig(cfg), true)
+	w := fromConfig(cfg)
+	if cfg.Named() {
+		if cfg.Name == "" || cfg.Name != numbered.Name {
+			return "", errors.New("a tunnel whose end is a name needs a name itself")
+		}
+		if d.running()[cfg.Name] != nil || d.waiting()[cfg.Name] != nil {
+			return "", fmt.Errorf("tunnel %q: %w", cfg.Name, syscall.EEXIST)
+		}
+		d.follow(w, nil, true)
+		return cfg.Name, nil
+	}
+	m, err := d.start(w, w, true)
+	if err != nil {
+		return "", err
+	}
+	return m.name, nil
 }
 
 // Expect has Wait wait for the first request to add a tunnel, at most for timeout.
@@ -110,6 +127,12 @@ func fromConfig(cfg tunnel.Config) config.Tunnel {
 		w.Routes = append(w.Routes, config.Route(r))
 	}
 	w.Config.Addresses, w.Config.Routes = nil, nil
+	if cfg.LocalDevice != "" {
+		w.Config.Local = netip.Addr{}
+	}
+	if cfg.RemoteName != "" {
+		w.Config.Remote = netip.Addr{}
+	}
 	return w
 }
 
@@ -148,12 +171,7 @@ func (d *Daemon) Change(name string, cfg tunnel.Config) error {
 	}
 	w := fromConfig(cfg)
 	w.File, w.Line = m.want.File, m.want.Line
-	if err := m.tunnel.Change(settings(w)); err != nil {
-		return err
-	}
-	m.want = w
-	d.log.Info("tunnel has changed", "tunnel", m.name, "local", cfg.LocalText(), "remote", cfg.Remote, "mtu", m.tunnel.MTU())
-	return nil
+	return d.changeTo(m, w)
 }
 
 var errDeleted = errors.New("deleted")
@@ -163,6 +181,13 @@ func (d *Daemon) Delete(name string) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()
 	m, err := d.find(name)
+	if f := d.waiting()[name]; err != nil && f != nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.wanted, name)
+		d.unfollow(f)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -197,6 +222,10 @@ func (d *Daemon) Status(name string) (control.Status, error) {
 	s := d.ownStatus(running)
 	if name != "" {
 		m, err := d.find(name)
+		if f := d.waiting()[name]; err != nil && f != nil {
+			s.Tunnels = append(s.Tunnels, d.statusWaiting(f))
+			return s, nil
+		}
 		if err == nil {
 			s.Tunnels = append(s.Tunnels, d.status(m, m.tunnel.Stats()))
 		}
@@ -205,6 +234,7 @@ func (d *Daemon) Status(name string) (control.Status, error) {
 	for _, m := range running {
 		s.Tunnels = append(s.Tunnels, d.status(m, m.tunnel.Stats()))
 	}
+	s.Tunnels = append(s.Tunnels, d.statusesWaiting()...)
 	sortByIndex(s.Tunnels)
 	return s, nil
 }
@@ -219,8 +249,25 @@ func (d *Daemon) LastStatus() control.Status {
 	for _, m := range running {
 		s.Tunnels = append(s.Tunnels, d.status(m, m.tunnel.LastStats()))
 	}
+	s.Tunnels = append(s.Tunnels, d.statusesWaiting()...)
 	sortByIndex(s.Tunnels)
 	return s
+}
+
+// statusesWaiting describes the tunnels that do not exist yet.
+func (d *Daemon) statusesWaiting() (all []control.TunnelStatus) {
+	for _, f := range d.waiting() {
+		all = append(all, d.statusWaiting(f))
+	}
+	return all
+}
+
+func (d *Daemon) statusWaiting(f *follower) control.TunnelStatus {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := settings(f.want)
+	c.Name = cmp.Or(f.name, "goipip%d") // the first free one
+	return control.TunnelStatus{Name: c.Name, Config: c, Since: f.since, Trouble: f.why, Link: map[string]uint64{}}
 }
 
 func sortByIndex(tunnels []control.TunnelStatus) {
@@ -236,7 +283,7 @@ func (d *Daemon) ownStatus(running map[string]*member) control.Status {
 		Conflict:     d.host.Conflict(),
 	}
 	s.Missing = d.missing(running)
-	if d.process.Config != "" {
+	if r := d.process.Role; r == control.RoleRun || r == control.RoleBeside {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		r := d.reloads
@@ -280,6 +327,12 @@ func (d *Daemon) status(m *member, counted stats.Snapshot) control.TunnelStatus 
 	}
 	if s.Config.Fast != tunnel.FastOff {
 		t.FastPath = &control.FastPath{Used: s.Fast, WhyNot: s.WhyNotFast, Sent: s.FastSent, Received: s.FastReceived}
+	}
+	if s.Config.Keepalive != 0 {
+		t.Keepalive = &control.Keepalive{Carrier: s.SilentSince.IsZero(), SilentSince: s.SilentSince}
+		if !t.Keepalive.Carrier && t.Trouble == "" {
+			t.Trouble = "the remote end does not answer: the link has no carrier, and takes no packets"
+		}
 	}
 	t.TX, t.RX = d.sampler.traffic(m, counted)
 	return t

@@ -35,6 +35,7 @@ type sample struct {
 	silent     bool      // the remote end is, as logged
 	asking     time.Time // since when packets have been sent and none came
 	unanswered int       // the intervals since then in which packets were sent
+	lookedUp   time.Time // when a silent remote end's name was; zero while it is not silent
 }
 
 // flow is one direction of a sample.
@@ -114,6 +115,13 @@ func (s *sampler) take(d *Daemon, m *member, now time.Time) (sent bool) {
 	p.at = now
 	sent, came := p.tx.add(counted.TX, now, elapsed), p.rx.add(counted.RX, now, elapsed)
 	m.tell(p.judge(sent, came, now), d.log)
+	switch silent := p.silent || !m.tunnel.SilentSince().IsZero(); {
+	case !silent:
+		p.lookedUp = time.Time{}
+	case now.Sub(p.lookedUp) >= silence:
+		p.lookedUp = now
+		d.lookUpNames(m) // which may have another address by now
+	}
 	return sent
 }
 
@@ -149,14 +157,21 @@ func (p *sample) judge(sent, came bool, now time.Time) news {
 	return nothing
 }
 
-// tell logs news.
+// tell logs news, unless the tunnel's keepalive has its own.
 func (m *member) tell(n news, log *slog.Logger) {
+	if n == nothing {
+		return
+	}
+	c := m.tunnel.State().Config
+	if c.Keepalive != 0 {
+		return
+	}
 	switch n {
 	case fellSilent:
 		log.Warn("nothing comes from the remote end, although packets are sent there: is it up, and does a firewall drop protocol 4?",
-			"tunnel", m.name, "remote", m.tunnel.State().Config.Remote)
+			"tunnel", m.name, "remote", c.Remote)
 	case cameBack:
-		log.Info("packets come from the remote end again", "tunnel", m.name, "remote", m.tunnel.State().Config.Remote)
+		log.Info("packets come from the remote end again", "tunnel", m.name, "remote", c.Remote)
 	}
 }
 

@@ -42,6 +42,7 @@ type Engine struct {
 	guard  *rawsock.Guard // nil where receivers need none
 	errors *rawsock.ErrorSocket
 	packet error // why packet sockets cannot be had
+	side   side
 
 	table   table
 	replies *icmpLimit
@@ -206,6 +207,7 @@ func (e *Engine) limitSockets() error {
 // Close ends the loops and closes the sockets. Tunnels are to be closed before.
 func (e *Engine) Close() {
 	e.stop()
+	e.side.close()
 	for _, o := range e.outs {
 		o.close()
 	}

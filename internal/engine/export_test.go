@@ -3,6 +3,7 @@ package engine
 import (
 	"time"
 
+	"goipip/internal/packet"
 	"goipip/rawsock"
 )
 
@@ -45,3 +46,5 @@ func (e *Engine) Run(but string) (answered func() bool) {
 		return true
 	}
 }
+
+func (k *Keepalive) Took(inner packet.IPv4) bool { return k.took(inner) }

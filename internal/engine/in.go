@@ -86,6 +86,9 @@ func (in *in) deliverAll(packets []packet.IPv4) {
 		if why.Dropped() {
 			continue
 		}
+		if plan.Keepalive != nil && plan.Keepalive.took(inner) {
+			continue
+		}
 		if plan.MaxMSS != 0 && inner.HasSYN() {
 			encap.ClampMSS(inner, plan.MaxMSS, encap.Unfinished(inner, port.link.MTU).NeedsCsum())
 		}

@@ -23,6 +23,8 @@ type Plan struct {
 	// MaxMSS is the largest MSS that TCP may agree on for segments through the tunnel, in
 	// bytes; 0 leaves that to the hosts.
 	MaxMSS uint16
+	// Keepalive is told of packets from the remote end; nil without.
+	Keepalive *Keepalive
 }
 
 // Path is the way to the remote end.

@@ -20,7 +20,7 @@ const root = "../.."
 var rooms = map[string][]string{
 	"cmd/goipip": {
 		"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/capture", "internal/doctor", "internal/iproute",
-		"internal/metrics", "internal/show", "internal/top", "internal/tunnel", "internal/logqueue", "internal/netlab",
+		"internal/metrics", "internal/resolver", "internal/show", "internal/top", "internal/tunnel", "internal/logqueue", "internal/netlab",
 	},
 	"internal/capture":        {},
 	"internal/doctor":         {"internal/fastpath", "internal/tunnel", "internal/underlay", "encap", "tun", "rawsock", "internal/packet"},
@@ -29,7 +29,7 @@ var rooms = map[string][]string{
 	"internal/top":            {"internal/daemon/control", "internal/show"},
 	"internal/metrics":        {"internal/daemon/control", "internal/stats"},
 	"internal/dsfield":        {},
-	"internal/daemon":         {"internal/daemon/config", "internal/daemon/control", "internal/stats", "internal/tunnel", "tun"},
+	"internal/daemon":         {"internal/daemon/config", "internal/daemon/control", "internal/resolver", "internal/stats", "internal/tunnel", "tun"},
 	"internal/daemon/config":  {"internal/dsfield", "internal/tunnel"},
 	"internal/daemon/control": {"internal/rundir", "internal/tunnel"},
 	"internal/tunnel":         {"internal/engine", "internal/fastpath", "internal/rundir", "internal/underlay", "encap", "tun", "rawsock", "internal/packet", "internal/stats"},
@@ -39,6 +39,7 @@ var rooms = map[string][]string{
 	"encap":                   {"internal/packet", "internal/stats"},
 	"tun":                     {"internal/descriptor", "internal/packet"},
 	"rawsock":                 {"internal/descriptor", "internal/packet", "internal/stats"},
+	"internal/resolver":       {},
 	"internal/rundir":         {},
 	"internal/descriptor":     {},
 	"internal/logqueue":       {},
@@ -89,6 +90,7 @@ var homes = map[string][]string{
 	"github.com/prometheus/client_golang/prometheus":            {"internal/metrics"},
 	"github.com/prometheus/client_golang/prometheus/collectors": {"internal/metrics"},
 	"github.com/prometheus/client_golang/prometheus/promhttp":   {"internal/metrics"},
+	"github.com/miekg/dns":                                      {"internal/resolver"},
 }
 
 // source is one Go file.

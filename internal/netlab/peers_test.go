@@ -239,4 +239,10 @@ func TestPeerIPIPModule(t *testing.T) {
 			tun01.exits(t, end01, func() error { return ns01.DeleteLink("tun01") })
 		})
 	}
+	t.Run("keepalive", func(t *testing.T) {
+		runIn(t, ns02, "for conf in all default vec0 tun02; do echo 1 >/proc/sys/net/ipv4/conf/$conf/rp_filter; done")
+		tun01 := end01.startKeepalive(t)
+		end01.follows(t, tun01, func() { runIn(t, ns02, "ip link set tun02 down") }, func() { runIn(t, ns02, "ip link set tun02 up") })
+		p.ping(t, netlab.PingOptions{})
+	})
 }

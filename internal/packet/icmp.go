@@ -4,6 +4,12 @@ package packet
 // (RFC 792).
 const ICMPHdrLen = 8
 
+// ICMP types of echo messages (RFC 792).
+const (
+	ICMPEchoReply = 0
+	ICMPEcho      = 8
+)
+
 // ICMP types of errors (RFC 792).
 const (
 	ICMPUnreachable   = 3 // a destination
@@ -47,6 +53,21 @@ func (m ICMP) MTU() int { return int(be.Uint16(m[6:])) }
 // Quote returns the start of the packet that a valid error is about, as much as the
 // message has, which may be nothing.
 func (m ICMP) Quote() IPv4 { return IPv4(m[ICMPHdrLen:]) }
+
+// ID returns the identifier of an echo message.
+func (m ICMP) ID() uint16 { return be.Uint16(m[4:]) }
+
+// Data returns what an echo message has behind its header.
+func (m ICMP) Data() []byte { return m[ICMPHdrLen:] }
+
+// InitEcho makes m an echo message whose data stands in m[ICMPHdrLen:] already.
+func (m ICMP) InitEcho(icmpType uint8, id, sequence uint16) {
+	clear(m[:ICMPHdrLen])
+	m[0] = icmpType
+	be.PutUint16(m[4:], id)
+	be.PutUint16(m[6:], sequence)
+	be.PutUint16(m[2:], ^Sum(m, 0))
+}
 
 // IsICMPError reports whether messages of this type are about another packet, so
 // that none may be sent about them (RFC 1122 §3.2.2). Types that no RFC has

@@ -110,3 +110,12 @@ func TestIPv4_HasHeader(t *testing.T) {
 		}
 	}
 }
+
+func TestICMP_InitEcho(t *testing.T) {
+	m := packet.ICMP("........ab")
+	m.InitEcho(packet.ICMPEcho, 0x1234, 7)
+	want := []byte{8, 0, 0x84, 0x62, 0x12, 0x34, 0, 7, 'a', 'b'}
+	if !bytes.Equal(m, want) || !m.Valid() || m.ID() != 0x1234 || string(m.Data()) != "ab" {
+		t.Errorf("message %x, want %x", []byte(m), want)
+	}
+}

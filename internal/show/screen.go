@@ -43,6 +43,8 @@ func (v View) screen(e entry) []line {
 	st, fast := e.fastPath()
 	add("fast path", st, fast)
 	add("path MTU", plain, e.pathMTU())
+	st, keepalive := v.keepalive(e)
+	add("keepalive", st, keepalive)
 	st, soft := e.softErrors()
 	add("soft errors", st, soft)
 
@@ -54,30 +56,47 @@ func (v View) screen(e entry) []line {
 
 	add("options", plain, e.options())
 	add("routes", plain, e.routes())
-	add("running", plain, v.since(e.Since))
+	if e.Index != 0 {
+		add("running", plain, v.since(e.Since))
+	} else {
+		add("waiting", plain, v.since(e.Since))
+	}
 	add("process", plain, v.process(*e.process))
 	return text
 }
 
-// ends returns both outer addresses, with sep between them.
+// ends returns both outer addresses, with sep between them, or their names while they have none.
 func (e entry) ends(sep string) string {
-	local := "any"
-	if e.Config.Local.IsValid() {
+	local, remote := "any", e.Config.RemoteName
+	switch {
+	case e.Config.Local.IsValid():
 		local = e.Config.Local.String()
+	case e.Config.LocalDevice != "":
+		local = e.Config.LocalDevice
 	}
-	return local + sep + e.Config.Remote.String()
+	if e.Config.Remote.IsValid() {
+		remote = e.Config.Remote.String()
+	}
+	return local + sep + remote
 }
 
 // arrow stands between the ends of a tunnel.
 const arrow = " → "
 
-// outer is both outer addresses. For a local address that the route picks it has the one
+// outer is both outer addresses, with their names. For a local address that the route picks it has the one
 // that it picks now.
 func (e entry) outer() string {
-	if source := e.Underlay.Source; !e.Config.Local.IsValid() && source.IsValid() {
-		return fmt.Sprintf("any, now %v%s%v", source, arrow, e.Config.Remote)
+	local, remote, _ := strings.Cut(e.ends(arrow), arrow)
+	switch source := e.Underlay.Source; {
+	case !e.Config.Local.IsValid() && source.IsValid():
+		local = fmt.Sprintf("any, now %v", source)
+	case e.Config.Local.IsValid() && e.Config.LocalDevice != "":
+		local += " (" + e.Config.LocalDevice + ")"
 	}
-	return e.ends(arrow)
+	if e.Config.Remote.IsValid() && e.Config.RemoteName != "" {
+		remote += " (" + e.Config.RemoteName + ")"
+	}
+	return local + arrow + remote
 }
 
 // inner is the inner addresses that goipip set.
@@ -117,6 +136,8 @@ func (e entry) routes() string {
 func (e entry) link() (style, string) {
 	const format = "index %d, MTU %d"
 	switch {
+	case e.Index == 0:
+		return bad, "not made yet"
 	case e.Away && e.Up:
 		return plain, fmt.Sprintf("in another network namespace; as last seen, up, "+format, e.Index, e.MTU)
 	case e.Away:
@@ -143,6 +164,9 @@ func (e entry) options() string {
 	add(c.MTU != 0, fmt.Sprintf("mtu %d", c.MTU))
 	add(c.Device != "", "dev "+c.Device)
 	add(c.Mark != 0, text("fwmark"))
+	add(c.ResolveInterval != 0, text("resolve-interval"))
+	add(c.Keepalive != 0, text("keepalive"))
+	add(c.KeepaliveRetries != 0, fmt.Sprintf("keepalive-retries %d", c.KeepaliveRetries))
 	parts = append(parts, text("icmp"), text("tx"))
 	add(e.FastPath != nil, text("fast-path"))
 	switch clamp := text("clamp-mss"); clamp {
@@ -201,6 +225,18 @@ func (e entry) fastPath() (style, string) {
 		return plain, fmt.Sprintf("in use: %s packets sent, %s received", count(f.Sent), count(f.Received))
 	}
 	return warn, "not in use: " + f.WhyNot
+}
+
+// keepalive is whether the other end answers.
+func (v View) keepalive(e entry) (style, string) {
+	k := e.Keepalive
+	switch {
+	case k == nil:
+		return plain, ""
+	case !k.Carrier:
+		return bad, "silent for " + v.since(k.SilentSince) + ": carrier off"
+	}
+	return plain, "the other end answers"
 }
 
 func (e entry) pathMTU() string {

@@ -97,7 +97,8 @@ func everything(name string) control.TunnelStatus {
 	t := busy(name)
 	prefix := netip.MustParsePrefix
 	t.Config = tunnel.Config{
-		Name: name, Remote: addr("192.168.101.129"),
+		Name: name, Remote: addr("192.168.101.129"), RemoteName: "gw.example.net", ResolveInterval: tunnel.Duration(30 * time.Second),
+		Keepalive: tunnel.Duration(10 * time.Second), KeepaliveRetries: 5,
 		Address: prefix("172.66.1.101/24"), Addresses: []netip.Prefix{prefix("10.0.0.1/24"), prefix("10.0.1.1/32")},
 		Routes: []tun.Route{{To: prefix("198.51.100.0/24"), Metric: 100, Table: 7}, {To: prefix("0.0.0.0/0")}},
 		MTU:    1400, TTL: 64, TOS: 0x10, InheritTOS: true, NoPMTUDisc: true, Device: "eth0", Mark: 7, RelayICMP: true,
@@ -106,7 +107,26 @@ func everything(name string) control.TunnelStatus {
 	t.MaxMSS = 1340
 	t.FastPath = &control.FastPath{WhyNot: "the link is promiscuous (tcpdump)", Sent: 1200000, Received: 650000}
 	t.Underlay.Transmit = "raw"
+	t.Keepalive = &control.Keepalive{Carrier: true}
 	return t
+}
+
+// silent is a tunnel whose remote end does not answer.
+func silent(name string) control.TunnelStatus {
+	t := idle(name)
+	t.Config.LocalDevice = "eth0"
+	t.Trouble = "the remote end does not answer: the link has no carrier, and takes no packets"
+	t.Keepalive = &control.Keepalive{SilentSince: now.Add(-5 * time.Minute)}
+	return t
+}
+
+// waiting is a tunnel whose names have no addresses yet.
+func waiting(name string) control.TunnelStatus {
+	return control.TunnelStatus{
+		Config:  tunnel.Config{Name: name, LocalDevice: "eth0", RemoteName: "gw.example.net", Queues: 1},
+		Trouble: "waits for the address of gw.example.net: no such name (NXDOMAIN)",
+		Since:   now.Add(-time.Minute),
+	}
 }
 
 // one is a process with these tunnels.
@@ -184,6 +204,9 @@ func TestGolden(t *testing.T) {
 		"link-down":       {v, several(), "backup"},
 		"away":            {v, several(), "tun4"},
 		"everything":      {v, one(everything("tun01")), ""},
+		"silent":          {v, one(silent("tun01")), ""},
+		"waiting":         {v, one(waiting("tun01")), ""},
+		"names":           {v, one(waiting("tun01"), silent("tun02")), ""},
 		"same-name":       {v, append(one(idle("tun01")), one(away("tun01"), idle("tun02"))...), "tun01"},
 		"control":         {v, one(hostile), ""},
 		"many":            {v, several(), ""},

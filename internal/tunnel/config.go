@@ -3,6 +3,7 @@ package tunnel
 import (
 	"net/netip"
 	"runtime"
+	"time"
 
 	"goipip/internal/packet"
 	"goipip/tun"
@@ -15,6 +16,20 @@ const (
 	MaxMTU = 65535 - packet.IPv4HdrLen
 )
 
+// Limits of the time between two lookups of a name, and between two echo requests.
+const (
+	MinResolveInterval = Duration(time.Second)
+	MaxResolveInterval = Duration(24 * time.Hour)
+	MinKeepalive       = Duration(100 * time.Millisecond)
+	MaxKeepalive       = Duration(time.Hour)
+)
+
+// How many echo requests may be lost.
+const (
+	DefaultKeepaliveRetries = 3
+	MaxKeepaliveRetries     = 100
+)
+
 // MaxQueues is the most queues that a link can have.
 const MaxQueues = tun.MaxQueues
 
@@ -25,6 +40,13 @@ type Config struct {
 	Name   string     `json:"name,omitempty"` // of the link; empty for the first free of goipip0, goipip1, …
 	Local  netip.Addr `json:"local,omitzero"` // the zero Addr for any: packets leave from the address that the route picks (O11)
 	Remote netip.Addr `json:"remote,omitzero"`
+
+	// LocalDevice is the device whose first address Local is, and RemoteName the host name
+	// whose address Remote is. Whoever opens the tunnel looks them up, again from time to time,
+	// and changes the tunnel; to the tunnel itself they are names beside its addresses.
+	LocalDevice     string   `json:"local-dev,omitempty"`
+	RemoteName      string   `json:"remote-name,omitempty"`
+	ResolveInterval Duration `json:"resolve-interval,omitempty"` // MinResolveInterval to MaxResolveInterval; 0 goes by the answers
 
 	Address netip.Prefix `json:"address,omitzero"` // inner address of this end
 	Peer    netip.Addr   `json:"peer,omitzero"`    // inner address of the other end
@@ -40,6 +62,9 @@ type Config struct {
 	Device     string `json:"dev,omitempty"`        // that outer packets leave by (O6)
 	Mark       uint32 `json:"fwmark,omitempty"`     // by which the route of outer packets is chosen, and that they bear (O10)
 	RelayICMP  bool   `json:"relay-icmp,omitempty"` // tell the inner sender at once of an ICMP error, as RFC 2003 §4 has it; Linux waits (T8)
+
+	Keepalive        Duration `json:"keepalive,omitempty"`         // MinKeepalive to MaxKeepalive between echo requests to a silent peer; 0 sends none
+	KeepaliveRetries int      `json:"keepalive-retries,omitempty"` // how many of them are lost before the link's carrier goes off, 1 to MaxKeepaliveRetries; 0 for DefaultKeepaliveRetries
 
 	Transmit  TransmitPath `json:"tx,omitempty"`
 	Fast      FastPath     `json:"fast-path,omitempty"`  // whether the kernel carries packets by itself
@@ -65,6 +90,9 @@ func (c Config) NeedsNewLink(next Config) bool {
 // AnyLocal reports whether packets leave from the address that their route has, and are
 // received at any address of this host (O11).
 func (c Config) AnyLocal() bool { return !c.Local.IsValid() }
+
+// Named reports whether an end of the tunnel is a name.
+func (c Config) Named() bool { return c.LocalDevice != "" || c.RemoteName != "" }
 
 // LocalText is Local in the words of ip-tunnel(8): an address, or any.
 func (c Config) LocalText() string {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -17,21 +18,35 @@ func TestValidate(t *testing.T) {
 		change func(*tunnel.Config)
 		want   string // part of the error; empty for none
 	}{
-		"as it is":          {func(c *tunnel.Config) {}, ""},
-		"O11 no local":      {func(c *tunnel.Config) { c.Local = netip.Addr{} }, ""},
-		"no remote":         {func(c *tunnel.Config) { c.Remote = netip.Addr{} }, "remote is missing"},
-		"local IPv6":        {func(c *tunnel.Config) { c.Local = addr("2001:db8::1") }, "local 2001:db8::1: ipip runs over IPv4 only"},
-		"remote mapped":     {func(c *tunnel.Config) { c.Remote = addr("::ffff:192.0.2.2") }, "ipip runs over IPv4 only"},
-		"local 0.0.0.0":     {func(c *tunnel.Config) { c.Local = addr("0.0.0.0") }, "leave it out for any"},
-		"remote multicast":  {func(c *tunnel.Config) { c.Remote = addr("224.0.0.5") }, "not the address of one host"},
-		"remote broadcast":  {func(c *tunnel.Config) { c.Remote = addr("255.255.255.255") }, "not the address of one host"},
-		"twice the same":    {func(c *tunnel.Config) { c.Remote = c.Local }, ""},
-		"name of 15":        {func(c *tunnel.Config) { c.Name = "abcdefghijklmno" }, ""},
-		"name of 16":        {func(c *tunnel.Config) { c.Name = "abcdefghijklmnop" }, "at most 15"},
-		"name with /":       {func(c *tunnel.Config) { c.Name = "a/b" }, "not a name that a link can have"},
-		"name ..":           {func(c *tunnel.Config) { c.Name = ".." }, "not a name that a link can have"},
-		"name with %":       {func(c *tunnel.Config) { c.Name = "tun%d" }, "not a name that a link can have"},
-		"dev of 16":         {func(c *tunnel.Config) { c.Device = "abcdefghijklmnop" }, `dev "abcdefghijklmnop"`},
+		"as it is":         {func(c *tunnel.Config) {}, ""},
+		"O11 no local":     {func(c *tunnel.Config) { c.Local = netip.Addr{} }, ""},
+		"no remote":        {func(c *tunnel.Config) { c.Remote = netip.Addr{} }, "remote is missing"},
+		"local IPv6":       {func(c *tunnel.Config) { c.Local = addr("2001:db8::1") }, "local 2001:db8::1: ipip runs over IPv4 only"},
+		"remote mapped":    {func(c *tunnel.Config) { c.Remote = addr("::ffff:192.0.2.2") }, "ipip runs over IPv4 only"},
+		"local 0.0.0.0":    {func(c *tunnel.Config) { c.Local = addr("0.0.0.0") }, "leave it out for any"},
+		"remote multicast": {func(c *tunnel.Config) { c.Remote = addr("224.0.0.5") }, "not the address of one host"},
+		"remote broadcast": {func(c *tunnel.Config) { c.Remote = addr("255.255.255.255") }, "not the address of one host"},
+		"twice the same":   {func(c *tunnel.Config) { c.Remote = c.Local }, ""},
+		"name of 15":       {func(c *tunnel.Config) { c.Name = "abcdefghijklmno" }, ""},
+		"name of 16":       {func(c *tunnel.Config) { c.Name = "abcdefghijklmnop" }, "at most 15"},
+		"name with /":      {func(c *tunnel.Config) { c.Name = "a/b" }, "not a name that a link can have"},
+		"name ..":          {func(c *tunnel.Config) { c.Name = ".." }, "not a name that a link can have"},
+		"name with %":      {func(c *tunnel.Config) { c.Name = "tun%d" }, "not a name that a link can have"},
+		"dev of 16":        {func(c *tunnel.Config) { c.Device = "abcdefghijklmnop" }, `dev "abcdefghijklmnop"`},
+		"host name":        {func(c *tunnel.Config) { c.Remote, c.RemoteName = netip.Addr{}, "gw.example.net" }, ""},
+		"with its address": {func(c *tunnel.Config) { c.RemoteName, c.ResolveInterval = "gw", tunnel.MinResolveInterval }, ""},
+		"no host name":     {func(c *tunnel.Config) { c.RemoteName = "192.0.2.300" }, `remote "192.0.2.300": not a host name`},
+		"device":           {func(c *tunnel.Config) { c.Local, c.LocalDevice = netip.Addr{}, "eth0" }, ""},
+		"no device":        {func(c *tunnel.Config) { c.LocalDevice = "192.0.2" }, `local "192.0.2": not a device`},
+		"interval alone":   {func(c *tunnel.Config) { c.ResolveInterval = tunnel.MinResolveInterval }, "resolve-interval needs a host name as remote"},
+		"interval":         {func(c *tunnel.Config) { c.RemoteName, c.ResolveInterval = "gw", 1 }, "resolve-interval 1ns: must be 1s to 24h"},
+		"keepalive":        {func(c *tunnel.Config) { c.Keepalive = tunnel.MinKeepalive }, "keepalive needs address"},
+		"keepalive of 2h":  {func(c *tunnel.Config) { c.Address, c.Keepalive = prefix("10.0.0.1/24"), 2*tunnel.MaxKeepalive }, "keepalive 2h: must be 100ms to 1h"},
+		"keepalive of 1h": {func(c *tunnel.Config) {
+			c.Addresses, c.Keepalive = []netip.Prefix{prefix("10.0.0.1/24")}, tunnel.MaxKeepalive
+		}, ""},
+		"retries alone":     {func(c *tunnel.Config) { c.KeepaliveRetries = 3 }, "keepalive-retries 3 needs keepalive"},
+		"retries of -1":     {func(c *tunnel.Config) { c.KeepaliveRetries = -1 }, "keepalive-retries -1: must be 1 to 100"},
 		"address":           {func(c *tunnel.Config) { c.Address = prefix("10.0.0.1/24") }, ""},
 		"address /1":        {func(c *tunnel.Config) { c.Address = prefix("10.0.0.1/1") }, ""},
 		"address /0":        {func(c *tunnel.Config) { c.Address = prefix("10.0.0.1/0") }, "the kernel makes no route"},
@@ -133,5 +148,18 @@ func TestValidateEveryField(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+	}
+}
+
+// As JSON, times are text, as everywhere else.
+func TestConfigJSON(t *testing.T) {
+	want := tunnel.Config{RemoteName: "gw", LocalDevice: "eth0", ResolveInterval: 90 * tunnel.MinResolveInterval, Keepalive: tunnel.MinKeepalive, KeepaliveRetries: 5}
+	text, err := json.Marshal(want)
+	if got := string(text); err != nil || got != `{"local-dev":"eth0","remote-name":"gw","resolve-interval":"1m30s","keepalive":"100ms","keepalive-retries":5}` {
+		t.Errorf("%s, %v", got, err)
+	}
+	var got tunnel.Config
+	if err := json.Unmarshal(text, &got); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v; %v", got, want, err)
 	}
 }

@@ -146,6 +146,8 @@ func (w *way) whyNotFast(s *situation) string {
 		return "the link is in another network namespace"
 	case !s.up:
 		return "the link is down"
+	case !s.wired:
+		return "the link has no carrier"
 	case p.Reason != "":
 		return p.Reason
 	case s.loop:

@@ -19,6 +19,10 @@ const (
 	fieldDev        field = "dev"
 	fieldQueues     field = "queues"
 	fieldClampMSS   field = "clamp-mss"
+
+	fieldResolveInterval  field = "resolve-interval"
+	fieldKeepalive        field = "keepalive"
+	fieldKeepaliveRetries field = "keepalive-retries"
 )
 
 // FieldError says which setting of a Config is wrong, and how to mend it. Where the

@@ -107,6 +107,18 @@ func (h *Host) Err() error {
 	return h.engine.Err()
 }
 
+// FollowDevice calls f whenever what FirstAddress returns of a device may have changed, until
+// cancel. f must neither wait nor call the Host.
+func (h *Host) FollowDevice(name string, f func()) (cancel func()) {
+	return h.underlay.FollowDevice(name, f)
+}
+
+// FirstAddress returns the first IPv4 address of a device, of global scope if there is one. It
+// waits for the kernel.
+func (h *Host) FirstAddress(device string) (netip.Addr, error) {
+	return h.underlay.FirstAddress(device)
+}
+
 // Close closes what the tunnels shared, after the last of them.
 func (h *Host) Close() {
 	h.underlay.Close()

@@ -3,6 +3,7 @@ package tunnel
 import (
 	"net"
 	"net/netip"
+	"time"
 )
 
 // State is where a tunnel stands.
@@ -29,6 +30,8 @@ type State struct {
 	WhyNotFast   string           // why the kernel does not; empty where it does, or by choice
 	FastSent     uint64           // packets that the kernel has carried by itself
 	FastReceived uint64
+
+	SilentSince time.Time // the remote end, so that the link's carrier is off (keepalive); zero if it is not
 
 	Reported bool // PathMTU comes from a router's ICMP error
 }
@@ -69,6 +72,7 @@ func (t *Tunnel) State() State {
 	carried := t.fastStats()
 	s.FastSent, s.FastReceived = carried.TX.Packets, carried.RX.Packets
 	s.Config.Name = t.Name()
+	s.SilentSince = t.SilentSince()
 	if l, ok := t.host.underlay.Link(s.Index); ok {
 		s.Config.Name, s.Up = l.Name, l.Up
 	}

@@ -51,6 +51,8 @@ type Tunnel struct {
 	packets atomic.Pointer[engine.Tunnel]   // nil until the first Plan
 	kernel  atomic.Pointer[fastpath.Tunnel] // nil without a fast path
 
+	alive alive
+
 	attaching  atomic.Bool // the fast path is being attached
 	background sync.WaitGroup
 
@@ -116,6 +118,9 @@ func (t *Tunnel) open() (err error) {
 	if err != nil {
 		return err
 	}
+	if err := t.prepareKeepalive(t.cfg); err != nil {
+		return err
+	}
 	w := newWay(t, t.cfg, bound, noFastPath)
 	w.settling.Lock() // until the link is up
 	defer w.settling.Unlock()
@@ -128,6 +133,7 @@ func (t *Tunnel) open() (err error) {
 		return err
 	}
 	w.settle()
+	t.keepAlive(t.cfg)
 	return nil
 }
 
@@ -203,6 +209,9 @@ func (t *Tunnel) Change(cfg Config) error {
 		t.claim.setName(t.Name())
 		defer former.release()
 	}
+	if err := t.prepareKeepalive(cfg); err != nil {
+		return err
+	}
 	before := t.way.Load()
 	before.following.Close()
 	w := newWay(t, cfg, bound, noFastPath)
@@ -218,6 +227,7 @@ func (t *Tunnel) Change(cfg Config) error {
 	err = t.device.Change(t.link, link)
 	t.cfg, t.link = cfg, link
 	w.settle()
+	t.keepAlive(cfg)
 	return err
 }
 
@@ -334,6 +344,7 @@ func (t *Tunnel) Close() {
 	if w := t.way.Load(); w != nil {
 		w.following.Close()
 	}
+	t.alive.end()
 	t.background.Wait()
 	k := t.kernel.Load()
 	if k != nil {

@@ -34,6 +34,9 @@ func (c Config) FieldErrors() []*FieldError {
 		c.validateTTL(),
 		c.validateQueues(),
 		c.validateClampMSS(),
+		c.validateResolveInterval(),
+		c.validateKeepalive(),
+		c.validateKeepaliveRetries(),
 	}
 	for i, a := range c.Addresses {
 		all = append(all, address(fieldAddresses.at(i), a))
@@ -46,6 +49,8 @@ func (c Config) FieldErrors() []*FieldError {
 
 func (c Config) validateLocal() *FieldError {
 	switch {
+	case c.LocalDevice != "" && !IsDeviceName(c.LocalDevice):
+		return fieldLocal.errorf("%v %q: not a device that can stand for its address", fieldLocal, c.LocalDevice)
 	case c.AnyLocal():
 		return nil
 	case c.Local == netip.IPv4Unspecified():
@@ -55,7 +60,12 @@ func (c Config) validateLocal() *FieldError {
 }
 
 func (c Config) validateRemote() *FieldError {
-	if !c.Remote.IsValid() {
+	switch {
+	case c.RemoteName != "" && !IsHostName(c.RemoteName):
+		return fieldRemote.errorf("%v %q: not a host name", fieldRemote, c.RemoteName)
+	case c.RemoteName != "" && !c.Remote.IsValid():
+		return nil
+	case !c.Remote.IsValid():
 		return fieldRemote.errorf("%v is missing: give the IPv4 address of this tunnel's remote end", fieldRemote)
 	}
 	return end(fieldRemote, c.Remote)
@@ -180,6 +190,47 @@ func (c Config) validateQueues() *FieldError {
 func (c Config) validateClampMSS() *FieldError {
 	if m := c.ClampMSS; m != ClampOff && m != ClampAuto && !m.isNumber() {
 		return fieldClampMSS.errorf("%v %v: %v", fieldClampMSS, m, errClampMSS)
+	}
+	return nil
+}
+
+func (c Config) validateResolveInterval() *FieldError {
+	if c.ResolveInterval == 0 {
+		return nil
+	}
+	if c.RemoteName == "" {
+		return fieldResolveInterval.errorf("%v needs a host name as %v", fieldResolveInterval, fieldRemote)
+	}
+	return duration(fieldResolveInterval, c.ResolveInterval, MinResolveInterval, MaxResolveInterval)
+}
+
+// validateKeepalive demands an inner address. Without one, echo requests would come from the
+// outer address, and the replies to that by the other end's route, outside of the tunnel.
+func (c Config) validateKeepalive() *FieldError {
+	if c.Keepalive == 0 {
+		return nil
+	}
+	if !c.Address.IsValid() && len(c.Addresses) == 0 {
+		return fieldKeepalive.errorf("%v needs %v, the inner address of this end, to which replies come back by the tunnel", fieldKeepalive, fieldAddress)
+	}
+	return duration(fieldKeepalive, c.Keepalive, MinKeepalive, MaxKeepalive)
+}
+
+func (c Config) validateKeepaliveRetries() *FieldError {
+	switch n := c.KeepaliveRetries; {
+	case n == 0:
+		return nil
+	case n < 0 || n > MaxKeepaliveRetries:
+		return fieldKeepaliveRetries.errorf("%v %d: must be 1 to %d", fieldKeepaliveRetries, n, MaxKeepaliveRetries)
+	case c.Keepalive == 0:
+		return fieldKeepaliveRetries.errorf("%v %d needs %v, the time between two echo requests", fieldKeepaliveRetries, n, fieldKeepalive)
+	}
+	return nil
+}
+
+func duration(f field, d, least, most Duration) *FieldError {
+	if d < least || d > most {
+		return f.errorf("%v %v: must be %v to %v", f, d, least, most)
 	}
 	return nil
 }

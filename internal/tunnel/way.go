@@ -20,11 +20,13 @@ type way struct {
 	*Tunnel
 	cfg       Config
 	following *underlay.Following
+	keepalive *engine.Keepalive // nil without
 
 	// For the methods that are called one at a time.
 	latest underlay.Path
 	here   bool         // the link is in the namespace that it was made in
 	up     bool         // the link is
+	wired  bool         // the link is up, and has its carrier
 	hop    *rawsock.Hop // where the packet socket sends; nil for the raw socket
 	// rawReason is why the raw socket sends, as logged.
 	rawReason string
@@ -45,17 +47,21 @@ type way struct {
 
 // situation is where the tunnel stands.
 type situation struct {
-	path underlay.Path
-	here bool
-	up   bool
-	loop bool // the path leads into the tunnel itself (T4)
+	path  underlay.Path
+	here  bool
+	up    bool
+	wired bool
+	loop  bool // the path leads into the tunnel itself (T4)
 }
 
 func newWay(t *Tunnel, cfg Config, bound int, noFastPath error) *way {
 	w := &way{Tunnel: t, cfg: cfg, here: true, bound: bound, troubleLog: rate.NewLimiter(logPerSecond, logBurst)}
 	w.fast.cannot = noFastPath
+	if cfg.Keepalive != 0 {
+		w.keepalive = t.alive.echo
+	}
 	if before := t.way.Load(); before != nil {
-		w.here, w.up, w.trouble, w.troubleLog, w.warned = before.here, before.up, before.trouble, before.troubleLog, before.warned
+		w.here, w.up, w.wired, w.trouble, w.troubleLog, w.warned = before.here, before.up, before.wired, before.trouble, before.troubleLog, before.warned
 	}
 	return w
 }
@@ -106,7 +112,7 @@ func (w *way) PathChanged(p underlay.Path) {
 }
 
 func (w *way) apply() {
-	s := &situation{path: w.latest, here: w.here, up: w.up}
+	s := &situation{path: w.latest, here: w.here, up: w.up, wired: w.wired}
 	s.loop = w.here && s.path.Device == w.device.Index()
 	plan := w.plan(s)
 	w.planning.Lock()
@@ -127,8 +133,9 @@ func (w *way) LinkChanged(l underlay.Link, here bool) {
 	if l.Up {
 		w.setMTU(l.MTU)
 	}
-	if w.here != here || w.up != l.Up || w.MTU() != mtu && w.cfg.ClampMSS == ClampAuto {
-		w.here, w.up = here, l.Up
+	changed := w.here != here || w.up != l.Up || w.wired != l.Carrier
+	if changed || w.MTU() != mtu && w.cfg.ClampMSS == ClampAuto {
+		w.here, w.up, w.wired = here, l.Up, l.Carrier
 		w.apply()
 	}
 }
@@ -172,6 +179,7 @@ func (w *way) plan(s *situation) engine.Plan {
 		Away:      !w.here,
 		RelayICMP: c.RelayICMP,
 		MaxMSS:    w.maxMSS(&s.path),
+		Keepalive: w.keepalive,
 	}
 }
 

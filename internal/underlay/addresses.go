@@ -1,6 +1,7 @@
 package underlay
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -15,6 +16,7 @@ type address struct {
 	link        int
 	local, peer netip.Addr
 	bits        int
+	scope       uint8 // RT_SCOPE_UNIVERSE, which is 0, is global (rtnetlink(7))
 }
 
 // parseAddress reads an RTM_NEWADDR or RTM_DELADDR.
@@ -26,7 +28,7 @@ func parseAddress(message []byte) (a address, ok bool) {
 	if header.Family != syscall.AF_INET {
 		return a, false
 	}
-	a.link, a.bits = int(header.Index), int(header.Prefixlen)
+	a.link, a.bits, a.scope = int(header.Index), int(header.Prefixlen), header.Scope
 	for _, attr := range attributes(message[syscall.SizeofIfAddrmsg:]) {
 		switch attr.Attr.Type {
 		case syscall.IFA_LOCAL:
@@ -133,11 +135,64 @@ func (w *Watcher) FollowAddresses(f func(own []netip.Addr)) {
 	f(w.addresses.own)
 }
 
+// FollowDevice calls f whenever the first address of the device called name may have changed,
+// until cancel. It is called with the Watcher locked: it must neither wait nor call the
+// Watcher.
+func (w *Watcher) FollowDevice(name string, f func()) (cancel func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.onDevice[name] == nil {
+		w.onDevice[name] = map[*func()]struct{}{}
+	}
+	w.onDevice[name][&f] = struct{}{}
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.onDevice[name], &f)
+		if len(w.onDevice[name]) == 0 {
+			delete(w.onDevice, name)
+		}
+	}
+}
+
+// deviceChanged calls those who follow a link by one of its names. It needs mu.
+func (w *Watcher) deviceChanged(l Link) {
+	for name := range l.names() {
+		for f := range w.onDevice[name] {
+			(*f)()
+		}
+	}
+}
+
+// FirstAddress returns the first IPv4 address, in the order of ip address show, of the device
+// called name, of global scope if there is one. It waits for the kernel.
+func (w *Watcher) FirstAddress(name string) (netip.Addr, error) {
+	l, ok := w.LinkByName(name)
+	if !ok {
+		return netip.Addr{}, errors.New("there is no such device")
+	}
+	messages, err := w.kernel.dumpAddresses()
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	var first address
+	for _, message := range messages {
+		if a, ok := parseAddress(message); ok && a.link == l.Index && (!first.local.IsValid() || a.scope < first.scope) {
+			first = a
+		}
+	}
+	if !first.local.IsValid() {
+		return netip.Addr{}, errors.New("the device has no IPv4 address")
+	}
+	return first.local, nil
+}
+
 // addressesChanged requests an update of the addresses, of which one of a link has come, gone or
 // changed. It needs mu.
 func (w *Watcher) addressesChanged(link int) {
 	w.stale.own = true
 	w.doubtSources(link)
+	w.deviceChanged(w.links.byIndex[link])
 	w.request()
 }
 
@@ -185,9 +240,9 @@ func (w *Watcher) isForeign(a *answer, q Query) bool {
 
 // listAddresses reads the IPv4 addresses of all links.
 func (k *kernel) listAddresses() (map[address]struct{}, error) {
-	messages, err := k.dump(syscall.RTM_GETADDR, syscall.RTM_NEWADDR, nl.NewIfAddrmsg(syscall.AF_INET))
+	messages, err := k.dumpAddresses()
 	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
+		return nil, err
 	}
 	all := make(map[address]struct{}, len(messages))
 	for _, message := range messages {
@@ -196,4 +251,13 @@ func (k *kernel) listAddresses() (map[address]struct{}, error) {
 		}
 	}
 	return all, nil
+}
+
+// dumpAddresses returns an RTM_NEWADDR for each IPv4 address.
+func (k *kernel) dumpAddresses() ([][]byte, error) {
+	messages, err := k.dump(syscall.RTM_GETADDR, syscall.RTM_NEWADDR, nl.NewIfAddrmsg(syscall.AF_INET))
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	return messages, nil
 }

@@ -19,7 +19,7 @@ type Link struct {
 	MTU      int    // in bytes
 	Ethernet bool   // its link layer
 	Up       bool
-	carrier  bool // its lower layer is up
+	Carrier  bool // it is up, and so is its lower layer
 	observed linkObservers
 }
 
@@ -73,7 +73,7 @@ func parseLink(message []byte) (l Link, ok bool) {
 	l.Index = int(header.Index)
 	l.Ethernet = header.Type == syscall.ARPHRD_ETHER
 	l.Up = header.Flags&syscall.IFF_UP != 0
-	l.carrier = header.Flags&unix.IFF_LOWER_UP != 0
+	l.Carrier = header.Flags&unix.IFF_LOWER_UP != 0
 	for _, a := range attributes(message[syscall.SizeofIfInfomsg:]) {
 		switch a.Attr.Type &^ nlaFlags {
 		case syscall.IFLA_IFNAME:
@@ -164,6 +164,11 @@ func (w *Watcher) reload() error {
 	}
 	w.addresses.replace(addresses)
 	w.setOwn()
+	for _, followers := range w.onDevice {
+		for f := range followers {
+			(*f)()
+		}
+	}
 	return nil
 }
 
@@ -174,6 +179,10 @@ func (w *Watcher) setLink(l Link) {
 		return
 	}
 	w.links.set(l)
+	if before.Name != l.Name || before.altNames != l.altNames {
+		w.deviceChanged(before)
+		w.deviceChanged(l)
+	}
 	if before.observed != l.observed {
 		w.setLinkObservers(before, l)
 		if before.observed = l.observed; before == l {
@@ -190,7 +199,7 @@ func (w *Watcher) setLink(l Link) {
 	w.doubtLink(l)
 	// A link that comes up may revive routes without an event about them. Those into
 	// Followers' own links are announced.
-	if l.Up && l.carrier && !(before.Up && before.carrier) && len(followers) == 0 {
+	if l.Up && l.Carrier && !(before.Up && before.Carrier) && len(followers) == 0 {
 		w.followings.unreachable.doubt()
 	}
 }
@@ -209,6 +218,7 @@ func (w *Watcher) linkGone(index int) {
 	l := w.links.byIndex[index]
 	l.Index = index
 	w.links.remove(index)
+	w.deviceChanged(l)
 	for f := range w.followings.byOwnLink[index] {
 		f.follower.LinkChanged(Link{Index: index}, false)
 		f.publishAgain()

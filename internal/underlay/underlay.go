@@ -58,11 +58,12 @@ type Watcher struct {
 	links       links
 	addresses   addresses
 	onAddresses []func(own []netip.Addr)
-	ruleByProto bool   // some rule selects by protocol, which no lookup can ask for
-	filtered    string // what filters outer packets; empty for nothing
-	filterEvent uint64 // counts the events about filters
-	netdevEvent uint64 // and those about chains at devices
-	conflict    string // what else handles ipip packets, as logged
+	onDevice    map[string]map[*func()]struct{} // by the name of the device
+	ruleByProto bool                            // some rule selects by protocol, which no lookup can ask for
+	filtered    string                          // what filters outer packets; empty for nothing
+	filterEvent uint64                          // counts the events about filters
+	netdevEvent uint64                          // and those about chains at devices
+	conflict    string                          // what else handles ipip packets, as logged
 	followings  followings
 	change      uint64 // counts the events that concern all Followings
 	nextIdle    int    // where the next poll starts among followings.byRemote
@@ -93,6 +94,7 @@ func Open(log *slog.Logger) (*Watcher, error) {
 		links:      newLinks(),
 		addresses:  newAddresses(),
 		followings: newFollowings(),
+		onDevice:   map[string]map[*func()]struct{}{},
 	}
 	if err := w.reload(); err != nil {
 		k.close()

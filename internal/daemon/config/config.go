@@ -36,6 +36,17 @@ type Tunnel struct {
 	Line int
 }
 
+// Between returns t with the addresses of those of its ends that are names.
+func (t Tunnel) Between(local, remote netip.Addr) Tunnel {
+	if t.Config.LocalDevice != "" {
+		t.Config.Local = local
+	}
+	if t.Config.RemoteName != "" {
+		t.Config.Remote = remote
+	}
+	return t
+}
+
 // Route is a route by the tunnel's link.
 type Route struct {
 	To     netip.Prefix // masked

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"goipip/internal/daemon/config"
 	"goipip/internal/tunnel"
@@ -32,6 +33,7 @@ func TestEveryKey(t *testing.T) {
 				Name: "tun01", Local: addr("10.90.6.238"), Remote: addr("192.168.1.129"),
 				Address: prefix("172.66.1.101/32"), Peer: addr("172.66.2.101"),
 				MTU: 1400, TTL: 64, TOS: 0x10, InheritTOS: true, Device: "eth0", Mark: 7, RelayICMP: true,
+				Keepalive: tunnel.Duration(10 * time.Second), KeepaliveRetries: 5,
 				Transmit: tunnel.TransmitPacket, Fast: tunnel.FastAuto, ClampMSS: tunnel.ClampAuto, Queues: 3, NoOffload: true,
 			},
 			Addresses: []netip.Prefix{prefix("10.0.0.1/24"), prefix("10.0.1.1/32")},
@@ -39,17 +41,17 @@ func TestEveryKey(t *testing.T) {
 			File:      path, Line: 6,
 		}, {
 			Config: tunnel.Config{
-				Name: "eth0.5", Local: addr("192.0.2.1"), Remote: addr("192.0.2.2"), TOS: 0x10, NoPMTUDisc: true, Mark: 7,
+				Name: "eth0.5", LocalDevice: "eth0", RemoteName: "gw.example.net", ResolveInterval: tunnel.Duration(30 * time.Second), TOS: 0x10, NoPMTUDisc: true, Mark: 7,
 				Queues: tunnel.DefaultQueues(),
 			},
-			File: path, Line: 29,
+			File: path, Line: 32,
 		}, {
 			Config: tunnel.Config{
 				Name: "tun03", Local: addr("192.0.2.1"), Remote: addr("192.0.2.3"), TTL: 64, TOS: 0xb8,
 				Transmit: tunnel.TransmitRaw, Fast: tunnel.FastOn, ClampMSS: 1360, Queues: tunnel.DefaultQueues(),
 			},
 			Routes: []config.Route{{To: prefix("203.0.113.7/32")}, {To: prefix("203.0.113.8/32")}},
-			File:   path, Line: 31,
+			File:   path, Line: 34,
 		}},
 	}
 	if diff := cmp.Diff(want, got, comparable); diff != "" {

@@ -20,8 +20,8 @@ func TestErrors(t *testing.T) {
 		{`MTU = 1400`, at + `1: tunnel.tun01.MTU: unknown key: did you mean "mtu"?`},
 		{`noptmudisc = true`, at + `1: tunnel.tun01.noptmudisc: unknown key: did you mean "nopmtudisc"?`},
 		{`name = "tun02"`, at + `1: tunnel.tun01.name: unknown key: a tunnel's name stands in the header of its table, [tunnel.NAME]`},
-		{`colour.front = 1`, at + `1: tunnel.tun01.colour: unknown key: the keys here are local, remote, address, peer, addresses, routes, ` +
-			`mtu, ttl, tos, nopmtudisc, dev, fwmark, icmp, queues, offload, tx, fast-path, clamp-mss`},
+		{`colour.front = 1`, at + `1: tunnel.tun01.colour: unknown key: the keys here are local, remote, resolve-interval, address, peer, addresses, routes, ` +
+			`mtu, ttl, tos, nopmtudisc, dev, fwmark, icmp, keepalive, keepalive-retries, queues, offload, tx, fast-path, clamp-mss`},
 		{`local = "192.0.2.9"`, at + "1: tunnel.tun01.local: given twice, first at goipip.toml:2: leave one out"},
 
 		// Types.
@@ -57,6 +57,13 @@ func TestErrors(t *testing.T) {
 		{`tos = 10`, at + "7: tunnel.tun01.tos: 10: must be hexadecimal, 00 to ff, a name such as EF (rt_dsfield), or inherit"},
 		{`fwmark = -1`, at + "10: tunnel.tun01.fwmark: -1: must be 0 to 0xffffffff"},
 		{`icmp = "no"`, at + `8: tunnel.tun01.icmp: "no": must be linux or rfc2003`},
+		{`resolve-interval = "30s"`, at + "20: tunnel.tun01.resolve-interval: needs a host name as remote"},
+		{`resolve-interval = 30`, at + `20: tunnel.tun01.resolve-interval: is a number: must be a string, as in resolve-interval = "30s"`},
+		{`keepalive = "10"`, at + `13: tunnel.tun01.keepalive: "10": must be a time from 100ms to 1h, such as 10s`},
+		{`keepalive = "10s"`, at + "13: tunnel.tun01.keepalive: needs address, the inner address of this end, to which replies come back by the tunnel"},
+		{`keepalive-retries = 3`, at + "21: tunnel.tun01.keepalive-retries: 3 needs keepalive, the time between two echo requests"},
+		{`keepalive-retries = 0`, at + "21: tunnel.tun01.keepalive-retries: 0: must be 1 to 100"},
+		{`keepalive-retries = 101`, at + "21: tunnel.tun01.keepalive-retries: 101: must be 1 to 100"},
 		{`fast-path = true`, at + `13: tunnel.tun01.fast-path: is a boolean: must be a string, as in fast-path = "auto"`},
 		{`fast-path = "yes"`, at + `13: tunnel.tun01.fast-path: "yes": must be off or auto or on`},
 		{`clamp-mss = true`, at + `13: tunnel.tun01.clamp-mss: is a boolean: must be a number or a string, as in clamp-mss = 1360 or clamp-mss = "auto"`},
@@ -96,7 +103,11 @@ func TestErrors(t *testing.T) {
 		{"[tunnel.tun02]\nremote = '192.0.2.1'\n[tunnel.tun03]\nlocal = 'any'\nremote = '192.0.2.1'",
 			"goipip.toml:8:10: tunnel.tun03.remote: tunnel.tun02 at goipip.toml:4 is between any and 192.0.2.1 too: give each tunnel a pair of ends of its own"},
 		{"[tunnel.tun02]\nremote = '0.0.0.0'", "goipip.toml:5:10: tunnel.tun02.remote: 0.0.0.0: not the address of one host"},
-		{"[tunnel.tun02]\nlocal = 'eth0'\nremote = '192.0.2.1'", `goipip.toml:5:9: tunnel.tun02.local: "eth0": must be an IPv4 address, such as 192.0.2.1, or any`},
+		{"[tunnel.tun02]\nlocal = '10.0.0.300'\nremote = '192.0.2.1'",
+			`goipip.toml:5:9: tunnel.tun02.local: "10.0.0.300": must be an IPv4 address, such as 192.0.2.1, a device, such as eth0, or any`},
+		{"[tunnel.tun02]\nremote = '192.0.2.300'", `goipip.toml:5:10: tunnel.tun02.remote: "192.0.2.300": must be an IPv4 address, such as 192.0.2.1, or a host name`},
+		{pair("tun02", "gw") + pair("tun03", "gw"), "goipip.toml:9:10: tunnel.tun03.remote: tunnel.tun02 at goipip.toml:4 is between 10.0.0.1 and gw too: " +
+			"give each tunnel a pair of ends of its own"},
 		{pair("tun02", "::1"), "goipip.toml:6:10: tunnel.tun02.remote: ::1: ipip runs over IPv4 only, and this is an IPv6 address"},
 		{pair(`"a b"`, "192.0.2.2"), at + `9: tunnel."a b": "a b": not a name that a link can have`},
 		{pair("abcdefghijklmnop", "192.0.2.2"), at + `9: tunnel.abcdefghijklmnop: "abcdefghijklmnop": 16 bytes long, and a link's name has at most 15`},

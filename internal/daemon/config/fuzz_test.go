@@ -130,6 +130,9 @@ func written(f *File) string {
 		if t.Config.MTU != 0 {
 			key("mtu", strconv.Itoa(t.Config.MTU))
 		}
+		if t.Config.KeepaliveRetries != 0 {
+			key("keepalive-retries", strconv.Itoa(t.Config.KeepaliveRetries))
+		}
 		key("queues", strconv.Itoa(t.Config.Queues))
 		key("nopmtudisc", strconv.FormatBool(t.Config.NoPMTUDisc))
 		str("dev", t.Config.Device)

@@ -24,6 +24,7 @@ type key[T any] struct {
 var tunnelKeys = []key[Tunnel]{
 	{"local", `a string, as in local = "192.0.2.1"`, fromText("local")},
 	{"remote", `a string, as in remote = "192.0.2.2"`, fromText("remote")},
+	{"resolve-interval", `a string, as in resolve-interval = "30s"`, fromText("resolve-interval")},
 	{"address", `a string, as in address = "10.0.0.1"`, fromText("address")},
 	{"peer", `a string, as in peer = "10.0.0.2"`, fromText("peer")},
 	{"addresses", `a list of strings, as in addresses = ["10.0.0.1/24"]`, readAddresses},
@@ -35,6 +36,8 @@ var tunnelKeys = []key[Tunnel]{
 	{"dev", `a string, as in dev = "eth0"`, readDevice},
 	{"fwmark", `a number or a string, as in fwmark = 7 or fwmark = "0x7"`, fromText("fwmark", decimal)},
 	{"icmp", `a string, as in icmp = "linux"`, fromText("icmp")},
+	{"keepalive", `a string, as in keepalive = "10s"`, fromText("keepalive")},
+	{"keepalive-retries", "a number, as in keepalive-retries = 3", readKeepaliveRetries},
 	{"queues", "a number, as in queues = 1", number(func(t *Tunnel) *int { return &t.Config.Queues })},
 	{"offload", `a string, as in offload = "auto"`, fromText("offload")},
 	{"tx", `a string, as in tx = "auto"`, fromText("tx")},
@@ -180,6 +183,15 @@ func readMTU(s *scope, n *node, t *Tunnel) {
 		s.invalid(n, fmt.Errorf("must be %d to %d: leave it out for the route's", tunnel.MinMTU, tunnel.MaxMTU))
 	}
 	t.Config.MTU = v
+}
+
+// readKeepaliveRetries reads a number that is not 0, which stands for the default.
+func readKeepaliveRetries(s *scope, n *node, t *Tunnel) {
+	v, ok := s.integer(n)
+	if ok && v == 0 {
+		s.invalid(n, fmt.Errorf("must be 1 to %d", tunnel.MaxKeepaliveRetries))
+	}
+	t.Config.KeepaliveRetries = v
 }
 
 // limited reads an integer from least on that fits what netlink has for it, on every

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"net/netip"
 	"strings"
 
 	"goipip/internal/tunnel"
@@ -13,12 +12,12 @@ import (
 type reader struct {
 	file  File
 	errs  []*Error
-	first map[string]string        // where each tunnel and key of the process was given first
-	ends  map[[2]netip.Addr]string // the tunnel between these ends, and where it is
+	first map[string]string    // where each tunnel and key of the process was given first
+	ends  map[[2]string]string // the tunnel between these ends, as they are written, and where it is
 }
 
 func newReader() *reader {
-	return &reader{first: map[string]string{}, ends: map[[2]netip.Addr]string{}}
+	return &reader{first: map[string]string{}, ends: map[[2]string]string{}}
 }
 
 // read adds what d says, and all errors of d.
@@ -126,13 +125,13 @@ func (d *document) fieldError(n *node, good map[string]bool, e *tunnel.FieldErro
 
 // pair says so if another tunnel has the same ends (O7).
 func (r *reader) pair(d *document, n *node, t *Tunnel) {
-	ends := [2]netip.Addr{t.Config.Local, t.Config.Remote}
-	if !ends[1].IsValid() {
+	ends := [2]string{localText(&t.Config), remoteText(&t.Config)}
+	if ends[1] == "" {
 		return
 	}
 	if other, ok := r.ends[ends]; ok {
 		d.fail(n.known["remote"].at, n.known["remote"].path(),
-			"%s is between %s and %v too: give each tunnel a pair of ends of its own", other, t.Config.LocalText(), ends[1])
+			"%s is between %s and %s too: give each tunnel a pair of ends of its own", other, ends[0], ends[1])
 		return
 	}
 	r.ends[ends] = n.path() + " at " + d.where(n.keyAt)

@@ -29,13 +29,17 @@ func (s Setting) Text(c *tunnel.Config) string { return s.text(c) }
 // Settings has the settings whose notation is more than a number, a name or a
 // boolean, by the name of their flag and key.
 var Settings = map[string]Setting{
-	"local":   {setLocal, func(c *tunnel.Config) string { return c.LocalText() }},
-	"remote":  setting(func(c *tunnel.Config) *netip.Addr { return &c.Remote }, parseAddr, validText[netip.Addr]),
+	"local":   {setLocal, localText},
+	"remote":  {setRemote, remoteText},
 	"address": setting(func(c *tunnel.Config) *netip.Prefix { return &c.Address }, parsePrefix, validText[netip.Prefix]),
 	"peer":    setting(func(c *tunnel.Config) *netip.Addr { return &c.Peer }, parseAddr, validText[netip.Addr]),
 	"ttl":     setting(func(c *tunnel.Config) *uint8 { return &c.TTL }, parseTTL, ttlText),
 	"tos":     {setTOS, tosText},
 	"fwmark":  setting(func(c *tunnel.Config) *uint32 { return &c.Mark }, parseMark, markText),
+	"resolve-interval": setting(func(c *tunnel.Config) *tunnel.Duration { return &c.ResolveInterval },
+		duration("30s", tunnel.MinResolveInterval, tunnel.MaxResolveInterval), durationText),
+	"keepalive": setting(func(c *tunnel.Config) *tunnel.Duration { return &c.Keepalive },
+		duration("10s", tunnel.MinKeepalive, tunnel.MaxKeepalive), durationText),
 	"icmp": choice(func(c *tunnel.Config) *bool { return &c.RelayICMP },
 		[]string{"linux", "rfc2003"}, []bool{false, true}),
 	"offload": choice(func(c *tunnel.Config) *bool { return &c.NoOffload },
@@ -109,21 +113,67 @@ func choice[T comparable](in func(*tunnel.Config) *T, words []string, values []T
 	return setting(in, parse, func(v T) string { return words[slices.Index(values, v)] })
 }
 
-// setLocal reads an IPv4 address, or any, which ip-tunnel(8) also takes 0.0.0.0 for (O11).
+// setLocal reads an IPv4 address, a device, whose address is meant, or any, which ip-tunnel(8)
+// also takes 0.0.0.0 for (O11).
 func setLocal(c *tunnel.Config, s string) error {
-	if s == "any" {
-		c.Local = netip.Addr{}
-		return nil
-	}
 	a, err := netip.ParseAddr(s)
-	if err != nil {
-		return errors.New("must be an IPv4 address, such as 192.0.2.1, or any")
+	switch {
+	case s == "any", a == netip.IPv4Unspecified():
+		c.Local, c.LocalDevice = netip.Addr{}, ""
+	case err == nil:
+		c.Local, c.LocalDevice = a, ""
+	case tunnel.IsDeviceName(s):
+		c.Local, c.LocalDevice = netip.Addr{}, s
+	default:
+		return errors.New("must be an IPv4 address, such as 192.0.2.1, a device, such as eth0, or any")
 	}
-	if a == netip.IPv4Unspecified() {
-		a = netip.Addr{}
-	}
-	c.Local = a
 	return nil
+}
+
+func localText(c *tunnel.Config) string {
+	if c.LocalDevice != "" {
+		return c.LocalDevice
+	}
+	return c.LocalText()
+}
+
+// setRemote reads an IPv4 address or a host name.
+func setRemote(c *tunnel.Config, s string) error {
+	a, err := netip.ParseAddr(s)
+	switch {
+	case err == nil:
+		c.Remote, c.RemoteName = a, ""
+	case tunnel.IsHostName(s):
+		c.Remote, c.RemoteName = netip.Addr{}, s
+	default:
+		return errors.New("must be an IPv4 address, such as 192.0.2.1, or a host name")
+	}
+	return nil
+}
+
+func remoteText(c *tunnel.Config) string {
+	if c.RemoteName != "" {
+		return c.RemoteName
+	}
+	return validText(c.Remote)
+}
+
+// duration reads a time from least to most, such as example.
+func duration(example string, least, most tunnel.Duration) func(string) (tunnel.Duration, error) {
+	return func(s string) (tunnel.Duration, error) {
+		d, err := tunnel.ParseDuration(s)
+		if err != nil || d < least || d > most {
+			return d, fmt.Errorf("must be a time from %v to %v, such as %s", least, most, example)
+		}
+		return d, nil
+	}
+}
+
+func durationText(d tunnel.Duration) string {
+	if d == 0 {
+		return "" // none
+	}
+	return d.String()
 }
 
 // parseAddr reads an IPv4 address. That it is not an IPv6 one, Validate checks.

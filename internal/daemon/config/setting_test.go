@@ -23,8 +23,8 @@ func TestParseListen(t *testing.T) {
 // TestSettings reads each setting and shows it, in the notation that it reads.
 func TestSettings(t *testing.T) {
 	for name, texts := range map[string]map[string]string{ // what is read: what is shown
-		"local":   {"192.0.2.1": "192.0.2.1", "any": "any", "0.0.0.0": "any"},
-		"remote":  {"192.0.2.2": "192.0.2.2"},
+		"local":   {"192.0.2.1": "192.0.2.1", "any": "any", "0.0.0.0": "any", "eth0": "eth0", "br-lan.7": "br-lan.7"},
+		"remote":  {"192.0.2.2": "192.0.2.2", "gw.example.net": "gw.example.net", "gw_1.example.net.": "gw_1.example.net.", "gw": "gw"},
 		"address": {"10.0.0.1": "10.0.0.1/32", "10.0.0.1/24": "10.0.0.1/24"},
 		"peer":    {"10.0.0.2": "10.0.0.2"},
 		"ttl":     {"64": "64", "0x40": "64", "inherit": "inherit", "0": "inherit"},
@@ -33,6 +33,9 @@ func TestSettings(t *testing.T) {
 		"icmp":    {"linux": "linux", "rfc2003": "rfc2003"},
 		"offload": {"auto": "auto", "off": "off"},
 		"tx":      {"auto": "auto", "raw": "raw", "packet": "packet"},
+
+		"resolve-interval": {"30s": "30s", "1m30s": "1m30s", "24h": "24h"},
+		"keepalive":        {"10s": "10s", "1h": "1h", "10m0s": "10m", "100ms": "100ms", "1.5s": "1.5s"},
 
 		"fast-path": {"off": "off", "auto": "auto", "on": "on"},
 		"clamp-mss": {"off": "off", "auto": "auto", "536": "536", "0x550": "1360", "65475": "65475"},
@@ -48,7 +51,24 @@ func TestSettings(t *testing.T) {
 			}
 		}
 	}
-	if len(config.Settings) != 12 {
+	if len(config.Settings) != 14 {
 		t.Errorf("%d settings", len(config.Settings))
+	}
+}
+
+// What is neither an address nor a name is refused, and above all a mistyped address.
+func TestSettings_Names(t *testing.T) {
+	for name, texts := range map[string][]string{
+		"local":            {"10.0.0.300", "10.0.0", "10.0.0.1/24", "-eth0", "eth 0", "averyveryverylongname", "1eth"},
+		"remote":           {"10.0.0.300", "10.0.0.1.", "10.0.0.1/24", "gw.example.7", "-gw", "gw..net", "gw example", "gwö", "."},
+		"resolve-interval": {"30", "0", "0s", "500ms", "25h", "-1s"},
+		"keepalive":        {"10", "0s", "50ms", "2h", "-1s", "often"},
+	} {
+		for _, text := range texts {
+			var c tunnel.Config
+			if err := config.Settings[name].Set(&c, text); err == nil {
+				t.Errorf("%s %s: no error", name, text)
+			}
+		}
 	}
 }

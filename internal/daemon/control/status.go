@@ -57,9 +57,9 @@ const (
 type TunnelStatus struct {
 	Name   string        `json:"name"`   // that the link was created with, which log lines have
 	Config tunnel.Config `json:"config"` // in force; Config.Name is the link's present name
-	Since  time.Time     `json:"since"`  // when the tunnel was made
+	Since  time.Time     `json:"since"`  // when the tunnel was made, or began to wait
 
-	Index int  `json:"index"` // of the link
+	Index int  `json:"index"` // of the link; 0 while the tunnel waits for the address of a name, as Trouble says
 	Up    bool `json:"up"`    // the link is
 	Away  bool `json:"away"`  // the link is in another network namespace; Up and MTU are as last seen
 	MTU   int  `json:"mtu"`   // of the link, in bytes
@@ -73,6 +73,9 @@ type TunnelStatus struct {
 
 	// FastPath is how the tunnel stands to the kernel's fast path; nil if it is off.
 	FastPath *FastPath `json:"fast_path,omitempty"`
+
+	// Keepalive is what echo requests tell of the remote end; nil without a keepalive.
+	Keepalive *Keepalive `json:"keepalive,omitempty"`
 
 	// SoftErrors is how many of the next senders are notified of an ICMP error about the
 	// tunnel (T8).
@@ -106,6 +109,12 @@ type FastPath struct {
 	WhyNot   string `json:"why_not,omitempty"` // why it does not
 	Sent     uint64 `json:"sent"`              // packets that it has carried so far; TX and RX have them too
 	Received uint64 `json:"received"`
+}
+
+// Keepalive is whether the remote end answers.
+type Keepalive struct {
+	Carrier     bool      `json:"carrier"`               // of the link: off while the remote end does not answer
+	SilentSince time.Time `json:"silent_since,omitzero"` // when the last packet came, to the precision of the setting; zero while Carrier
 }
 
 // Traffic is what passed in one direction.
