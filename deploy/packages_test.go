@@ -112,16 +112,22 @@ func TestPackages(t *testing.T) {
 			})
 		}
 	})
-	t.Run("Arm64", func(t *testing.T) {
+	t.Run("Release", func(t *testing.T) {
 		labtest.Need(t, "arm64")
 		other := copySource(t, string(source), filepath.Join(t.TempDir(), "other"))
-		for _, s := range []tree{source, other} {
-			run(t, string(s), "make", "packages", "VERSION=0.1.0", "ARCHS=arm64")
-		}
+		run(t, string(source), "make", "release", "VERSION=0.1.0")
+		run(t, string(other), "make", "packages", "VERSION=0.1.0", "ARCHS=arm64")
 		for _, name := range []string{"goipip_0.1.0_arm64.deb", "goipip-0.1.0-1.aarch64.rpm"} {
-			if !bytes.Equal(source.file(t, "dist/"+name), other.file(t, "dist/"+name)) {
+			if !bytes.Equal(source.file(t, "dist/release/"+name), other.file(t, "dist/"+name)) {
 				t.Errorf("%s is not reproducible", name)
 			}
+		}
+		release := filepath.Join(string(source), "dist/release")
+		if out := run(t, release, "sha256sum", "-c", "SHA256SUMS"); strings.Count(out, ": OK\n") != 8 {
+			t.Errorf("checksums of 2 × (deb, rpm, program, modules):\n%s", out)
+		}
+		if modules := source.file(t, "dist/release/goipip-linux-arm64.cdx.json"); !bytes.Contains(modules, []byte(`"purl": "pkg:golang/github.com/spf13/cobra@v`)) {
+			t.Error("the list of modules lacks cobra")
 		}
 	})
 }
