@@ -6,7 +6,7 @@
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # Packages, and the program that shows that they are there.
-NEEDS := iproute2:ip iputils-ping:ping tcpdump:tcpdump socat:socat ethtool:ethtool \
+NEEDS := git:git iproute2:ip iputils-ping:ping tcpdump:tcpdump socat:socat ethtool:ethtool \
 	nftables:nft iptables:iptables-legacy user-mode-linux:linux.uml util-linux:setpriv libcap2-bin:setcap gcc,libc6-dev:gcc \
 	clang,libbpf-dev,linux-libc-dev:clang prometheus:promtool tshark:tshark dnsmasq-base:dnsmasq systemd:systemd-analyze
 
@@ -24,6 +24,8 @@ RESULTS := bench/results
 # the same bytes, wherever it is built.
 OUT ?= goipip
 LDFLAGS ?=
+# The commit goes into the program where git tells it.
+VCS := $(if $(shell git rev-parse HEAD 2>/dev/null),auto,false)
 
 # Later versions of nfpm need modules that not every Go module proxy has.
 NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
@@ -41,7 +43,7 @@ CYCLONEDX := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 all: goipip
 
 goipip: FORCE
-	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '$(LDFLAGS)' -o $(OUT) ./cmd/goipip
+	CGO_ENABLED=0 go build -trimpath -buildvcs=$(VCS) -ldflags '$(LDFLAGS)' -o $(OUT) ./cmd/goipip
 FORCE:
 
 # A package for each of ARCHS in each of FORMATS, in DIST.

@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// commands are the indented lines of a section of docs/install.md.
+// commands are the indented lines of a section of docs/install.md; of that about Debian only the first
+// ones, which install, because the others are for later.
 func commands(t *testing.T, section string) (lines []string) {
 	t.Helper()
 	_, text, ok := strings.Cut(read(t, "docs/install.md"), "\n## "+section+"\n")
@@ -21,7 +22,7 @@ func commands(t *testing.T, section string) (lines []string) {
 		if command, ok := strings.CutPrefix(line, "    "); ok {
 			lines = append(lines, strings.TrimSpace(command))
 		} else if len(lines) > 0 && strings.TrimSpace(line) != "" && section == "Debian, Ubuntu" {
-			break // what is behind the first block is for later
+			break
 		}
 	}
 	return lines

@@ -112,16 +112,22 @@ func TestPackages(t *testing.T) {
 			})
 		}
 	})
-	t.Run("Arm64", func(t *testing.T) {
+	t.Run("Release", func(t *testing.T) {
 		labtest.Need(t, "arm64")
 		other := copySource(t, string(source), filepath.Join(t.TempDir(), "other"))
-		for _, s := range []tree{source, other} {
-			run(t, string(s), "make", "packages", "VERSION=0.1.0", "ARCHS=arm64")
-		}
+		run(t, string(source), "make", "release", "VERSION=0.1.0")
+		run(t, string(other), "make", "packages", "VERSION=0.1.0", "ARCHS=arm64")
 		for _, name := range []string{"goipip_0.1.0_arm64.deb", "goipip-0.1.0-1.aarch64.rpm"} {
-			if !bytes.Equal(source.file(t, "dist/"+name), other.file(t, "dist/"+name)) {
+			if !bytes.Equal(source.file(t, "dist/release/"+name), other.file(t, "dist/"+name)) {
 				t.Errorf("%s is not reproducible", name)
 			}
+		}
+		release := filepath.Join(string(source), "dist/release")
+		if out := run(t, release, "sha256sum", "-c", "SHA256SUMS"); strings.Count(out, ": OK\n") != 8 {
+			t.Errorf("checksums of 2 × (deb, rpm, program, modules):\n%s", out)
+		}
+		if modules := source.file(t, "dist/release/goipip-linux-arm64.cdx.json"); !bytes.Contains(modules, []byte(`"purl": "pkg:golang/github.com/spf13/cobra@v`)) {
+			t.Error("the list of modules lacks cobra")
 		}
 	})
 }
@@ -280,18 +286,16 @@ func rpmFiles(t *testing.T, b []byte) string {
 	if len(signature) == 0 {
 		t.Error("the package has no digests")
 	}
-	const (
-		name, version, license       = 1000, 1001, 1014
-		postin, preun, postun        = 1024, 1025, 1026
-		modes, flags, recommends     = 1030, 1037, 5046
-		dirIndexes, bases, dirs      = 1116, 1117, 1118
-		typeInt16, typeInt32, buildH = 3, 4, 1007
+	const ( // RPMTAG_ of rpmtag.h
+		name, version, license, recommends, buildHost = 1000, 1001, 1014, 5046, 1007
+		postin, preun, postun                         = 1024, 1025, 1026
+		modes, flags, dirIndexes, bases, dirs         = 1030, 1037, 1116, 1117, 1118
 	)
 	text := func(tag int) []string {
 		return strings.Split(strings.TrimSuffix(string(header[tag].data), "\x00"), "\x00")
 	}
 	number := func(tag, i int) int {
-		if header[tag].kind == typeInt16 {
+		if header[tag].kind == rpmInt16 {
 			return int(binary.BigEndian.Uint16(header[tag].data[2*i:]))
 		}
 		return int(binary.BigEndian.Uint32(header[tag].data[4*i:]))
@@ -314,14 +318,17 @@ func rpmFiles(t *testing.T, b []byte) string {
 		lines = append(lines, line)
 	}
 	slices.Sort(lines)
-	head := fmt.Sprintf("Name: %s\nVersion: %s\nLicense: %s\nRecommends: %s\nBuild Host: %s\n\n", text(name)[0], text(version)[0], text(license)[0], text(recommends)[0], text(buildH)[0])
+	head := fmt.Sprintf("Name: %s\nVersion: %s\nLicense: %s\nRecommends: %s\nBuild Host: %s\n\n", text(name)[0], text(version)[0], text(license)[0], text(recommends)[0], text(buildHost)[0])
 	return head + strings.Join(lines, "\n") + "\n"
 }
 
-// rpmEntry is the value of a tag: count elements of a type.
+// rpmInt16 and the others are types of values (rpmTagType).
+const rpmInt16, rpmString, rpmStrings, rpmI18N = 3, 6, 8, 9
+
+// rpmEntry is the value of a tag.
 type rpmEntry struct {
-	kind, count int
-	data        []byte // from the first element on; of strings, only these
+	kind int
+	data []byte // from the first element on; of strings, only these
 }
 
 // rpmHeader reads a header structure (format.md of rpm, "Header Structure").
@@ -342,14 +349,14 @@ func rpmHeader(t *testing.T, r io.Reader) map[int]rpmEntry {
 	entries := map[int]rpmEntry{}
 	for _, e := range index {
 		data := store[e.Offset:]
-		if strs := map[uint32]bool{6: true, 8: true, 9: true}; strs[e.Kind] {
+		if e.Kind == rpmString || e.Kind == rpmStrings || e.Kind == rpmI18N {
 			end := 0
 			for range e.Count {
 				end += bytes.IndexByte(data[end:], 0) + 1
 			}
 			data = data[:end]
 		}
-		entries[int(e.Tag)] = rpmEntry{int(e.Kind), int(e.Count), data}
+		entries[int(e.Tag)] = rpmEntry{int(e.Kind), data}
 	}
 	return entries
 }
