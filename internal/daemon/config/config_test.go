@@ -42,14 +42,14 @@ func TestEveryKey(t *testing.T) {
 				Name: "eth0.5", Local: addr("192.0.2.1"), Remote: addr("192.0.2.2"), TOS: 0x10, NoPMTUDisc: true, Mark: 7,
 				Queues: tunnel.DefaultQueues(),
 			},
-			File: path, Line: 29,
+			File: path, Line: 30,
 		}, {
 			Config: tunnel.Config{
 				Name: "tun03", Local: addr("192.0.2.1"), Remote: addr("192.0.2.3"), TTL: 64, TOS: 0xb8,
 				Transmit: tunnel.TransmitRaw, Fast: tunnel.FastOn, ClampMSS: 1360, Queues: tunnel.DefaultQueues(),
 			},
 			Routes: []config.Route{{To: prefix("203.0.113.7/32")}, {To: prefix("203.0.113.8/32")}},
-			File:   path, Line: 31,
+			File:   path, Line: 32,
 		}},
 	}
 	if diff := cmp.Diff(want, got, comparable); diff != "" {
