@@ -29,6 +29,7 @@ type Daemon struct {
 	host    *tunnel.Host
 	process control.Process
 	sampler sampler
+	life    life
 	steps   atomic.Uint64 // see Steps
 	failed  chan struct{} // see Failed
 	scraped atomic.Bool   // LastStatus was called, so that queue drops are to be read

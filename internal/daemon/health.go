@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -43,17 +44,36 @@ func named(trouble string, names []string) string {
 	return fmt.Sprintf(", %d %s: %s%s", len(names), trouble, strings.Join(names[:min(len(names), mostNamed)], " "), more)
 }
 
-// Alive reports whether all loops that carry packets have gone round since the call before,
-// see engine.Engine.
-func (d *Daemon) Alive() bool { return d.host.Alive() }
+// askInterval is the least time between two questions to the loops. An idle loop answers in
+// microseconds, and one that waits for a full queue in 10 ms.
+const askInterval = 100 * time.Millisecond
+
+// life is what the loops have answered. A watchdog and any number of probes share it: one that
+// asked just behind another would take a loop that has had no time to answer for one that hangs.
+type life struct {
+	mu      sync.Mutex
+	asked   time.Time
+	hanging bool // one of them had not answered when it was asked again
+}
+
+// Alive reports whether all loops that carry packets have gone round since they were asked last,
+// and asks again, see engine.Engine. Within askInterval it has the former result.
+func (d *Daemon) Alive() bool {
+	l := &d.life
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now := time.Now(); now.Sub(l.asked) >= askInterval {
+		l.hanging, l.asked = !d.host.Alive(), now
+	}
+	return !l.hanging
+}
 
 // Health returns an error if no packets can pass in this process any more: the loops that carry
-// them have ended, or one gives no sign of life within a second.
+// them have ended, or one has not gone round since the call before, nor within a second.
 func (d *Daemon) Health() error {
 	if err := d.host.Err(); err != nil {
 		return fmt.Errorf("the loops that carry packets have ended: %w: restart goipip", err)
 	}
-	d.Alive() // asks
 	for until := time.Now().Add(time.Second); !d.Alive(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(until) {
 			return errors.New("a loop that carries packets hangs: restart goipip")

@@ -105,3 +105,15 @@ func TestConfigured(t *testing.T) {
 		}
 	}
 }
+
+// However many ask at once, a daemon whose loops go round is alive.
+func TestAlive(t *testing.T) {
+	t.Parallel()
+	d, there := newDaemon(t)
+	there(func() error { return d.Apply([]config.Tunnel{wants("tun01", "192.0.2.1")}) })
+	for range 100 {
+		if err := d.Health(); err != nil || !d.Alive() || !d.Alive() {
+			t.Fatalf("not alive, %v", err)
+		}
+	}
+}

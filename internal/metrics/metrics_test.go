@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -246,6 +247,54 @@ func TestHealth(t *testing.T) {
 	l.says("/healthz", 503, "a loop that carries packets hangs: restart goipip\n")
 	l.daemon.Signal(unix.SIGKILL) // which nothing else ends
 	l.daemon.Wait(labtest.Context(t))
+}
+
+// A process whose loops go on is healthy again.
+func TestHealth_Again(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.daemon, l.log = l.start(l.a, "tunnel is up", "-local", "192.168.6.1", "-remote", "192.168.6.2", "-metrics", served)
+	l.says("/healthz", 200, "alive\n")
+	runtime.LockOSThread() // a thread that traces is the only one that may let go
+	defer runtime.UnlockOSThread()
+	var stopped []int
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", l.daemon.Pid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, thread := range threads {
+		call, err := os.ReadFile(filepath.Join(thread, "syscall"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if number, _, _ := strings.Cut(string(call), " "); number != "7" && number != fmt.Sprint(unix.SYS_PPOLL) {
+			continue // only loops are in poll(2), which amd64 has beside ppoll, by this number
+		}
+		tid, err := strconv.Atoi(filepath.Base(thread))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.PtraceSeize(tid); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.PtraceInterrupt(tid); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := unix.Wait4(tid, nil, unix.WALL, nil); err != nil {
+			t.Fatal(err)
+		}
+		stopped = append(stopped, tid)
+	}
+	if len(stopped) < 2 {
+		t.Fatalf("threads %v carry packets", stopped)
+	}
+	l.says("/healthz", 503, "a loop that carries packets hangs: restart goipip\n")
+	for _, tid := range stopped {
+		if err := unix.PtraceDetach(tid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.says("/healthz", 200, "alive\n")
 }
 
 // A client that is slow does not stay, and many of them do not take more than their share.
