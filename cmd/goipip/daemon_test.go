@@ -245,6 +245,23 @@ func TestDaemon_Cycles(t *testing.T) {
 	c.isEmpty(t)
 }
 
+// A tunnel whose link has another name by now leaves the former one to others.
+func TestDaemon_Renamed(t *testing.T) {
+	t.Parallel()
+	c := newComputer(t)
+	for i := range 3 {
+		c.types(t, fmt.Sprintf(add, "tun01", i+1)+fmt.Sprintf(" && ip link set tun01 name other%d", i))
+	}
+	for i := range 3 {
+		name := fmt.Sprintf("other%d", i)
+		if out := c.types(t, "goipip tunnel show "+name); !strings.HasPrefix(out, name+": ") {
+			t.Errorf("tunnel show %s prints %s", name, out)
+		}
+		c.types(t, "goipip tunnel del "+name)
+	}
+	c.isEmpty(t)
+}
+
 // Each network namespace has its own.
 func TestDaemon_TwoNamespaces(t *testing.T) {
 	t.Parallel()

@@ -23,7 +23,7 @@ func manualOf(doc string, date time.Time) string {
 		case strings.HasPrefix(line, "```"):
 			code = !code
 		case code || strings.HasPrefix(line, "    "):
-		case strings.HasPrefix(line, "# "), strings.HasPrefix(line, "|-"):
+		case strings.HasPrefix(line, "# "), strings.HasPrefix(line, "|-"), strings.HasPrefix(line, "<!--"):
 			continue
 		case strings.HasPrefix(line, "## "):
 			line = line[1:]

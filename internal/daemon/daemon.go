@@ -324,7 +324,7 @@ func (d *Daemon) Start(w config.Tunnel) (name string, err error) {
 	if err != nil {
 		return "", err
 	}
-	return m.name, nil
+	return m.tunnel.Name(), nil
 }
 
 // start starts w, which is what is wanted with the addresses of its names. It needs changing.
@@ -338,6 +338,9 @@ func (d *Daemon) start(w, want config.Tunnel, added bool) (*member, error) {
 	ctx, stop := context.WithCancelCause(context.Background())
 	m := &member{name: t.Name(), want: want, is: cfg, added: added, since: time.Now(), tunnel: t, stop: stop, ended: make(chan struct{})}
 	d.mu.Lock()
+	for n := 2; d.members[m.name] != nil; n++ { // whose link has another name by now
+		m.name = fmt.Sprintf("%s#%d", t.Name(), n)
+	}
 	if len(d.members) == 0 && d.adding == 0 {
 		d.none = make(chan struct{})
 	}

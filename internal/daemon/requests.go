@@ -55,7 +55,7 @@ func (d *Daemon) Add(cfg tunnel.Config) (name string, err error) {
 	if err != nil {
 		return "", err
 	}
-	return m.name, nil
+	return m.tunnel.Name(), nil
 }
 
 // Expect has Wait wait for the first request to add a tunnel, at most for timeout.

@@ -18,45 +18,161 @@ type key[T any] struct {
 	name string
 	want string // as "a number, as in mtu = 1400"
 	read func(*scope, *node, *T)
+
+	// For docs/config.md: what the value says, and the default.
+	value, initial string
 }
 
 // tunnelKeys are the keys of [tunnel.NAME], in the order of the flags.
 var tunnelKeys = []key[Tunnel]{
-	{"local", `a string, as in local = "192.0.2.1"`, fromText("local")},
-	{"remote", `a string, as in remote = "192.0.2.2"`, fromText("remote")},
-	{"resolve-interval", `a string, as in resolve-interval = "30s"`, fromText("resolve-interval")},
-	{"address", `a string, as in address = "10.0.0.1"`, fromText("address")},
-	{"peer", `a string, as in peer = "10.0.0.2"`, fromText("peer")},
-	{"addresses", `a list of strings, as in addresses = ["10.0.0.1/24"]`, readAddresses},
-	{"routes", `a list of tables, as in routes = [{to = "198.51.100.0/24"}]`, readRoutes},
-	{"mtu", "a number, as in mtu = 1400", readMTU},
-	{"ttl", `a number or a string, as in ttl = 64 or ttl = "inherit"`, fromText("ttl", decimal)},
-	{"tos", `a string, as in tos = "0x10" or tos = "inherit"`, fromText("tos", hexadecimal)},
-	{"nopmtudisc", "a boolean, as in nopmtudisc = true", readNoPMTUDisc},
-	{"dev", `a string, as in dev = "eth0"`, readDevice},
-	{"fwmark", `a number or a string, as in fwmark = 7 or fwmark = "0x7"`, fromText("fwmark", decimal)},
-	{"icmp", `a string, as in icmp = "linux"`, fromText("icmp")},
-	{"keepalive", `a string, as in keepalive = "10s"`, fromText("keepalive")},
-	{"keepalive-retries", "a number, as in keepalive-retries = 3", readKeepaliveRetries},
-	{"queues", "a number, as in queues = 1", number(func(t *Tunnel) *int { return &t.Config.Queues })},
-	{"offload", `a string, as in offload = "auto"`, fromText("offload")},
-	{"tx", `a string, as in tx = "auto"`, fromText("tx")},
-	{"fast-path", `a string, as in fast-path = "auto"`, fromText("fast-path")},
-	{"clamp-mss", `a number or a string, as in clamp-mss = 1360 or clamp-mss = "auto"`, fromText("clamp-mss", decimal)},
+	{
+		name: "local", want: `a string, as in local = "192.0.2.1"`, read: fromText("local"),
+		value: "the outer address of this end, or a device, for its first address ([names](names.md)), or `\"any\"`: " +
+			"packets leave from the address that the route picks, and are received at any that no other tunnel from " +
+			"this `remote` has",
+		initial: "`\"any\"`",
+	},
+	{
+		name: "remote", want: `a string, as in remote = "192.0.2.2"`, read: fromText("remote"),
+		value: "the outer address of the other end, IPv4, or a host name that has one ([names](names.md)); no two " +
+			"tunnels have the same `local` and `remote`",
+	},
+	{
+		name: "resolve-interval", want: `a string, as in resolve-interval = "30s"`, read: fromText("resolve-interval"),
+		value:   "how often the name `remote` is looked up at least, `\"1s\"` to `\"24h\"`",
+		initial: "by the answer's TTL",
+	},
+	{
+		name: "address", want: `a string, as in address = "10.0.0.1"`, read: fromText("address"),
+		value: "inner address of this end, `\"A\"` or `\"A/length\"`; `\"A\"` if there is a `peer`. Inner addresses are those " +
+			"of hosts: not in 0/8, 127/8, 224/4 or 240/4, from where the other end would take no packets",
+		initial: "none",
+	},
+	{
+		name: "peer", want: `a string, as in peer = "10.0.0.2"`, read: fromText("peer"),
+		value:   "inner address of the other end; needs `address`",
+		initial: "none",
+	},
+	{
+		name: "addresses", want: `a list of strings, as in addresses = ["10.0.0.1/24"]`, read: readAddresses,
+		value:   "more inner addresses of this end, each `\"A\"` or `\"A/length\"`",
+		initial: "none",
+	},
+	{
+		name: "routes", want: `a list of tables, as in routes = [{to = "198.51.100.0/24"}]`, read: readRoutes,
+		value:   "routes by the link, see below",
+		initial: "none",
+	},
+	{
+		name: "mtu", want: "a number, as in mtu = 1400", read: readMTU,
+		value:   "of the link, 68 to 65515",
+		initial: "from the route to `remote`",
+	},
+	{
+		name: "ttl", want: `a number or a string, as in ttl = 64 or ttl = "inherit"`, read: fromText("ttl", decimal),
+		value:   "of outer packets, 1 to 255, or `\"inherit\"`",
+		initial: "`\"inherit\"`",
+	},
+	{
+		name: "tos", want: `a string, as in tos = "0x10" or tos = "inherit"`, read: fromText("tos", hexadecimal),
+		value: "of outer packets, hexadecimal: `\"10\"`, `\"0x10\"`, `\"inherit\"`; the number `0x10` too, but not a decimal " +
+			"one",
+		initial: "`\"00\"`",
+	},
+	{
+		name: "nopmtudisc", want: "a boolean, as in nopmtudisc = true", read: readNoPMTUDisc,
+		value:   "set DF on outer packets only where the inner packet has it; excludes a fixed `ttl`",
+		initial: "`false`",
+	},
+	{
+		name: "dev", want: `a string, as in dev = "eth0"`, read: readDevice,
+		value:   "device that outer packets leave by",
+		initial: "none",
+	},
+	{
+		name: "fwmark", want: `a number or a string, as in fwmark = 7 or fwmark = "0x7"`, read: fromText("fwmark", decimal),
+		value:   "mark of outer packets: `7`, `0x7`, `\"0x7\"`",
+		initial: "none",
+	},
+	{
+		name: "icmp", want: `a string, as in icmp = "linux"`, read: fromText("icmp"),
+		value:   "`\"linux\"` or `\"rfc2003\"`: when senders are told of ICMP errors",
+		initial: "`\"linux\"`",
+	},
+	{
+		name: "keepalive", want: `a string, as in keepalive = "10s"`, read: fromText("keepalive"),
+		value: "how long the other end may be silent until an echo request goes to it by the tunnel, and until the next " +
+			"one, `\"100ms\"` to `\"1h\"` ([keepalive](names.md#keepalive)); needs `address` or `addresses`",
+		initial: "none are sent",
+	},
+	{
+		name: "keepalive-retries", want: "a number, as in keepalive-retries = 3", read: readKeepaliveRetries,
+		value:   "how many echo requests are lost before the link's carrier goes off, 1 to 100",
+		initial: "3",
+	},
+	{
+		name: "queues", want: "a number, as in queues = 1", read: number(func(t *Tunnel) *int { return &t.Config.Queues }),
+		value:   "of the link, 1 to 255",
+		initial: "one for every two cores, at most 4",
+	},
+	{
+		name: "offload", want: `a string, as in offload = "auto"`, read: fromText("offload"),
+		value:   "`\"auto\"` or `\"off\"`",
+		initial: "`\"auto\"`",
+	},
+	{
+		name: "tx", want: `a string, as in tx = "auto"`, read: fromText("tx"),
+		value:   "`\"auto\"`, `\"raw\"` or `\"packet\"`",
+		initial: "`\"auto\"`",
+	},
+	{
+		name: "fast-path", want: `a string, as in fast-path = "auto"`, read: fromText("fast-path"),
+		value:   "`\"off\"`, `\"auto\"` or `\"on\"`: whether the kernel carries packets by itself",
+		initial: "`\"off\"`",
+	},
+	{
+		name: "clamp-mss", want: `a number or a string, as in clamp-mss = 1360 or clamp-mss = "auto"`, read: fromText("clamp-mss", decimal),
+		value:   "`\"off\"`, `\"auto\"`, or 536 to 65475: the largest MSS of TCP connections through the tunnel, see below",
+		initial: "`\"off\"`",
+	},
 }
 
 // routeKeys are the keys of an element of routes.
 var routeKeys = []key[Route]{
-	{"to", `a string, as in to = "198.51.100.0/24"`, readTo},
-	{"metric", "a number, as in metric = 100", limited(0, func(r *Route) *int { return &r.Metric })},
-	{"table", "a number, as in table = 100", limited(1, func(r *Route) *int { return &r.Table })},
+	{
+		name: "to", want: `a string, as in to = "198.51.100.0/24"`, read: readTo,
+		value: "the destination: `\"A/length\"`, `\"A\"`, or `\"default\"`",
+	},
+	{
+		name: "metric", want: "a number, as in metric = 100", read: limited(0, func(r *Route) *int { return &r.Metric }),
+		value:   "0 to 2147483647",
+		initial: "0",
+	},
+	{
+		name: "table", want: "a number, as in table = 100", read: limited(1, func(r *Route) *int { return &r.Table }),
+		value:   "the routing table, 1 to 2147483647",
+		initial: "the main table",
+	},
 }
 
 // processKeys stand at the top of a file.
 var processKeys = []key[File]{
-	{"metrics", `a string, as in metrics = ":9747"`, readMetrics},
-	{"log-level", `a string, as in log-level = "info"`, word(LogLevels, func(f *File) *string { return &f.LogLevel })},
-	{"log-format", `a string, as in log-format = "text"`, word(LogFormats, func(f *File) *string { return &f.LogFormat })},
+	{
+		name: "metrics", want: `a string, as in metrics = ":9747"`, read: readMetrics,
+		value: "where to serve [metrics](metrics.md) for Prometheus: a port of this host alone, `\":9747\"`, or an address " +
+			"with a port, `\"192.0.2.1:9747\"`; `--metrics` on the command line comes first",
+		initial: "none are served",
+	},
+	{
+		name: "log-level", want: `a string, as in log-level = "info"`, read: word(LogLevels, func(f *File) *string { return &f.LogLevel }),
+		value:   "`\"debug\"`, `\"info\"`, `\"warn\"` or `\"error\"`",
+		initial: "`\"info\"`",
+	},
+	{
+		name: "log-format", want: `a string, as in log-format = "text"`, read: word(LogFormats, func(f *File) *string { return &f.LogFormat }),
+		value:   "`\"auto\"`, `\"text\"`, `\"json\"` or `\"journal\"`, see [logs.md](logs.md)",
+		initial: "`\"auto\"`",
+	},
 }
 
 // Keys are the names of all keys of [tunnel.NAME].
