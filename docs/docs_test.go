@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,23 +24,37 @@ import (
 //	sh host-02     the same at Host-02
 //	toml FILE      a configuration, which comes into that file at Host-01
 //	output         what the commands of the block before print
-//	text           a file of another program, or a sketch
+//	text, or none  a file of another program, a line of a log, or a sketch
 //
-// The hosts are new at each heading "##".
-var pages = []string{"commands.md", "migrating.md"}
+// The hosts are new at each heading "##", and what stands above the first is done for each. A
+// comment "with tun01" stands for the tunnel of README.md, between tun01 and tun02, and pings.
+var pages = []string{"capture.md", "commands.md", "config.md", "metrics.md", "migrating.md", "names.md", "top.md"}
+
+// tunnel is what "with tun01" stands for.
+var tunnel = [2]string{
+	"goipip tunnel add tun01 mode ipip remote 192.168.1.129 local 10.90.6.238\n" +
+		"ip link set tun01 up\nip addr add 172.66.1.101 peer 172.66.2.101 dev tun01\nping -q -i 0.2 172.66.2.101 >/dev/null &\n",
+	"goipip tunnel add tun02 mode ipip remote 10.90.6.238 local 192.168.1.129\n" +
+		"ip link set tun02 up\nip addr add 172.66.2.101 peer 172.66.1.101 dev tun02\n",
+}
 
 func TestMain(m *testing.M) { labtest.Main(m) }
 
 func TestPages(t *testing.T) {
 	for _, page := range pages {
 		t.Run(page, func(t *testing.T) {
-			for _, s := range sections(t, page) {
-				if len(s.blocks) > 0 {
-					t.Run(s.title, func(t *testing.T) {
-						t.Parallel()
-						s.run(t)
-					})
+			all := sections(t, page)
+			for i, s := range all {
+				if len(s.blocks) == 0 {
+					continue
 				}
+				if i > 0 {
+					s.blocks = slices.Concat(all[0].blocks, s.blocks)
+				}
+				t.Run(s.title, func(t *testing.T) {
+					t.Parallel()
+					s.run(t)
+				})
 			}
 		})
 	}
@@ -51,7 +66,7 @@ type section struct {
 	blocks []block
 }
 
-// block is a fenced block.
+// block is a fenced block, or a comment.
 type block struct {
 	page  string
 	line  int // of its first one in the page
@@ -80,6 +95,8 @@ func sections(t *testing.T, page string) (all []section) {
 			in = nil
 		case in != nil:
 			in.lines = append(in.lines, line)
+		case line == "<!-- with tun01 -->":
+			last.blocks = append(last.blocks, block{page: page, line: i + 1, info: "tunnel"})
 		case strings.HasPrefix(line, "## "):
 			all = append(all, section{title: line[3:]})
 		case strings.HasPrefix(line, "    "):
@@ -90,7 +107,7 @@ func sections(t *testing.T, page string) (all []section) {
 }
 
 func (s section) run(t *testing.T) {
-	labtest.Need(t, "root", "tun", "ip", "ping", "tcpdump")
+	labtest.Need(t, "root", "tun", "ip", "ping", "tcpdump", "unshare", "curl")
 	host01, host02 := newHosts(t)
 	var out string
 	for _, b := range s.blocks {
@@ -105,9 +122,12 @@ func (s section) run(t *testing.T) {
 			if out != text {
 				t.Errorf("%v: the commands print\n%s", b, out)
 			}
-		case kind == "toml" && filepath.IsAbs(file):
+		case b.info == "tunnel":
+			host02.types(t, b, tunnel[1])
+			host01.types(t, b, tunnel[0])
+		case kind == "toml" && file != "":
 			host01.types(t, b, fmt.Sprintf("mkdir -p %s\ncat >%s <<'END'\n%sEND\ngoipip check --config %[2]s\n", filepath.Dir(file), file, text))
-		case b.info == "text":
+		case b.info == "text" || b.info == "":
 		default:
 			t.Errorf("%v: what is a block %q?", b, b.info)
 		}
@@ -159,7 +179,8 @@ mkdir /mnt/upper /mnt/work /mnt/bin
 cp "$0" /mnt/bin/goipip
 mount -t overlay none -o lowerdir=/etc,upperdir=/mnt/upper,workdir=/mnt/work /etc
 mount -t tmpfs none /run
-cd /root
+mkdir /run/files
+cd /run/files
 PATH=/mnt/bin:$PATH exec sh -e`
 
 func newTerminal(t *testing.T, host *netlab.Host) *terminal {

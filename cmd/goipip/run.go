@@ -72,7 +72,11 @@ func newCheckCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: %d tunnels, no errors\n", r.config, len(file.Tunnels))
+			tunnels := "1 tunnel"
+			if n := len(file.Tunnels); n != 1 {
+				tunnels = fmt.Sprint(n, " tunnels")
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, no errors\n", r.config, tunnels)
 			return nil
 		},
 	}

@@ -85,8 +85,8 @@ func TestService(t *testing.T) {
 		"etc/systemd/system/goipip@branch.service.d/fast-path.conf": read(t, "fast-path.conf"),
 	})
 	m.does("mv /usr/bin/goipip /src")
-	install, installFastPath := documented(t)
-	m.does(install)
+	install := documented(t, "systemd.md", 2) // the units, and the drop-in
+	m.does(install[0])
 	if got, want := m.property("goipip.service", "StatusText"), "1 tunnel up"; got != want {
 		t.Errorf("status %q, want %q", got, want)
 	}
@@ -122,6 +122,7 @@ func TestService(t *testing.T) {
 	}
 
 	// The journal has the fields.
+	m.does(documented(t, "logs.md", 1)[0])
 	entry := m.does("journalctl --sync && journalctl --no-pager --output=verbose TUNNEL=lost PRIORITY=4")
 	for _, want := range []string{"_SYSTEMD_UNIT=goipip.service", "SYSLOG_IDENTIFIER=goipip", "GOIPIP_REMOTE=203.0.113.1",
 		"MESSAGE=no route to the remote address"} {
@@ -167,19 +168,18 @@ func TestService(t *testing.T) {
 		t.Errorf("goipip.service, beside root's daemon, says\n%s", why)
 	}
 	m.does("goipip tunnel del tun04; systemctl reset-failed goipip.service")
-	m.does(installFastPath)
+	m.does(install[1])
 	const andBPF = "0000008000003000"
 	if caps := m.does("grep CapEff /proc/" + m.property("goipip.service", "MainPID") + "/status"); caps != "CapEff:\t"+andBPF {
 		t.Errorf("with the fast path %s, want %s", caps, andBPF)
 	}
 }
 
-// documented returns the commands of docs/systemd.md: to install the units, and the drop-in.
-func documented(t *testing.T) (units, fastPath string) {
+// documented returns the blocks of commands in a page of docs.
+func documented(t *testing.T, page string, want int) (blocks []string) {
 	t.Helper()
-	var blocks []string
 	within := false
-	for line := range strings.Lines(read(t, "../../docs/systemd.md")) {
+	for line := range strings.Lines(read(t, "../../docs/"+page)) {
 		command, ok := strings.CutPrefix(line, "    ")
 		if ok && !within {
 			blocks = append(blocks, "set -e; cd /src\n")
@@ -188,10 +188,10 @@ func documented(t *testing.T) (units, fastPath string) {
 			blocks[len(blocks)-1] += command
 		}
 	}
-	if len(blocks) != 2 {
-		t.Fatalf("%d blocks of commands in docs/systemd.md, want 2: %q", len(blocks), blocks)
+	if len(blocks) != want {
+		t.Fatalf("%d blocks of commands in docs/%s, want %d: %q", len(blocks), page, want, blocks)
 	}
-	return blocks[0], blocks[1]
+	return blocks
 }
 
 // What ends goipip without being asked to is a failure, after which systemd starts it again; an

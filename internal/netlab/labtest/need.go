@@ -39,6 +39,7 @@ var checks = map[string]func() error{
 	"clang":           program("clang"),
 	"setpriv":         program("setpriv"),
 	"setcap":          program("setcap"),
+	"curl":            program("curl"),
 	"promtool":        program("promtool"),
 	"prometheus":      program("prometheus"),
 	"tshark":          program("tshark"),
@@ -70,7 +71,7 @@ var optional = []string{"actionlint", "arm64", "fish", "lintian", "rpm", "zsh"}
 // "wireguard-go" or "nfpm" in any case. The needs are "root" (may make network namespaces), "tun" (/dev/net/tun opens), "uml" (User
 // Mode Linux and its modules), "systemd" (may run as process 1 of a namespace), "bpf" (may load a program), "wireguard-go" (its Go
 // module installs), "nfpm" (likewise), and the programs "socat", "tcpdump", "ping", "ip", "ethtool", "iptables-legacy", "nft",
-// "make", "clang", "setpriv", "setcap", "promtool", "tshark", "dnsmasq", "systemd-analyze", "dpkg" and "unshare". A test that needs one of
+// "make", "clang", "setpriv", "setcap", "curl", "promtool", "tshark", "dnsmasq", "systemd-analyze", "dpkg" and "unshare". A test that needs one of
 // "actionlint", "arm64" (a build for another architecture), "fish", "lintian", "rpm" and "zsh" skips unless GOIPIP_REQUIRE names that.
 func Need(tb testing.TB, needs ...string) {
 	tb.Helper()
