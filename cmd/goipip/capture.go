@@ -147,6 +147,9 @@ func (c *captureOptions) describe() string {
 
 // open begins the capture.
 func (c *captureOptions) open(ctx context.Context, client *control.Client, t control.TunnelStatus, filter capture.Filter) (source, error) {
+	if t.Index == 0 {
+		return nil, fmt.Errorf("tunnel %q has no link yet: it %s", c.name, t.Trouble)
+	}
 	link := capture.Link{Name: t.Config.Name, Index: t.Index}
 	if t.Away {
 		link.Index = 0

@@ -127,7 +127,7 @@ func (d *doctorOptions) wanted(cmd *cobra.Command, probe netip.Addr) ([]tunnel.C
 		}
 		return all, nil
 	case given:
-		if !d.tunnel.Remote.IsValid() {
+		if !d.tunnel.Remote.IsValid() && d.tunnel.RemoteName == "" {
 			d.tunnel.Remote = probe
 		}
 		c, err := d.options.config()
@@ -154,7 +154,7 @@ func running(ctx context.Context, o *options) (list []doctor.Tunnel) {
 
 func runningTunnel(t control.TunnelStatus) doctor.Tunnel {
 	return doctor.Tunnel{
-		Config: t.Config, Running: true, Index: t.Index, Up: t.Up, Away: t.Away, MTU: t.MTU,
+		Config: t.Config, Running: t.Index != 0, Index: t.Index, Up: t.Up, Away: t.Away, MTU: t.MTU,
 		Sent: t.TX.Packets, Received: t.RX.Packets,
 	}
 }
@@ -162,7 +162,9 @@ func runningTunnel(t control.TunnelStatus) doctor.Tunnel {
 // runningOr returns the running tunnel that is the wanted one, or that as one that does not run.
 func runningOr(c tunnel.Config, running []doctor.Tunnel) doctor.Tunnel {
 	for _, t := range running {
-		if t.Config.Local == c.Local && t.Config.Remote == c.Remote && (c.Name == "" || c.Name == t.Config.Name) {
+		sameLocal := t.Config.Local == c.Local || c.LocalDevice != "" && t.Config.LocalDevice == c.LocalDevice
+		sameRemote := t.Config.Remote == c.Remote || c.RemoteName != "" && t.Config.RemoteName == c.RemoteName
+		if sameLocal && sameRemote && (c.Name == "" || c.Name == t.Config.Name) {
 			return t
 		}
 	}

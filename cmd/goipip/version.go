@@ -21,7 +21,11 @@ var release string
 // version is the version, and the commit where the build knows it.
 func version() string {
 	b := readBuild()
-	return strings.TrimSpace(b.Version + " " + b.Commit)
+	commit := b.Commit[:min(len(b.Commit), 12)]
+	if strings.Contains(b.Version, commit) { // a pseudo-version ends with it
+		return b.Version
+	}
+	return b.Version + " " + commit
 }
 
 // build is what goipip version says.

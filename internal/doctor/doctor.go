@@ -13,7 +13,9 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
+	"goipip/internal/resolver"
 	"goipip/internal/tunnel"
 	"goipip/internal/underlay"
 	"goipip/rawsock"
@@ -78,6 +80,7 @@ type Options struct {
 type subject struct {
 	Tunnel
 	label  string
+	name   error         // why a name of its ends has no address; nil if all have
 	path   underlay.Path // of its outer packets; of those without a local address if that is missing
 	device link          // by which they leave; the zero link if not known
 }
@@ -117,6 +120,7 @@ var (
 		{"filter-cost", (*exam).filterCost},
 	}
 	tunnelChecks = []check[*subject]{
+		{"name", (*exam).name},
 		{"pair", (*exam).pair},
 		{"link", (*exam).link},
 		{"address", (*exam).address},
@@ -138,6 +142,9 @@ var (
 		{"segmentation", (*exam).segmentation},
 	}
 )
+
+// lookupTimeout bounds the lookup of a name.
+const lookupTimeout = 5 * time.Second
 
 // Names of the checks of a probe.
 const (
@@ -179,7 +186,7 @@ func Run(ctx context.Context, o Options) []Result {
 	}
 	e.readRules()
 	for _, t := range o.Tunnels {
-		e.subjects = append(e.subjects, e.newSubject(t))
+		e.subjects = append(e.subjects, e.newSubject(ctx, t))
 	}
 	var all []Result
 	for _, c := range hostChecks {
@@ -195,6 +202,9 @@ func Run(ctx context.Context, o Options) []Result {
 	var devices []link
 	for _, s := range e.subjects {
 		for _, c := range tunnelChecks {
+			if s.name != nil && c.name != "name" {
+				continue // a tunnel that does not know its ends
+			}
 			list := c.results(e, s)
 			for i := range list {
 				list[i].Tunnel = s.label
@@ -210,19 +220,27 @@ func Run(ctx context.Context, o Options) []Result {
 			all = append(all, c.results(e, d)...)
 		}
 	}
-	if i := slices.IndexFunc(e.subjects, func(s *subject) bool { return s.Config.Remote == o.Probe }); i >= 0 {
+	probed := func(s *subject) bool { return o.Probe.IsValid() && s.Config.Remote == o.Probe }
+	if i := slices.IndexFunc(e.subjects, probed); i >= 0 {
 		all = append(all, e.probe(ctx, e.subjects[i])...)
 	}
 	return all
 }
 
-func (e *exam) newSubject(t Tunnel) *subject {
+func (e *exam) newSubject(ctx context.Context, t Tunnel) *subject {
 	s := &subject{Tunnel: t, label: t.Config.Name}
-	if s.label == "" {
-		s.label = t.Config.LocalText() + " to " + t.Config.Remote.String()
+	if e.watcher != nil {
+		s.name = e.findEnds(ctx, &s.Config)
 	}
-	if e.watcher == nil {
+	t = s.Tunnel
+	if s.label == "" {
+		s.label = t.Config.LocalText() + " to " + t.Config.RemoteText()
+	}
+	switch {
+	case e.watcher == nil:
 		s.path.Reason = "nothing is known of the network"
+		return s
+	case s.name != nil:
 		return s
 	}
 	s.path = e.path(t.Config)
@@ -237,6 +255,26 @@ func (e *exam) newSubject(t Tunnel) *subject {
 		s.device = link{l.Index, l.Name}
 	}
 	return s
+}
+
+// findEnds puts the addresses into c that its names stand for, as far as they are missing.
+func (e *exam) findEnds(ctx context.Context, c *tunnel.Config) error {
+	if c.LocalDevice != "" && !c.Local.IsValid() {
+		var err error
+		if c.Local, err = e.watcher.FirstAddress(c.LocalDevice); err != nil {
+			return fmt.Errorf("%s has no address: %w", c.LocalDevice, err)
+		}
+	}
+	if c.RemoteName != "" && !c.Remote.IsValid() {
+		ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+		defer cancel()
+		a, err := resolver.New().Lookup(ctx, c.RemoteName)
+		if err != nil {
+			return fmt.Errorf("%s has no address: %w", c.RemoteName, err)
+		}
+		c.Remote = a.Addrs[0]
+	}
+	return nil
 }
 
 // path returns the path of outer packets as a tunnel would see it.

@@ -477,6 +477,15 @@ var setups = []broken{
 		args: []string{}, text: "goipip doctor --probe 192.168.8.101",
 	},
 	{
+		name: "a host name without an address", check: "name", status: "failure", saw: "nosuch.example has no address: ",
+		args: []string{"-local", outer01, "-remote", "nosuch.example"}, text: "/etc/resolv.conf",
+	},
+	{
+		name: "a device without an address", check: "name", status: "failure", saw: "veth9 has no address: ",
+		on01: "ip link add veth9 type veth",
+		args: []string{"-local", "veth9", "-remote", outer02}, text: "give the device an address",
+	},
+	{
 		name: "the device merges datagrams", check: "gro", status: "failure", saw: "veth01 has rx-udp-gro-forwarding on",
 		on01: "ethtool -K veth01 gro on rx-udp-gro-forwarding on", cure: "ethtool -K veth01 rx-udp-gro-forwarding off",
 	},

@@ -14,6 +14,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// name looks at the names of the tunnel's ends.
+func (e *exam) name(s *subject) []Result {
+	switch {
+	case !s.Config.Named() || e.watcher == nil:
+		return nil
+	case s.name != nil:
+		return []Result{{
+			Status: Failure, Saw: s.name.Error(), Why: "the tunnel waits until it has one",
+			Cure: "correct the name, give the device an address, or see to the servers of /etc/resolv.conf",
+		}}
+	}
+	return good("%s stands for %s to %v", s.Config.NamesText(), s.Config.LocalText(), s.Config.Remote)
+}
+
 // pair looks for another tunnel with the same two ends.
 func (e *exam) pair(s *subject) []Result {
 	if s.Running {

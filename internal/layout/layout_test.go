@@ -23,7 +23,7 @@ var rooms = map[string][]string{
 		"internal/metrics", "internal/resolver", "internal/show", "internal/top", "internal/tunnel", "internal/logqueue", "internal/netlab",
 	},
 	"internal/capture":        {},
-	"internal/doctor":         {"internal/fastpath", "internal/tunnel", "internal/underlay", "encap", "tun", "rawsock", "internal/packet"},
+	"internal/doctor":         {"internal/fastpath", "internal/resolver", "internal/tunnel", "internal/underlay", "encap", "tun", "rawsock", "internal/packet"},
 	"internal/iproute":        {"internal/dsfield", "internal/tunnel"},
 	"internal/show":           {"internal/daemon/config", "internal/daemon/control", "internal/stats"},
 	"internal/top":            {"internal/daemon/control", "internal/show"},

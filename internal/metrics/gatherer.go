@@ -53,7 +53,7 @@ func (g gatherer) Gather() ([]*dto.MetricFamily, error) {
 	for i := range s.Tunnels {
 		t := &s.Tunnels[i]
 		add(tunnelInfo, append(labels("device", t.Underlay.Device, "link", t.Config.Name,
-			"local", t.Config.LocalText(), "remote", t.Config.Remote.String()), names[i]), 1)
+			"local", t.Config.LocalText(), "remote", t.Config.RemoteText()), names[i]), 1)
 	}
 	others, err := g.others.Gather()
 	all := append(slices.DeleteFunc(found, func(f *dto.MetricFamily) bool { return f == nil }), others...)
@@ -64,7 +64,7 @@ func (g gatherer) Gather() ([]*dto.MetricFamily, error) {
 // trouble returns why a tunnel does not work; empty if it does. Whether a link in another
 // network namespace is up is not known.
 func trouble(t *control.TunnelStatus) string {
-	if !t.Up && !t.Away {
+	if !t.Up && !t.Away && t.Index != 0 {
 		return "the link is down"
 	}
 	return t.Trouble

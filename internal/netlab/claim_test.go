@@ -31,7 +31,7 @@ func TestHazard19_NoRun(t *testing.T) {
 	}{
 		"read-only":                {prepare: "mount -t tmpfs -o ro none /run", reason: "read-only file system"},
 		"read-only, own directory": {prepare: "mount -t tmpfs -o ro none /run", own: true, claimed: true},
-		"another user's":           {prepare: tmpfs + " && mkdir /run/goipip && chown 65534 /run/goipip", reason: "/run/goipip"},
+		"another user's":           {prepare: tmpfs + " && chmod 1777 /run && mkdir /run/goipip && chown 65534 /run/goipip", reason: "/run/goipip"},
 		"symbolic link":            {prepare: tmpfs + " && mkdir /run/x && ln -s x /run/goipip", reason: "/run/goipip"},
 		"user without privileges":  {prepare: user, as: as, reason: "permission denied"},
 		"user, own directory":      {prepare: user, as: as, own: true, claimed: true},

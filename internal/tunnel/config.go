@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"net/netip"
 	"runtime"
 	"time"
@@ -94,12 +95,21 @@ func (c Config) AnyLocal() bool { return !c.Local.IsValid() }
 // Named reports whether an end of the tunnel is a name.
 func (c Config) Named() bool { return c.LocalDevice != "" || c.RemoteName != "" }
 
-// LocalText is Local in the words of ip-tunnel(8): an address, or any.
+// LocalText is Local in the words of ip-tunnel(8): an address, or any. While LocalDevice has no
+// address it is that.
 func (c Config) LocalText() string {
 	if c.AnyLocal() {
-		return "any"
+		return cmp.Or(c.LocalDevice, "any")
 	}
 	return c.Local.String()
+}
+
+// RemoteText is Remote, and while RemoteName has no address that.
+func (c Config) RemoteText() string {
+	if !c.Remote.IsValid() {
+		return c.RemoteName
+	}
+	return c.Remote.String()
 }
 
 // DefaultQueues is a queue for every two cores, because each has two loops. Four are
