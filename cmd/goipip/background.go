@@ -70,7 +70,7 @@ func (o *options) runInBackground(ctx context.Context) error {
 	if namespaceErr != nil {
 		s.log.Warn("the tunnels will keep this network namespace alive", "err", namespaceErr)
 	}
-	go answer(signals, nil, s.Daemon, func() { s.log.Info("SIGHUP ignored: there is no configuration file") })
+	go answer(signals, nil, s, func() { s.log.Info("SIGHUP ignored: there is no configuration file") })
 	s.Expect(firstTunnelTimeout)
 	if err := errors.Join(leaveTerminal(), tell(ready)); err != nil {
 		s.log.Warn("cannot leave the terminal", "err", err)

@@ -135,7 +135,7 @@ func (o *options) runDaemon(ctx context.Context, r runOptions) error {
 		case <-m.beats:
 		case sig := <-signals:
 			if sig == syscall.SIGUSR1 {
-				d.LogCounters()
+				d.logCounters()
 			} else {
 				m.reloading()
 				reload(d.Daemon, r.config, d.log)

@@ -21,6 +21,7 @@ const answerTimeout = 500 * time.Millisecond
 type served struct {
 	*daemon.Daemon
 	log      *slog.Logger
+	asked    *slog.Logger // for what somebody asks for, without the limit on repeats
 	limiter  *logqueue.Limiter
 	server   *control.Server
 	listener *control.Listener // nil if there is none
@@ -32,8 +33,9 @@ type served struct {
 // control.ErrRuns if there is one. Another reason why there is no control socket is logged.
 func (o *options) serve(p control.Process, h slog.Handler) (*served, error) {
 	events := control.NewEvents()
-	limiter := logqueue.NewLimiter(slog.NewMultiHandler(h, events.Handler()))
-	s := &served{log: slog.New(limiter.Handler()), limiter: limiter}
+	h = slog.NewMultiHandler(h, events.Handler())
+	limiter := logqueue.NewLimiter(h)
+	s := &served{log: slog.New(limiter.Handler()), asked: slog.New(h), limiter: limiter}
 	var err error
 	if p.Role == control.RoleForeground || p.Role == control.RoleBeside {
 		if s.listener, err = control.ListenBeside(o.control); err != nil {
@@ -77,6 +79,9 @@ func (s *served) started() {
 		s.metrics.Started()
 	}
 }
+
+// logCounters logs the counters of all tunnels, as often as somebody asks for them.
+func (s *served) logCounters() { s.LogCounters(s.asked) }
 
 // stopServing refuses new clients, and answers those that wait for an answer.
 func (s *served) stopServing() {

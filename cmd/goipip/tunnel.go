@@ -11,7 +11,6 @@ import (
 	"os/signal"
 	"syscall"
 
-	"goipip/internal/daemon"
 	"goipip/internal/daemon/config"
 	"goipip/internal/daemon/control"
 	"goipip/internal/logqueue"
@@ -50,7 +49,7 @@ func (o *options) runOne(ctx context.Context, cfg tunnel.Config, log slog.Handle
 	}
 	s.started()
 	m.ready(s.Daemon)
-	go answer(signals, m.beats, s.Daemon, func() {
+	go answer(signals, m.beats, s, func() {
 		m.reloading()
 		s.log.Info("SIGHUP ignored: there is no configuration file", "tunnel", name)
 		m.reloaded(s.Daemon)
@@ -71,7 +70,7 @@ func notify() <-chan os.Signal {
 
 // answer answers signals: SIGUSR1 asks for the counters; SIGHUP asks a daemon to read its
 // settings again, or tells that the terminal was closed. beats are a manager's.
-func answer(signals <-chan os.Signal, beats <-chan struct{}, d *daemon.Daemon, hangUp func()) {
+func answer(signals <-chan os.Signal, beats <-chan struct{}, s *served, hangUp func()) {
 	for {
 		select {
 		case <-beats:
@@ -79,7 +78,7 @@ func answer(signals <-chan os.Signal, beats <-chan struct{}, d *daemon.Daemon, h
 			if sig == syscall.SIGHUP {
 				hangUp()
 			} else {
-				d.LogCounters()
+				s.logCounters()
 			}
 		}
 	}

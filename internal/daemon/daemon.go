@@ -292,14 +292,14 @@ func (d *Daemon) missing(running map[string]*member) (names []string) {
 // Len returns how many tunnels run, or wait for the addresses of their names.
 func (d *Daemon) Len() int { return len(d.running()) + len(d.waiting()) }
 
-// LogCounters logs the counters of all tunnels.
-func (d *Daemon) LogCounters() {
+// LogCounters writes the counters of all tunnels to log.
+func (d *Daemon) LogCounters(log *slog.Logger) {
 	running := d.running()
 	for _, name := range slices.Sorted(maps.Keys(running)) {
-		d.log.Info("counters", append([]any{"tunnel", name}, running[name].tunnel.Stats().Attrs()...)...)
+		log.Info("counters", append([]any{"tunnel", name}, running[name].tunnel.Stats().Attrs()...)...)
 	}
 	if n := d.host.Unattributed(); n > 0 && len(running) > 1 {
-		d.log.Info("packets for some of the tunnels found no room on a receiving socket", "dropped", n)
+		log.Info("packets for some of the tunnels found no room on a receiving socket", "dropped", n)
 	}
 }
 
