@@ -3,10 +3,15 @@ package netlab_test
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/sys/unix"
 
 	"goipip/internal/netlab"
 	"goipip/internal/netlab/labtest"
@@ -245,4 +250,39 @@ func TestPeerIPIPModule(t *testing.T) {
 		end01.follows(t, tun01, func() { runIn(t, ns02, "ip link set tun02 down") }, func() { runIn(t, ns02, "ip link set tun02 up") })
 		p.ping(t, netlab.PingOptions{})
 	})
+	t.Run("no keepalive as GRE's", func(t *testing.T) {
+		returnsNoMartian(t, ns01, ns02)
+	})
+}
+
+// returnsNoMartian shows why goipip's keepalive asks for a reply: a kernel with the module forwards what comes by the tunnel for
+// this end, but not with a source address of its own, as GRE's keepalive has it.
+func returnsNoMartian(t *testing.T, ns01 *netlab.Host, ns02 *netlab.Guest) {
+	const own, other = "192.168.8.101", "172.56.1.101"
+	runIn(t, ns02, "echo 1 >/proc/sys/net/ipv4/ip_forward; for conf in all default vec0 tun02; do echo 0 >/proc/sys/net/ipv4/conf/$conf/rp_filter; done")
+	c := startCapture(t, ns01, "veth01")
+	defer c.Close()
+	var conn net.PacketConn
+	if err := ns01.Do(func() (err error) { conn, err = net.ListenPacket("ip4:4", "192.168.6.101"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, source := range []string{own, own, own, other} {
+		inner := ipPacket(unix.IPPROTO_UDP, source, "192.168.6.101", datagram(1, 10))
+		if _, err := conn.WriteTo(inner, &net.IPAddr{IP: net.ParseIP(own)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	back := func(source string) func(netlab.Captured) bool {
+		return func(p netlab.Captured) bool {
+			h, err := ipv4.ParseHeader(p.Data)
+			return err == nil && !p.Outgoing && h.Protocol == unix.IPPROTO_UDP && h.Src.String() == source
+		}
+	}
+	if _, err := c.Wait(labtest.Context(t), back(other)); err != nil {
+		t.Fatal(err)
+	}
+	if slices.ContainsFunc(c.Packets(), back(own)) {
+		t.Error("a packet from the guest's own address comes back: GRE's keepalive would do")
+	}
 }

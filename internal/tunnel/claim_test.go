@@ -225,8 +225,11 @@ func TestHazard19_Untrusted(t *testing.T) {
 		"of another user":    {func(base string) error { return os.Chown(base, nobody, nobody) }, false},
 		"missing":            {func(base string) error { return os.Remove(base) }, false},
 		"made by another user": {func(base string) error {
-			return errors.Join(os.Mkdir(base+"/goipip", 0o755), os.Chown(base+"/goipip", nobody, 0))
+			return errors.Join(os.Chmod(base, 0o777|os.ModeSticky), os.Mkdir(base+"/goipip", 0o755), os.Chown(base+"/goipip", nobody, 0))
 		}, false},
+		"given to another user by root": {func(base string) error {
+			return errors.Join(os.Mkdir(base+"/goipip", 0o755), os.Chown(base+"/goipip", nobody, 0))
+		}, true},
 		"made for everybody": {func(base string) error {
 			return errors.Join(os.Mkdir(base+"/goipip", 0o755), os.Chmod(base+"/goipip", 0o777))
 		}, false},
