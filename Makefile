@@ -8,7 +8,8 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 # Packages, and the program that shows that they are there.
 NEEDS := git:git iproute2:ip iputils-ping:ping tcpdump:tcpdump socat:socat ethtool:ethtool \
 	nftables:nft iptables:iptables-legacy user-mode-linux:linux.uml util-linux:setpriv libcap2-bin:setcap curl:curl gcc,libc6-dev:gcc \
-	clang,libbpf-dev,linux-libc-dev:clang prometheus:promtool tshark:tshark dnsmasq-base:dnsmasq systemd:systemd-analyze
+	clang,libbpf-dev,linux-libc-dev:clang prometheus:promtool tshark:tshark dnsmasq-base:dnsmasq systemd:systemd-analyze \
+	lintian:lintian rpm:rpm zsh:zsh fish:fish
 
 # So many executions of each fuzz target, or a time such as 10m. A time may end, once in
 # many runs, with "context deadline exceeded", which is not a finding.

@@ -61,18 +61,18 @@ var checks = map[string]func() error{
 // long are the needs of tests that take long: they boot a kernel, or install a module.
 var long = []string{"uml", "wireguard-go", "nfpm"}
 
-// optional are needs of tests that run only where GOIPIP_REQUIRE names them, which "all" does not: they check packages as
-// distributors do, take minutes to install or to compile, and can fail only when files of deploy change. Whoever changes those
-// runs GOIPIP_REQUIRE=actionlint,arm64,fish,lintian,rpm,zsh go test ./deploy.
-var optional = []string{"actionlint", "arm64", "fish", "lintian", "rpm", "zsh"}
+// optional are needs of tests that run only where GOIPIP_REQUIRE names them, which "all" does not: a build for another
+// architecture takes a minute, and can fail only when the Makefile or deploy/package changes.
+var optional = []string{"arm64"}
 
 // Need skips the test, with the reason, where the machine lacks one of needs, and fails it instead where the environment
 // variable GOIPIP_REQUIRE names that need or is "all". Under go test -short it skips a test that needs "uml",
 // "wireguard-go" or "nfpm" in any case. The needs are "root" (may make network namespaces), "tun" (/dev/net/tun opens), "uml" (User
 // Mode Linux and its modules), "systemd" (may run as process 1 of a namespace), "bpf" (may load a program), "wireguard-go" (its Go
 // module installs), "nfpm" (likewise), and the programs "socat", "tcpdump", "ping", "ip", "ethtool", "iptables-legacy", "nft",
-// "make", "clang", "setpriv", "setcap", "curl", "promtool", "tshark", "dnsmasq", "systemd-analyze", "dpkg" and "unshare". A test that needs one of
-// "actionlint", "arm64" (a build for another architecture), "fish", "lintian", "rpm" and "zsh" skips unless GOIPIP_REQUIRE names that.
+// "make", "clang", "setpriv", "setcap", "curl", "promtool", "tshark", "dnsmasq", "systemd-analyze", "dpkg", "unshare", "lintian",
+// "rpm", "zsh", "fish" and, by go run, "actionlint". A test that needs "arm64", a build for another architecture, skips unless
+// GOIPIP_REQUIRE names that.
 func Need(tb testing.TB, needs ...string) {
 	tb.Helper()
 	for _, need := range needs {
