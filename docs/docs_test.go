@@ -24,7 +24,8 @@ import (
 //	sh host-02     the same at Host-02
 //	toml FILE      a configuration, which comes into that file at Host-01
 //	output         what the commands of the block before print
-//	text, or none  a file of another program, a line of a log, or a sketch
+//	yaml           a file of another program, which another test checks
+//	text, or none  such a file, a line of a log, or a sketch
 //
 // The hosts are new at each heading "##", and what stands above the first is done for each. A
 // comment "with tun01" stands for the tunnel of README.md, between tun01 and tun02, and pings.
@@ -127,7 +128,7 @@ func (s section) run(t *testing.T) {
 			host01.types(t, b, tunnel[0])
 		case kind == "toml" && file != "":
 			host01.types(t, b, fmt.Sprintf("mkdir -p %s\ncat >%s <<'END'\n%sEND\ngoipip check --config %[2]s\n", filepath.Dir(file), file, text))
-		case b.info == "text" || b.info == "":
+		case b.info == "text" || b.info == "" || b.info == "yaml":
 		default:
 			t.Errorf("%v: what is a block %q?", b, b.info)
 		}

@@ -54,6 +54,10 @@ func TestHealthy(t *testing.T) {
 			}
 		}
 	}
+	named := s.doctor(t, "-local", "veth01", "-remote", outer02).of("name")
+	if want := "veth01 stands for " + outer01 + " to " + outer02; named.Saw != want || named.Status != "ok" {
+		t.Errorf("%+v, want %s", named, want)
+	}
 	r := s.doctor(t, "--probe", outer02)
 	var made []string
 	for _, c := range r.Checks {
@@ -62,7 +66,8 @@ func TestHealthy(t *testing.T) {
 			t.Errorf("%+v, want no finding", c)
 		}
 	}
-	want := slices.DeleteFunc(doctor.Checks(), func(c string) bool { return strings.HasPrefix(c, "forwarding") || c == "filter-forward" })
+	notApplied := []string{"name", "forwarding", "filter-forward"}
+	want := slices.DeleteFunc(doctor.Checks(), func(c string) bool { return slices.Contains(notApplied, c) })
 	if !slices.Equal(made, want) {
 		t.Errorf("checks %v, want %v", made, want)
 	}

@@ -257,23 +257,12 @@ func TestHealth_Again(t *testing.T) {
 	l.says("/healthz", 200, "alive\n")
 	runtime.LockOSThread() // a thread that traces is the only one that may let go
 	defer runtime.UnlockOSThread()
-	var stopped []int
-	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", l.daemon.Pid()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, thread := range threads {
-		call, err := os.ReadFile(filepath.Join(thread, "syscall"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if number, _, _ := strings.Cut(string(call), " "); number != "7" && number != fmt.Sprint(unix.SYS_PPOLL) {
-			continue // only loops are in poll(2), which amd64 has beside ppoll, by this number
-		}
-		tid, err := strconv.Atoi(filepath.Base(thread))
-		if err != nil {
-			t.Fatal(err)
-		}
+	var loops []int
+	labtest.WaitFor(t, "loops to wait for packets", func() bool {
+		loops = threadsInPoll(t, l.daemon.Pid())
+		return len(loops) >= 3
+	})
+	for _, tid := range loops {
 		if err := unix.PtraceSeize(tid); err != nil {
 			t.Fatal(err)
 		}
@@ -283,18 +272,39 @@ func TestHealth_Again(t *testing.T) {
 		if _, err := unix.Wait4(tid, nil, unix.WALL, nil); err != nil {
 			t.Fatal(err)
 		}
-		stopped = append(stopped, tid)
-	}
-	if len(stopped) < 2 {
-		t.Fatalf("threads %v carry packets", stopped)
 	}
 	l.says("/healthz", 503, "a loop that carries packets hangs: restart goipip\n")
-	for _, tid := range stopped {
+	for _, tid := range loops {
 		if err := unix.PtraceDetach(tid); err != nil {
 			t.Fatal(err)
 		}
 	}
 	l.says("/healthz", 200, "alive\n")
+}
+
+// threadsInPoll returns the threads of a process that are in poll(2), as its loops are.
+func threadsInPoll(t *testing.T, pid int) (tids []int) {
+	t.Helper()
+	calls, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range calls {
+		call, err := os.ReadFile(path)
+		if err != nil {
+			continue // the thread has ended
+		}
+		// amd64 has poll beside ppoll, by this number.
+		if number, _, _ := strings.Cut(string(call), " "); number != "7" && number != fmt.Sprint(unix.SYS_PPOLL) {
+			continue
+		}
+		tid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		tids = append(tids, tid)
+	}
+	return tids
 }
 
 // A client that is slow does not stay, and many of them do not take more than their share.
