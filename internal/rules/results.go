@@ -130,7 +130,7 @@ func (r *results) ok() bool { return len(r.failed) == 0 && len(r.running) == 0 }
 // summary tells the numbers, and the names of all that did not pass.
 func (r *results) summary() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d tests passed, %d failed, %d were skipped\n", r.all.passed, r.all.failed, r.all.skipped)
+	fmt.Fprintf(&b, "%d tests passed, %d failed, %d skipped\n", r.all.passed, r.all.failed, r.all.skipped)
 	for _, f := range r.failed {
 		fmt.Fprintln(&b, "failed:", f)
 	}
