@@ -15,6 +15,7 @@ var (
 )
 
 func TestOracle(t *testing.T) {
+	labtest.Need(t, rigNeeds...)
 	t.Run("engine", func(t *testing.T) { newRig(t, run.FastOff).testTables(t, *mutations/5) })
 	t.Run("fast path", func(t *testing.T) {
 		labtest.Need(t, "bpf")

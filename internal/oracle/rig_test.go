@@ -56,10 +56,13 @@ type window struct {
 	passed    [2]map[uint16]bool // sentinels that came out of a device
 }
 
+// rigNeeds are what the machine must have for a rig.
+var rigNeeds = []string{"root", "tun", "uml", "ip"}
+
 // newRig builds everything, without tunnels. It ends with the test.
 func newRig(t *testing.T, fast run.FastPath) *rig {
 	t.Helper()
-	labtest.Need(t, "root", "tun", "uml", "ip")
+	labtest.Need(t, rigNeeds...)
 	lab := labtest.New(t)
 	driver, err := lab.Host("driver")
 	if err != nil {
