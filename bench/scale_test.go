@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -39,21 +38,10 @@ type many struct {
 }
 
 // output is what a process has written.
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(b)
-}
+type output struct{ labtest.Output }
 
 func (o *output) count(text string) int {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return bytes.Count(o.buf.Bytes(), []byte(text))
+	return strings.Count(o.String(), text)
 }
 
 // ends returns the addresses of tunnel i: outer ones of the host b, and inner ones.

@@ -19,8 +19,6 @@ import (
 	"testing"
 
 	"goipip/internal/netlab/labtest"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 var update = flag.Bool("update", false, "write the lists of what packages contain")
@@ -231,19 +229,7 @@ func golden(t *testing.T, name, got string) {
 	}
 	got = regexp.MustCompile(`(?m)^Installed-Size: .*\n`).ReplaceAllString(got, "")
 	got = regexp.MustCompile(`(?m)^Architecture: .*$`).ReplaceAllString(got, "Architecture: any")
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (go test ./deploy -run TestPackages -update writes it):\n%s", path, diff)
-	}
+	labtest.Golden(t, filepath.Join("testdata", name), got, *update, "./deploy -run TestPackages -update")
 }
 
 // debFiles lists the files of a .deb: mode, path, and whether dpkg asks before it replaces them.

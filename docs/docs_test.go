@@ -144,33 +144,11 @@ type terminal struct {
 // newHosts makes Host-01 and Host-02 of README.md, and a router between them.
 func newHosts(t *testing.T) (host01, host02 *terminal) {
 	t.Helper()
-	lab := labtest.New(t)
-	var hosts []*netlab.Host
-	for _, name := range []string{"Host-01", "Host-02", "between"} {
-		h, err := lab.Host(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		hosts = append(hosts, h)
-	}
-	between := hosts[2]
-	for i, e := range []struct{ addr, router string }{{"10.90.6.238", "10.90.6.1"}, {"192.168.1.129", "192.168.1.1"}} {
-		dev := fmt.Sprint("eth", i+1)
-		for _, err := range []error{
-			lab.Veth(hosts[i], "eth0", between, dev),
-			hosts[i].AddAddr("eth0", e.addr+"/24"), between.AddAddr(dev, e.router+"/24"),
-			hosts[i].SetUp("eth0"), between.SetUp(dev),
-			hosts[i].AddRoute("default", e.router),
-		} {
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if err := between.Sysctl("net.ipv4.ip_forward", "1"); err != nil {
+	first, second, _, err := labtest.New(t).Lab1()
+	if err != nil {
 		t.Fatal(err)
 	}
-	return newTerminal(t, hosts[0]), newTerminal(t, hosts[1])
+	return newTerminal(t, first), newTerminal(t, second)
 }
 
 // ownFiles gives a shell its own /etc and /run, and goipip as the package has it.

@@ -9,7 +9,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"os/signal"
 	"strings"
 	"syscall"
 	"time"
@@ -63,8 +62,7 @@ without an outer header, or with --side outer, those that have one with it.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.name, c.filter = args[0], strings.Join(args[1:], " ")
-			// A second signal ends even a command whose output nobody takes (Ctrl-S).
-			defer context.AfterFunc(cmd.Context(), func() { signal.Reset(syscall.SIGINT, syscall.SIGTERM) })()
+			defer secondSignalEnds(cmd.Context())()
 			err := c.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 			if errors.Is(err, syscall.EPIPE) {
 				// A reader such as head(1) has enough. Most programs die of this signal.

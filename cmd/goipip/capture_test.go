@@ -3,7 +3,6 @@
 package main_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -13,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
@@ -67,33 +65,15 @@ func (c computer) ping(t *testing.T, to string) {
 // capturing is goipip capture that runs.
 type capturing struct {
 	*netlab.Process
-	stdout, stderr *text
-}
-
-// text is what a process writes, and may be read meanwhile.
-type text struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (x *text) Write(p []byte) (int, error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.b.Write(p)
-}
-
-func (x *text) String() string {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.b.String()
+	stdout, stderr *labtest.Output
 }
 
 // captures starts goipip capture tun01, and returns when it captures.
 func (c computer) captures(t *testing.T, args ...string) capturing {
 	t.Helper()
-	p := capturing{stdout: &text{}, stderr: &text{}}
+	p := capturing{stdout: &labtest.Output{}, stderr: &labtest.Output{}}
 	cmd := exec.Command(labtest.BuildGoipip(t), append([]string{"capture", "tun01"}, args...)...)
-	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", "TZ=UTC")
+	cmd.Env = append(os.Environ(), "TZ=UTC")
 	cmd.Stdout, cmd.Stderr = p.stdout, p.stderr
 	var err error
 	if p.Process, err = c.Start(cmd); err != nil {
@@ -366,8 +346,7 @@ func TestCapture_ClosedPipe(t *testing.T) {
 			t.Fatal(err)
 		}
 		cmd := exec.Command(labtest.BuildGoipip(t), append([]string{"capture", "tun01"}, strings.Fields(args)...)...)
-		cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
-		stderr := &text{}
+		stderr := &labtest.Output{}
 		cmd.Stdout, cmd.Stderr = write, stderr
 		p, err := a.Start(cmd)
 		write.Close()

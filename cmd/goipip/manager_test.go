@@ -75,7 +75,7 @@ func (m *serviceManager) hearsLife(t *testing.T) {
 func (m *serviceManager) start(t *testing.T, c computer, args ...string) *netlab.Process {
 	t.Helper()
 	cmd := exec.Command(labtest.BuildGoipip(t), args...)
-	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", "NOTIFY_SOCKET="+m.path, "WATCHDOG_USEC=200000")
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+m.path, "WATCHDOG_USEC=200000")
 	p, err := c.Start(cmd)
 	if err != nil {
 		t.Fatal(err)

@@ -3,7 +3,6 @@
 package main_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -11,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -33,22 +31,7 @@ type site struct {
 }
 
 // logFile collects what a program says.
-type logFile struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logFile) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(b)
-}
-
-func (l *logFile) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
+type logFile struct{ labtest.Output }
 
 // count returns how many lines have all of some texts.
 func (l *logFile) count(texts ...string) (n int) {
@@ -130,7 +113,6 @@ func (s *site) asked(t *testing.T, name string) int {
 func (s *site) runs(t *testing.T, args ...string) *netlab.Process {
 	t.Helper()
 	cmd := exec.Command("unshare", append([]string{"--mount", "sh", "-c", `mount --bind "$0" /etc && exec "$@"`, s.etc, labtest.BuildGoipip(t)}, args...)...)
-	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr = &s.log
 	p, err := s.Start(cmd)
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
 	"syscall"
 	"time"
@@ -54,8 +53,7 @@ every second, or with --json one document a line.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.name = strings.Join(args, "")
-			// A second signal ends even a command whose output nobody takes (Ctrl-S).
-			defer context.AfterFunc(cmd.Context(), func() { signal.Reset(syscall.SIGINT, syscall.SIGTERM) })()
+			defer secondSignalEnds(cmd.Context())()
 			var err error
 			if o.watch {
 				err = o.runWatch(cmd.Context(), fetch, cmd.InOrStdin(), cmd.OutOrStdout())

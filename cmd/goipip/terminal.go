@@ -4,7 +4,9 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"os"
+	"os/signal"
 
 	"golang.org/x/sys/unix"
 )
@@ -110,4 +112,10 @@ func (s *screen) draw(lines []string) error {
 	b.WriteString(endUpdate)
 	_, err := s.out.Write(b.Bytes())
 	return err
+}
+
+// secondSignalEnds has a second signal end even a command whose output nobody takes (Ctrl-S), after the one that ended ctx, until
+// stop.
+func secondSignalEnds(ctx context.Context) (stop func() bool) {
+	return context.AfterFunc(ctx, func() { signal.Reset(unix.SIGINT, unix.SIGTERM) })
 }

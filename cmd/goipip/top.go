@@ -3,12 +3,10 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/signal"
-	"syscall"
 	"time"
 
 	"goipip/internal/show"
@@ -69,8 +67,7 @@ func runTop(cmd *cobra.Command, fetch fetchStatuses, o top.Options) error {
 
 	ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGHUP, unix.SIGQUIT)
 	defer stop()
-	// A second signal ends even a command whose output nobody takes (Ctrl-S).
-	defer context.AfterFunc(ctx, func() { signal.Reset(syscall.SIGINT, syscall.SIGTERM) })()
+	defer secondSignalEnds(ctx)()
 	// What is left of the input is no command for the shell: the terminal may have answered Bubble Tea's questions late.
 	defer func() { _ = unix.IoctlSetInt(int(in.Fd()), unix.TCFLSH, unix.TCIFLUSH) }()
 	err := top.Run(ctx, in.File, out.File, top.Fetch(fetch), o)

@@ -32,7 +32,6 @@ type display struct {
 // startDisplay runs cmd on a terminal of 80×24 that is shown.
 func startDisplay(t *testing.T, cmd *exec.Cmd) *display {
 	t.Helper()
-	cmd.Env = append(cmd.Env, "GORACE=atexit_sleep_ms=0")
 	d := &display{start(t, cmd), vt.NewEmulator(80, 24), 0, map[ansi.Mode]bool{}}
 	d.vt.SetCallbacks(vt.Callbacks{
 		EnableMode:  func(m ansi.Mode) { d.modes[m] = true },

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"time"
 
+	"goipip/internal/packet"
+
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
@@ -59,7 +61,7 @@ func (s *socket) setUp(fd, protocol int, filter []bpf.Instruction) (err error) {
 	if err := attach(fd, filter); err != nil {
 		return err
 	}
-	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: networkOrder(uint16(protocol)), Ifindex: s.index}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: packet.NetworkOrder(uint16(protocol)), Ifindex: s.index}); err != nil {
 		return os.NewSyscallError("bind", err)
 	}
 	s.raw, err = s.file.SyscallConn()
@@ -134,7 +136,7 @@ func (s *socket) read() (p Packet, err error) {
 			return Packet{}, os.NewSyscallError("recvmsg", recvErr)
 		}
 		a, ok := from.(*unix.SockaddrLinklayer)
-		if !ok || a.Protocol != networkOrder(unix.ETH_P_IP) && a.Protocol != networkOrder(unix.ETH_P_IPV6) {
+		if !ok || a.Protocol != packet.NetworkOrder(unix.ETH_P_IP) && a.Protocol != packet.NetworkOrder(unix.ETH_P_IPV6) {
 			continue
 		}
 		return Packet{
@@ -198,9 +200,3 @@ func (s *socket) control(f func(fd int) error) (err error) {
 }
 
 func (s *socket) close() { s.file.Close() }
-
-func networkOrder(v uint16) uint16 {
-	var b [2]byte
-	binary.BigEndian.PutUint16(b[:], v)
-	return binary.NativeEndian.Uint16(b[:])
-}

@@ -1,7 +1,6 @@
 package fastpath
 
 import (
-	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
@@ -153,7 +152,7 @@ func newSocket(t *testing.T, host *netlab.Host, device int) *socket {
 		if err := unix.SetsockoptInt(s.fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
 			return err
 		}
-		return unix.Bind(s.fd, &unix.SockaddrLinklayer{Ifindex: device, Protocol: networkOrder(unix.ETH_P_IP)})
+		return unix.Bind(s.fd, &unix.SockaddrLinklayer{Ifindex: device, Protocol: packet.NetworkOrder(unix.ETH_P_IP)})
 	}))
 	return s
 }
@@ -163,7 +162,7 @@ func (s *socket) send(t *testing.T, p tun.Packet, protocol uint16) {
 	s.sending = append(s.sending[:0], make([]byte, packet.VNetHdrLen)...)
 	p.VNet.Encode(s.sending)
 	s.sending = append(s.sending, p.Bytes...)
-	must(t, unix.Sendto(s.fd, s.sending, 0, &unix.SockaddrLinklayer{Ifindex: s.device, Protocol: networkOrder(protocol)}))
+	must(t, unix.Sendto(s.fd, s.sending, 0, &unix.SockaddrLinklayer{Ifindex: s.device, Protocol: packet.NetworkOrder(protocol)}))
 }
 
 // receive returns a packet that has come, if there is one, from its link-layer header on.
@@ -179,10 +178,6 @@ func (s *socket) receive(t *testing.T) (tun.Packet, bool) {
 	}
 	b := s.receiving[:n]
 	return tun.Packet{Bytes: b[packet.VNetHdrLen:], VNet: packet.DecodeVNetHdr(b)}, true
-}
-
-func networkOrder(n uint16) uint16 {
-	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, n))
 }
 
 func linkOf(t *testing.T, host *netlab.Host, name string) netlink.LinkAttrs {

@@ -22,7 +22,7 @@ var rooms = map[string][]string{
 		"internal/daemon", "internal/daemon/config", "internal/daemon/control", "internal/capture", "internal/doctor", "internal/iproute",
 		"internal/metrics", "internal/resolver", "internal/show", "internal/top", "internal/tunnel", "internal/logqueue", "internal/netlab",
 	},
-	"internal/capture":        {},
+	"internal/capture":        {"internal/packet"},
 	"internal/doctor":         {"internal/fastpath", "internal/resolver", "internal/tunnel", "internal/underlay", "encap", "tun", "rawsock", "internal/packet"},
 	"internal/iproute":        {"internal/dsfield", "internal/tunnel"},
 	"internal/show":           {"internal/daemon/config", "internal/daemon/control", "internal/stats"},

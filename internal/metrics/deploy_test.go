@@ -328,7 +328,7 @@ scrape_configs:
 `, alerts, served), 0o600); err != nil {
 		l.t.Fatal(err)
 	}
-	log := &output{}
+	log := &labtest.Output{}
 	cmd := exec.Command("prometheus", "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+at)
 	cmd.Stderr = log
 	if _, err := l.a.Start(cmd); err != nil {

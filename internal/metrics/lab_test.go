@@ -1,7 +1,6 @@
 package metrics_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,7 +13,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -35,26 +33,8 @@ type lab struct {
 	file   string          // configuration of a
 	daemon *netlab.Process // of a
 	peer   *netlab.Process // of b
-	log    *output         // of daemon
+	log    *labtest.Output // of daemon
 	client *http.Client    // on a
-}
-
-// output is what a process writes.
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
 }
 
 // ofTunnel is the table of a tunnel of a configuration between two hosts of 192.168.6.0/24, whose number n is in
@@ -92,18 +72,17 @@ func newLab(t *testing.T) *lab {
 }
 
 // start starts goipip on a host, and returns when it has logged a line.
-func (l *lab) start(h *netlab.Host, says string, args ...string) (*netlab.Process, *output) {
+func (l *lab) start(h *netlab.Host, says string, args ...string) (*netlab.Process, *labtest.Output) {
 	l.t.Helper()
 	return l.startBy(h.Start, says, args...)
 }
 
 // startBy does the same in a way of its own.
-func (l *lab) startBy(start func(*exec.Cmd) (*netlab.Process, error), says string, args ...string) (*netlab.Process, *output) {
+func (l *lab) startBy(start func(*exec.Cmd) (*netlab.Process, error), says string, args ...string) (*netlab.Process, *labtest.Output) {
 	l.t.Helper()
-	log := &output{}
+	log := &labtest.Output{}
 	cmd := exec.Command(labtest.BuildGoipip(l.t), args...)
 	cmd.Stderr = log
-	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
 	p, err := start(cmd)
 	if err != nil {
 		l.t.Fatal(err)

@@ -221,7 +221,7 @@ func TestForeground(t *testing.T) {
 	// A second one does not get the port.
 	args[3], args[5] = "192.168.6.3", "tun2"
 	second := exec.Command(labtest.BuildGoipip(t), args...)
-	var out output
+	var out labtest.Output
 	second.Stderr = &out
 	p, err := l.a.Start(second)
 	if err != nil {

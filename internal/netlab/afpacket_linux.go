@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"time"
 
+	"goipip/internal/packet"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -53,7 +55,7 @@ func (s *packetSocket) setUp(fd, ifindex int) (err error) {
 	// Beyond net.core.rmem_max, which needs CAP_NET_ADMIN in the initial user namespace: without it SO_RCVBUF must do.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, captureBuffer)
 	// Outgoing packets come to sockets of ETH_P_ALL only.
-	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_ALL), Ifindex: ifindex}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: packet.NetworkOrder(unix.ETH_P_ALL), Ifindex: ifindex}); err != nil {
 		return os.NewSyscallError("bind", err)
 	}
 	s.raw, err = s.file.SyscallConn()
@@ -79,7 +81,7 @@ func (s *packetSocket) read() (Captured, error) {
 			return Captured{}, os.NewSyscallError("recvmsg", recvErr)
 		}
 		from := sender.(*unix.SockaddrLinklayer) // always, from AF_PACKET
-		if from.Protocol != networkOrder(unix.ETH_P_IP) && from.Protocol != networkOrder(unix.ETH_P_IPV6) {
+		if from.Protocol != packet.NetworkOrder(unix.ETH_P_IP) && from.Protocol != packet.NetworkOrder(unix.ETH_P_IPV6) {
 			continue
 		}
 		p := Captured{Outgoing: from.Pkttype == unix.PACKET_OUTGOING, LinkType: from.Hatype, Data: s.buf[:n]}
@@ -132,9 +134,3 @@ func (s *packetSocket) drops() (n int, err error) {
 }
 
 func (s *packetSocket) close() error { return s.file.Close() }
-
-func networkOrder(v uint16) uint16 {
-	var b [2]byte
-	binary.BigEndian.PutUint16(b[:], v)
-	return binary.NativeEndian.Uint16(b[:])
-}

@@ -1,7 +1,6 @@
 package netlab_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -9,7 +8,6 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -50,22 +48,7 @@ func mentions(t *testing.T, what, text string, wants ...string) {
 }
 
 // output collects what a process prints while the test reads it.
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
-}
+type output struct{ labtest.Output }
 
 func (o *output) waitFor(t *testing.T, text string) {
 	t.Helper()

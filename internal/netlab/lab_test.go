@@ -165,19 +165,8 @@ func TestLab1(t *testing.T) {
 }
 
 func testLab1(t *testing.T, add func(*testing.T, end) func()) {
-	lab := labtest.New(t)
-	host01, host02, between := newHost(t, lab, "host-01"), newHost(t, lab, "host-02"), newHost(t, lab, "between")
-	if err := errors.Join(
-		lab.Veth(host01, "eth0", between, "eth1"),
-		lab.Veth(host02, "eth0", between, "eth2"),
-		host01.AddAddr("eth0", "10.90.6.238/24"),
-		between.AddAddr("eth1", "10.90.6.1/24"),
-		host02.AddAddr("eth0", "192.168.1.129/24"),
-		between.AddAddr("eth2", "192.168.1.1/24"),
-		host01.AddRoute("default", "10.90.6.1"),
-		host02.AddRoute("default", "192.168.1.1"),
-		between.Sysctl("net.ipv4.ip_forward", "1"),
-	); err != nil {
+	host01, host02, _, err := labtest.New(t).Lab1()
+	if err != nil {
 		t.Fatal(err)
 	}
 	before := links(t, host01)

@@ -18,3 +18,11 @@ const (
 )
 
 var be = binary.BigEndian
+
+// NetworkOrder returns n with its bytes as in a header, which some fields of system calls have
+// (htons(3)).
+func NetworkOrder(n uint16) uint16 {
+	var b [2]byte
+	be.PutUint16(b[:], n)
+	return binary.NativeEndian.Uint16(b[:])
+}

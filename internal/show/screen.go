@@ -67,17 +67,7 @@ func (v View) screen(e entry) []line {
 
 // ends returns both outer addresses, with sep between them, or their names while they have none.
 func (e entry) ends(sep string) string {
-	local, remote := "any", e.Config.RemoteName
-	switch {
-	case e.Config.Local.IsValid():
-		local = e.Config.Local.String()
-	case e.Config.LocalDevice != "":
-		local = e.Config.LocalDevice
-	}
-	if e.Config.Remote.IsValid() {
-		remote = e.Config.Remote.String()
-	}
-	return local + sep + remote
+	return e.Config.LocalText() + sep + e.Config.RemoteText()
 }
 
 // arrow stands between the ends of a tunnel.
@@ -86,7 +76,7 @@ const arrow = " → "
 // outer is both outer addresses, with their names. For a local address that the route picks it has the one
 // that it picks now.
 func (e entry) outer() string {
-	local, remote, _ := strings.Cut(e.ends(arrow), arrow)
+	local, remote := e.Config.LocalText(), e.Config.RemoteText()
 	switch source := e.Underlay.Source; {
 	case !e.Config.Local.IsValid() && source.IsValid():
 		local = fmt.Sprintf("any, now %v", source)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -17,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"goipip/internal/daemon/control"
+	"goipip/internal/netlab/labtest"
 	"goipip/internal/show"
 	"goipip/internal/stats"
 	"goipip/internal/tunnel"
@@ -249,19 +249,7 @@ func fits(t *testing.T, v show.View, lines []string) {
 // golden compares got with the file testdata/NAME.golden.
 func golden(t *testing.T, name, got string) {
 	t.Helper()
-	path := filepath.Join("testdata", name+".golden")
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o666); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got, "\n")); diff != "" {
-		t.Errorf("%s (-want +got, go test ./internal/show -update):\n%s", path, diff)
-	}
+	labtest.Golden(t, filepath.Join("testdata", name+".golden"), got, *update, "./internal/show -update")
 }
 
 // TestEverySize draws in windows of all sizes, down to none.

@@ -13,12 +13,12 @@ import (
 	"time"
 
 	"goipip/internal/daemon/control"
+	"goipip/internal/netlab/labtest"
 	"goipip/internal/stats"
 	"goipip/internal/tunnel"
 
 	tea "charm.land/bubbletea/v2"
 	"github.com/charmbracelet/x/ansi"
-	"github.com/google/go-cmp/cmp"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -162,19 +162,7 @@ func TestGolden(t *testing.T) {
 // golden compares got with the file testdata/NAME.golden.
 func golden(t *testing.T, name, got string) {
 	t.Helper()
-	path := filepath.Join("testdata", name+".golden")
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o666); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got, "\n")); diff != "" {
-		t.Errorf("%s (-want +got, go test ./internal/top -update):\n%s", path, diff)
-	}
+	labtest.Golden(t, filepath.Join("testdata", name+".golden"), got, *update, "./internal/top -update")
 }
 
 // TestDocs compares the screen in docs/top.md with that of the test above, and its keys with those of the help.

@@ -1,13 +1,11 @@
 package tunnel_test
 
 import (
-	"bytes"
 	"errors"
 	"log/slog"
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -239,22 +237,7 @@ func (n *network) settle(t testing.TB, c *netlab.Capture) {
 }
 
 // logs is what a tunnel says.
-type logs struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logs) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(b)
-}
-
-func (l *logs) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
+type logs struct{ labtest.Output }
 
 // count returns the number of lines with text in them.
 func (l *logs) count(text string) (n int) {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -130,12 +131,7 @@ func setLocal(c *tunnel.Config, s string) error {
 	return nil
 }
 
-func localText(c *tunnel.Config) string {
-	if c.LocalDevice != "" {
-		return c.LocalDevice
-	}
-	return c.LocalText()
-}
+func localText(c *tunnel.Config) string { return cmp.Or(c.LocalDevice, c.LocalText()) }
 
 // setRemote reads an IPv4 address or a host name.
 func setRemote(c *tunnel.Config, s string) error {
@@ -151,12 +147,7 @@ func setRemote(c *tunnel.Config, s string) error {
 	return nil
 }
 
-func remoteText(c *tunnel.Config) string {
-	if c.RemoteName != "" {
-		return c.RemoteName
-	}
-	return validText(c.Remote)
-}
+func remoteText(c *tunnel.Config) string { return cmp.Or(c.RemoteName, c.RemoteText()) }
 
 // duration reads a time from least to most, such as example.
 func duration(example string, least, most tunnel.Duration) func(string) (tunnel.Duration, error) {

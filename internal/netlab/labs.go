@@ -2,6 +2,32 @@ package netlab
 
 import "errors"
 
+// Lab1 builds three hosts, with no tunnel yet:
+//
+//	host01 eth0 ───────────────── eth1 between eth2 ───────────────── eth0 host02
+//	       10.90.6.238/24   10.90.6.1/24   192.168.1.1/24   192.168.1.129/24
+//
+// The one between them forwards, and is the others' way to everywhere.
+func (l *Lab) Lab1() (host01, host02, between *Host, err error) {
+	for name, host := range map[string]**Host{"host-01": &host01, "host-02": &host02, "between": &between} {
+		if *host, err = l.Host(name); err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	err = errors.Join(
+		l.Veth(host01, "eth0", between, "eth1"),
+		l.Veth(host02, "eth0", between, "eth2"),
+		host01.AddAddr("eth0", "10.90.6.238/24"),
+		between.AddAddr("eth1", "10.90.6.1/24"),
+		host02.AddAddr("eth0", "192.168.1.129/24"),
+		between.AddAddr("eth2", "192.168.1.1/24"),
+		host01.AddRoute("default", "10.90.6.1"),
+		host02.AddRoute("default", "192.168.1.1"),
+		between.Sysctl("net.ipv4.ip_forward", "1"),
+	)
+	return host01, host02, between, err
+}
+
 // Lab2 builds three hosts, with no tunnel yet:
 //
 //	ns01 veth01 ──────────────────── veth01_p router veth02_p ──────────────────── veth02 ns02
